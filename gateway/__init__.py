@@ -1,0 +1,1 @@
+"""Headway: one URL in front of a fleet of model servers."""

@@ -1,0 +1,429 @@
+"""The endpoints of one pool as columns: what they said, how old it is, and what we have in flight there.
+
+The idea: our own dispatches are the freshest news about a server. A scrape only adds what we cannot know, the
+requests of *others*: `others = max(0, waiting + running - ours when the scrape was sent)`, so nothing is counted
+twice however often it is scraped. Where a server says nothing, or said it too long ago, its others are taken as
+the mean of those that do speak: unknown is neither zero nor a reason to avoid it.
+
+Looking (`snapshot`) and taking (`reserve`) happen in one plain function of the caller, so there is no lock. A row
+number stays an endpoint's own until its last request has been settled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from random import Random
+
+import numpy as np
+
+from gateway.core.errors import NoEndpoint, Refused
+from gateway.core.health import Evidence, Health, Rule, State
+from gateway.core.types import UNKNOWN, Decision, Endpoint, Floats, Load, Request, Rows
+
+# A request of others is taken to have this share of a whole one left to do: on average it is half way.
+OTHERS_LEFT = 0.5
+# How fast the mean size of a request follows what we see (weight of one request).
+SIZE_WEIGHT = 0.02
+# A reservation never claims less than this share of its expected output while it runs: long answers stay long.
+FLOOR = 0.1
+
+
+class Snapshot:
+    """`now` and the rows that may be chosen, never empty. A view: good until the next `await`.
+
+    Every column has one value per candidate, in the order of `rows`.
+    """
+
+    __slots__ = ("fleet", "now", "rows", "_all")
+
+    def __init__(self, fleet: Fleet, now: float, rows: Rows, whole: bool):
+        self.fleet = fleet
+        self.now = now
+        self.rows = rows
+        self._all = whole
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, values: Floats) -> Floats:
+        """The candidates' part of a fleet column (a view where every row is a candidate; do not write to it)."""
+        return values[: len(self.rows)] if self._all else values[self.rows]
+
+    @property
+    def random(self) -> Random:
+        return self.fleet.random
+
+    @property
+    def requests(self) -> Floats:
+        """Requests there: ours in flight plus others'."""
+        return self.column(self.fleet.requests)
+
+    @property
+    def tokens(self) -> Floats:
+        """Tokens still to be worked off there: prompts not yet prefilled, outputs not yet written, others' share."""
+        return self.column(self.fleet.tokens)
+
+    @property
+    def prefill(self) -> Floats:
+        """Uncached prompt tokens that we sent and whose first token has not come."""
+        return self.column(self.fleet.prefill)
+
+    @property
+    def ours(self) -> Floats:
+        """Our requests in flight."""
+        return self.column(self.fleet.ours)
+
+    @property
+    def kv_used(self) -> Floats:
+        """Share of KV blocks held by running requests; NaN where not said."""
+        return self.column(self.fleet.kv_used)
+
+    @property
+    def age(self) -> Floats:
+        """Seconds since the last scrape; infinite where there was none."""
+        return self.now - self.column(self.fleet.at)
+
+    def endpoint(self, row: int) -> Endpoint:
+        """The endpoint in a fleet row."""
+        return self.fleet.endpoint(row)
+
+    def ids(self) -> list[str]:
+        return [self.fleet.endpoint(int(row)).id for row in self.rows]
+
+
+class Reservation:
+    """A place taken: one request and its expected tokens. Settled exactly once; later calls do nothing."""
+
+    __slots__ = ("fleet", "row", "endpoint", "at", "uncached", "expected", "left", "started", "settled", "stream")
+
+    def __init__(self, fleet: Fleet, row: int, request: Request, uncached: float, now: float):
+        self.fleet = fleet
+        self.row = row
+        self.endpoint = fleet.endpoint(row)
+        self.at = now
+        self.uncached = uncached
+        self.expected = self.left = max(1.0, request.output_tokens)
+        self.stream = request.stream
+        self.started = False
+        self.settled = False
+
+    def first_token(self, now: float) -> None:
+        """The prompt has been prefilled: its tokens are no longer waiting, its sequence is decoding."""
+        if self.started or self.settled:
+            return
+        self.started = True
+        fleet, row = self.fleet, self.row
+        fleet.prefill[row] -= self.uncached
+        fleet.tokens[row] -= self.uncached
+        fleet.decoding[row] += 1.0
+        fleet.progress_at[row] = now
+
+    def progress(self, written: float) -> None:
+        """`written` tokens have come in all; what is left to come shrinks, down to a floor."""
+        if self.settled:
+            return
+        left = max(self.expected - written, self.expected * FLOOR)
+        delta = self.left - left
+        if delta > 0.0:
+            self.left = left
+            self.fleet.output[self.row] -= delta
+            self.fleet.tokens[self.row] -= delta
+
+    def settle(self) -> None:
+        """Give the place back. Idempotent: every path may call it, the first one counts."""
+        if self.settled:
+            return
+        self.settled = True
+        self.fleet._release(self)
+
+
+class Fleet:
+    """One pool's endpoints as float64 columns, one row each. Not thread-safe; one event loop owns it."""
+
+    def __init__(self, pool: str, rule: Rule, random: Random, *, stale_after: float = 3.0, size: int = 8):
+        self.pool = pool
+        self.rule = rule
+        self.random = random
+        self.stale_after = stale_after
+        self.mean_tokens = 500.0  # of one request, prompt and output; learnt from what we dispatch
+        self._endpoints: list[Endpoint | None] = []
+        self._row_of: dict[str, int] = {}
+        self._health: list[Health] = []
+        self._leaving: set[int] = set()
+        self._saturated: dict[int, float] = {}
+        self._dirty = True
+        self._recheck_at = math.inf
+        self._rows: Rows = np.empty(0, np.intp)
+        self._whole = False
+        self._partial: list[int] = []
+        self._limited = False
+        self._allocate(size)
+
+    # --- columns -----------------------------------------------------------------------------------------------
+
+    _NAMES = ("ours", "others", "requests", "tokens", "prefill", "decoding", "output", "progress_at",
+              "waiting", "running", "kv_used", "kv_capacity", "at", "limit")  # fmt: skip
+
+    def _allocate(self, size: int) -> None:
+        old = {name: getattr(self, name, None) for name in self._NAMES}
+        blank = {"waiting": UNKNOWN, "running": UNKNOWN, "kv_used": UNKNOWN, "kv_capacity": UNKNOWN,
+                 "at": -math.inf, "limit": math.inf, "others": UNKNOWN}  # fmt: skip
+        for name in self._NAMES:
+            column = np.full(size, blank.get(name, 0.0), np.float64)
+            before = old[name]
+            if before is not None:
+                column[: len(before)] = before
+            setattr(self, name, column)
+
+    ours: Floats
+    others: Floats
+    requests: Floats
+    tokens: Floats
+    prefill: Floats
+    decoding: Floats
+    output: Floats
+    progress_at: Floats
+    waiting: Floats
+    running: Floats
+    kv_used: Floats
+    kv_capacity: Floats
+    at: Floats
+    limit: Floats
+
+    # --- membership --------------------------------------------------------------------------------------------
+
+    def update(self, endpoints: Collection[Endpoint], now: float, *, fresh: bool = False) -> list[int]:
+        """Make the pool hold exactly these. Those that left drain; returns the rows freed at once.
+
+        `fresh` says the whole gateway has just started: nobody then gets a slow start.
+        """
+        wanted = {endpoint.id: endpoint for endpoint in endpoints}
+        for endpoint in wanted.values():
+            row = self._row_of.get(endpoint.id)
+            if row is None:
+                self._join(endpoint, now, fresh)
+            else:
+                self._leaving.discard(row)
+                self._endpoints[row] = endpoint
+                self._set_limit(row, endpoint)
+        freed = []
+        for endpoint_id, row in list(self._row_of.items()):
+            if endpoint_id not in wanted:
+                self._leaving.add(row)
+                if self.ours[row] == 0.0:
+                    self._free(row)
+                    freed.append(row)
+        self._dirty = True
+        self._spread_unknown()
+        return freed
+
+    def _join(self, endpoint: Endpoint, now: float, fresh: bool) -> None:
+        health = Health(self.rule, now, ramp=not fresh)
+        for row, taken in enumerate(self._endpoints):
+            if taken is None:
+                self._endpoints[row], self._health[row] = endpoint, health
+                break
+        else:
+            row = len(self._endpoints)
+            self._endpoints.append(endpoint)
+            self._health.append(health)
+            if row >= len(self.ours):
+                self._allocate(2 * len(self.ours))
+        self._row_of[endpoint.id] = row
+        self._set_limit(row, endpoint)
+
+    def _set_limit(self, row: int, endpoint: Endpoint) -> None:
+        self.limit[row] = math.inf if endpoint.max_concurrency is None else endpoint.max_concurrency
+        self._limited = bool(np.isfinite(self.limit[: len(self._endpoints)]).any())
+
+    def _free(self, row: int) -> None:
+        endpoint = self._endpoints[row]
+        assert endpoint is not None
+        del self._row_of[endpoint.id]
+        self._endpoints[row] = None
+        self._leaving.discard(row)
+        self._saturated.pop(row, None)
+        for name in ("ours", "requests", "tokens", "prefill", "decoding", "output", "progress_at"):
+            getattr(self, name)[row] = 0.0
+        for name in ("waiting", "running", "kv_used", "kv_capacity", "others"):
+            getattr(self, name)[row] = UNKNOWN
+        self.at[row] = -math.inf
+        self._dirty = True
+
+    def endpoint(self, row: int) -> Endpoint:
+        endpoint = self._endpoints[row]
+        assert endpoint is not None, f"row {row} of pool {self.pool} is empty"
+        return endpoint
+
+    def row_of(self, endpoint_id: str) -> int | None:
+        return self._row_of.get(endpoint_id)
+
+    def members(self) -> Iterator[tuple[int, Endpoint]]:
+        """Rows in use, those that drain included."""
+        for row, endpoint in enumerate(self._endpoints):
+            if endpoint is not None:
+                yield row, endpoint
+
+    def is_leaving(self, row: int) -> bool:
+        return row in self._leaving
+
+    # --- health ------------------------------------------------------------------------------------------------
+
+    def health(self, row: int) -> Health:
+        return self._health[row]
+
+    def see(self, row: int, evidence: Evidence, now: float) -> State:
+        """Evidence about one endpoint. Returns its state after it."""
+        health = self._health[row]
+        before = health.state
+        after = health.see(evidence, now, self._may_eject(row))
+        if after is not before or health.weight(now) < 1.0:
+            self._dirty = True
+        return after
+
+    def saturated(self, row: int, until: float) -> None:
+        """The engine said it is full: others are preferred until then, nobody is ejected for it."""
+        self._saturated[row] = until
+        self._dirty = True
+
+    def _may_eject(self, row: int) -> bool:
+        members = [r for r, _ in self.members() if r not in self._leaving]
+        out = sum(1 for r in members if r != row and self._health[r].state in (State.EJECTED, State.DOWN))
+        alive = len(members) - out
+        return alive > 1 and out + 1 <= math.floor(self.rule.at_most * len(members) + 1e-9)
+
+    # --- what was scraped --------------------------------------------------------------------------------------
+
+    def observe(self, row: int, load: Load, ours_then: float) -> None:
+        """A scrape has come back. `ours_then` is our in-flight count there when it was sent."""
+        self.waiting[row], self.running[row] = load.waiting, load.running
+        self.kv_used[row], self.kv_capacity[row] = load.kv_used, load.kv_capacity
+        self.at[row] = load.at
+        said = load.waiting + load.running
+        self.others[row] = UNKNOWN if math.isnan(said) else max(0.0, said - max(ours_then, self.ours[row]))
+        self._spread_unknown()
+
+    def forget_stale(self, now: float) -> None:
+        """What is older than `stale_after` is no longer believed. Called on a timer."""
+        count = len(self._endpoints)
+        old = (now - self.at[:count] > self.stale_after) & ~np.isnan(self.others[:count])
+        if old.any():
+            self.others[:count][old] = UNKNOWN
+            self._spread_unknown()
+
+    def _spread_unknown(self) -> None:
+        """Recompute `requests` and `tokens` from ours and others; the unknown get the mean of the known."""
+        count = len(self._endpoints)
+        others = self.others[:count]
+        known = ~np.isnan(others)
+        mean = float(others[known].mean()) if known.any() else 0.0
+        filled = np.where(known, others, mean)
+        self.requests[:count] = self.ours[:count] + filled
+        share = filled * (self.mean_tokens * OTHERS_LEFT)
+        self.tokens[:count] = self.prefill[:count] + self.output[:count] + share
+
+    # --- looking and taking ------------------------------------------------------------------------------------
+
+    def snapshot(self, now: float, avoid: Collection[str] = ()) -> Snapshot:
+        """Who may be chosen now, without the endpoints (ids) in `avoid`.
+
+        Raises NoEndpoint when all are down or avoided, Refused (`queue_full`) when all are at their limit.
+        """
+        if self._dirty or now >= self._recheck_at:
+            self._refresh(now)
+        rows, whole = self._rows, self._whole
+        if self._partial:
+            rows, whole = self._with_partial(rows, now), False
+        if avoid:
+            avoided = [self._row_of[i] for i in avoid if i in self._row_of]
+            rows, whole = rows[~np.isin(rows, avoided)], False
+        if not len(rows):
+            raise NoEndpoint("no model server is available for this model right now")
+        if self._limited:
+            room = self.ours[rows] < self.limit[rows]
+            if not room.all():
+                rows, whole = rows[room], False
+                if not len(rows):
+                    raise Refused("every model server is at its concurrency limit", reason="queue_full", retry_after=1.0)
+        return Snapshot(self, now, rows, whole)
+
+    def _refresh(self, now: float) -> None:
+        """Sort the members by state. Cached until evidence comes or a moment that changes it has passed."""
+        self._saturated = {row: until for row, until in self._saturated.items() if until > now}
+        sure, partial, ejected = [], [], []
+        recheck = min(self._saturated.values(), default=math.inf)
+        for row, _ in self.members():
+            if row in self._leaving:
+                continue
+            health = self._health[row]
+            state = health.tick(now)
+            recheck = min(recheck, health.next_at)
+            if state is State.EJECTED:
+                ejected.append(row)
+            elif state is State.TRIAL or (state is not State.DOWN and health.weight(now) < 1.0):
+                partial.append(row)
+            elif state is not State.DOWN:
+                sure.append(row)
+        free = [row for row in sure if row not in self._saturated]
+        if free:
+            sure = free
+        if not sure:
+            # Nobody is wholly trusted: spread over all that are not known to be down.
+            sure, partial = sorted(partial + ejected), []
+        self._rows = np.array(sure, np.intp)
+        self._partial = partial
+        self._whole = sure == list(range(len(self._endpoints)))
+        self._recheck_at = recheck
+        self._dirty = False
+
+    def _with_partial(self, rows: Rows, now: float) -> Rows:
+        """Let each returning endpoint in with its weight as the probability; on trial, one request at a time."""
+        extra = []
+        for row in self._partial:
+            health = self._health[row]
+            if health.state is State.TRIAL:
+                if self.ours[row] == 0.0:
+                    extra.append(row)
+            elif self.random.random() < health.weight(now):
+                extra.append(row)
+        return np.concatenate((rows, np.array(extra, np.intp))) if extra else rows
+
+    def reserve(self, decision: Decision, request: Request, now: float) -> Reservation:
+        """Take the place that was decided on. Call it in the same step as `snapshot` and `pick`."""
+        row = decision.row
+        uncached = max(1.0, request.prompt_tokens - decision.cached_tokens)
+        reservation = Reservation(self, row, request, uncached, now)
+        work = uncached + reservation.left
+        if self.ours[row] == 0.0:
+            self.progress_at[row] = now
+        self.ours[row] += 1.0
+        self.requests[row] += 1.0
+        self.prefill[row] += uncached
+        self.output[row] += reservation.left
+        self.tokens[row] += work
+        self.mean_tokens += SIZE_WEIGHT * (work - self.mean_tokens)
+        return reservation
+
+    def _release(self, reservation: Reservation) -> None:
+        row = reservation.row
+        rest = reservation.left
+        self.output[row] -= reservation.left
+        if reservation.started:
+            self.decoding[row] -= 1.0
+        else:
+            self.prefill[row] -= reservation.uncached
+            rest += reservation.uncached
+        self.ours[row] -= 1.0
+        self.requests[row] -= 1.0
+        self.tokens[row] -= rest
+        if self.ours[row] == 0.0:
+            # Sums of floats drift; an empty row is exactly empty.
+            self.tokens[row] -= self.prefill[row] + self.output[row]
+            self.prefill[row] = self.output[row] = 0.0
+            if row in self._leaving:
+                self._free(row)
+
+    def inflight(self) -> Mapping[str, int]:
+        """Our requests in flight by endpoint id, those that drain included."""
+        return {endpoint.id: int(self.ours[row]) for row, endpoint in self.members()}

@@ -1,0 +1,98 @@
+"""The nouns: small frozen values that every floor speaks of.
+
+Times are seconds (float) on one monotonic clock, sizes are bytes, lengths are tokens. A figure that is not
+known is NaN, never zero: zero would make a server that cannot be seen look like an idle one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+UNKNOWN = math.nan
+
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One running model server. `url` has no trailing slash; `id` is unique within its pool."""
+
+    id: str
+    url: str
+    pool: str
+    engine: str
+    models: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    max_concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What an endpoint said of itself at `at`. Counts are requests, `kv_used` is a share 0..1."""
+
+    at: float
+    waiting: float = UNKNOWN
+    running: float = UNKNOWN
+    kv_used: float = UNKNOWN
+    kv_capacity: float = UNKNOWN  # tokens
+    prompt_tokens: float = UNKNOWN  # counter since the engine's start
+    cached_tokens: float = UNKNOWN  # the part of prompt_tokens that the prefix cache held
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What routing and picking may know of one request.
+
+    `prompt` is the raw JSON of the prompt (messages, prompt or input) as the client sent it; prefix hashes are
+    made from it on demand. `prompt_tokens` and `output_tokens` are estimates until the engine tells.
+    """
+
+    id: str
+    model: str
+    arrived: float
+    prompt: bytes = b""
+    prompt_tokens: float = 1.0
+    output_tokens: float = 1.0
+    stream: bool = False
+    session: str = ""
+    tenant: str = "anonymous"
+    klass: str = "interactive"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A policy's answer: `row` is a fleet row, `reason` is for a log reader.
+
+    `scores` holds what was compared, one value per candidate of the snapshot, lower is better (None where the
+    policy compares nothing); `cached_tokens` is how much of the prompt the endpoint probably holds already.
+    """
+
+    row: int
+    reason: str
+    scores: Floats | None = None
+    cached_tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one try ended. `ended` is one of ENDINGS; times are seconds from the dispatch of this try."""
+
+    request: Request
+    endpoint: Endpoint
+    row: int
+    status: int
+    ended: str
+    duration: float
+    ttft: float = UNKNOWN
+    prompt_tokens: float = UNKNOWN
+    cached_tokens: float = UNKNOWN
+    output_tokens: float = UNKNOWN
+
+
+ENDINGS = ("complete", "client_gone", "upstream_failed", "saturated", "timeout", "error_event", "cancelled")

@@ -1,0 +1,64 @@
+"""What is kept of one request after it has ended: the source of its log line, its metrics and its explanation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.core.types import UNKNOWN, Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The table a pick was made from: one entry per candidate, copied when the decision was made.
+
+    `ids` are endpoint ids; `columns` has the rows (requests, tokens, prefill, kv_used, age) of float32, NaN where
+    unknown; `scores` is what the policy compared (None where it compares nothing). Where there were more candidates
+    than are kept, `left_out` counts those dropped (the worst scored ones).
+    """
+
+    ids: tuple[str, ...]
+    columns: Floats
+    scores: Floats | None
+    left_out: int = 0
+
+    NAMES = ("requests", "tokens", "prefill", "kv_used", "age")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One request from its last byte in to its last byte out. Seconds, tokens; NaN or "" where it never came to it.
+
+    `model`, `pool`, `arm`, `klass`, `tenant` are names of the configuration ("" when none was reached), never what
+    a client invented. `ended` is one of types.ENDINGS, or "rejected" when no try was made. `ttft` counts from the
+    arrival of the request's last byte, `tpot` is the mean gap between tokens after the first.
+    """
+
+    request_id: str
+    at: float  # Unix time of arrival, for people; everything else is on the monotonic clock
+    status: int
+    ended: str
+    method: str = "POST"
+    path: str = ""
+    model: str = ""
+    pool: str = ""
+    arm: str = ""
+    klass: str = "interactive"
+    tenant: str = ""
+    stream: bool = False
+    endpoint: str = ""
+    policy: str = ""
+    reason: str = ""
+    code: str = ""
+    tries: int = 0
+    queued: float = 0.0
+    overhead: float = UNKNOWN
+    ttft: float = UNKNOWN
+    tpot: float = UNKNOWN
+    duration: float = 0.0
+    prompt_tokens: float = UNKNOWN
+    cached_tokens: float = UNKNOWN
+    completion_tokens: float = UNKNOWN
+    bytes_in: int = 0
+    bytes_out: int = 0
+    seed: int = 0
+    candidates: Candidates | None = None

@@ -1,0 +1,1 @@
+"""Rooms that decide: routing, admission, picking."""

@@ -1,0 +1,29 @@
+"""What a picking policy is: `pick` one endpoint for one request, `observe` how it went.
+
+A policy may count on a snapshot that is not empty, in which every row is a legal answer, and on nobody else
+running during the call. It promises no I/O, no `await`, no clock but `snapshot.now`, no randomness but
+`snapshot.random`, and to keep nothing of the snapshot. It does not count requests in flight: the fleet does.
+
+The keyword arguments of `__init__` are the YAML keys of `pick:`, their defaults are the documentation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from gateway.core.fleet import Snapshot
+from gateway.core.types import Decision, Outcome, Request
+
+
+class Policy(ABC):
+    """The socket of the room. Subclass it in a file of its own and add one line to the registry."""
+
+    @abstractmethod
+    def pick(self, request: Request, snapshot: Snapshot) -> Decision:
+        """Choose one candidate. Returns a fleet row (`int(snapshot.rows[i])`), not a position in the snapshot."""
+
+    def observe(self, outcome: Outcome) -> None:
+        """Learn from how a try ended. Called once per reservation, after the fleet has settled it."""
+
+    def leave(self, row: int) -> None:
+        """The endpoint in this row is gone; the row may be given to another one."""
