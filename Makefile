@@ -6,7 +6,7 @@ VENV ?= .venv
 URL ?= http://127.0.0.1:8080
 SHAPE ?= --users 8 --run-time 60s
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
         --only-binary :all: --no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
@@ -53,12 +53,14 @@ clean:          ## remove what the verbs above made, the environment too
 # Two stamps, so that the demo starts after sixteen small wheels and not after eighty.
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headway needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (another one: make PYTHON=python3.12 ...)")'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.lock | $(VENV)/bin/pip
-	$(INSTALL) -r requirements.lock
+	@echo "installing the run-time lock into $(VENV) ..."
+	@$(INSTALL) -r requirements.lock
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock | $(VENV)/bin/pip
-	$(INSTALL) -r requirements-dev.lock
+	@echo "installing the developers' lock into $(VENV) (a minute, once) ..."
+	@$(INSTALL) -r requirements-dev.lock
 	@touch $@ $(VENV)/.run
