@@ -277,8 +277,10 @@ class Fleet:
         """Evidence about one endpoint. Returns its state after it."""
         health = self._health[row]
         before = health.state
+        if evidence is Evidence.SUCCESS and before is State.HEALTHY:
+            return before  # the hot path: nothing to count, nobody to ask
         after = health.see(evidence, now, self._may_eject(row))
-        if after is not before or health.weight(now) < 1.0:
+        if after is not before:
             self._dirty = True
         return after
 
@@ -289,7 +291,9 @@ class Fleet:
 
     def _may_eject(self, row: int) -> bool:
         members = [r for r, _ in self.members() if r not in self._leaving]
-        out = sum(1 for r in members if r != row and self._health[r].state in (State.EJECTED, State.DOWN))
+        # One on trial is still out: were it counted as in, its failure would bring the pool below its share.
+        absent = (State.EJECTED, State.DOWN, State.TRIAL)
+        out = sum(1 for r in members if r != row and self._health[r].state in absent)
         alive = len(members) - out
         return alive > 1 and out + 1 <= math.floor(self.rule.at_most * len(members) + 1e-9)
 
