@@ -10,9 +10,15 @@ The keyword arguments of `__init__` are the YAML keys of `pick:`, their defaults
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from random import Random
+
+import numpy as np
 
 from gateway.core.fleet import Snapshot
-from gateway.core.types import Decision, Outcome, Request
+from gateway.core.types import Decision, Floats, Outcome, Request
+
+# Counts that differ by less are equal: sums of floats drift.
+EQUAL = 1e-6
 
 
 class Policy(ABC):
@@ -27,3 +33,18 @@ class Policy(ABC):
 
     def leave(self, row: int) -> None:
         """The endpoint in this row is gone; the row may be given to another one."""
+
+
+def lowest(values: Floats, random: Random, slack: float = EQUAL) -> int:
+    """Position of the lowest value; among those within `slack` of it, any at random, so that a tie makes no herd.
+
+    A NaN is never the lowest, unless there is nothing else.
+    """
+    position = int(values.argmin())
+    least = values[position]
+    if least != least:
+        values = np.nan_to_num(values, nan=np.inf, posinf=np.inf)
+        position = int(values.argmin())
+        least = values[position]
+    ties = (values <= least + slack).nonzero()[0]
+    return position if len(ties) <= 1 else int(ties[int(random.random() * len(ties))])

@@ -1,0 +1,89 @@
+"""The picking policies by name: which endpoint gets a request.
+
+To add one: write `policies/picking/<name>.py` with a class that `base.Policy` describes, and add a line to `POLICIES`.
+Its contract tests run by themselves. YAML may also name a class that is not here, as `some.module:Class`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+from policies.picking.base import Policy
+from policies.picking.least_inflight import LeastInflight
+from policies.picking.least_tokens import LeastTokens
+from policies.picking.round_robin import RoundRobin
+
+POLICIES: Mapping[str, type[Policy]] = {
+    "round_robin": RoundRobin,
+    "least_inflight": LeastInflight,
+    "least_tokens": LeastTokens,
+}
+
+# Names that are promised, so that asking for one early is answered with more than "unknown".
+PLANNED = ("predicted_latency",)
+
+
+def create(name: str, options: Mapping[str, object]) -> Policy:
+    """A policy of this name (or `module:Class`) with these options.
+
+    Raises ValueError, with a message for the author of the configuration, if there is no such policy or option or if
+    a value is not allowed.
+    """
+    found = _find(name)
+    known = _option_names(found)
+    for option in options:
+        if option not in known:
+            raise ValueError(f"pick: {name} has no option {option!r}" + _instead(option, known, "its options are"))
+    try:
+        return found(**options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"pick: {name}: {error}") from error
+
+
+def check(name: str, options: Mapping[str, object]) -> str | None:
+    """What is wrong with this choice of policy, in words for the author of the configuration; None if it is right."""
+    try:
+        create(name, options)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _find(name: str) -> type[Policy]:
+    if name in POLICIES:
+        return POLICIES[name]
+    if ":" in name:
+        return _load(name)
+    if name in PLANNED:
+        raise ValueError(f"pick: {name} is not in this version; there are {', '.join(sorted(POLICIES))}")
+    raise ValueError(f"pick: there is no policy {name!r}" + _instead(name, POLICIES, "there are"))
+
+
+def _load(name: str) -> type[Policy]:
+    module_name, _, class_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError, TypeError) as error:
+        raise ValueError(f"pick: cannot import {module_name!r} of {name!r}: {error}") from error
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, Policy)):
+        raise ValueError(f"pick: {module_name!r} has no policy class {class_name!r} (a subclass of Policy)")
+    if inspect.isabstract(found):
+        raise ValueError(f"pick: {name!r} has no `pick` method")
+    return found
+
+
+def _option_names(found: type[Policy]) -> list[str]:
+    parameters = list(inspect.signature(found).parameters.values())
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def _instead(word: str, known: Iterable[str], otherwise: str) -> str:
+    known = sorted(known)
+    close = get_close_matches(str(word), known, n=3)
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; {otherwise} {', '.join(known)}" if known else "; it has none"
