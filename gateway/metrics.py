@@ -1,0 +1,339 @@
+"""Every metric, declared once in `TABLE`; the only door of prometheus_client.
+
+The idea: a request touches a handful of plain lists. The first request with a given set of names finds its cells (the
+counters and histograms its labels stand for) and keeps them under one key, so every later one costs one look-up, a few
+additions and a `bisect` per histogram. Text is made only when somebody asks, family by family (`pages`), so that a big
+page never holds the event loop for long. What a fleet knows is read from the fleet at that moment and kept nowhere:
+the gauges of an endpoint that has left are gone with it, and its counters follow after one more scrape.
+
+Labels take only names of the configuration and words of ours; "none" where a request never came to one. As a last
+line of defence the number of label sets is bounded: beyond `MAX_SETS` requests count under "other".
+
+Left to others: which moment is which (`proxy`, `prober`), serving the text (`admin`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
+from typing import NamedTuple
+
+from prometheus_client import ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from gateway.core.fleet import Fleet
+from gateway.core.health import State
+from gateway.records import RequestRecord
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+MAX_SETS = 20_000
+# A token count above this is a model server's nonsense, not a count.
+MAX_TOKENS = 1e12
+
+_PER_MODEL = ("model", "pool", "class")
+_PER_ENDPOINT = ("pool", "endpoint")
+STATES: Mapping[State, int] = {
+    State.HEALTHY: 0, State.SUSPECT: 1, State.TRIAL: 2, State.EJECTED: 3, State.DOWN: 4,
+}  # fmt: skip
+"""What `headway_endpoint_state` says: the higher, the worse. An endpoint that leaves the pool is `LEAVING`."""
+LEAVING = 5
+
+TTFT = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
+TPOT = (0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
+E2E = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0)
+QUEUE = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+OVERHEAD = (2.5e-5, 5e-5, 0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
+RATIO = (0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+LAG = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+
+class Declared(NamedTuple):
+    """One metric: its name as it is scraped, counter, gauge or histogram, its labels, its help, its bounds."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+    bounds: tuple[float, ...] = ()
+
+
+TABLE: tuple[Declared, ...] = (
+    Declared("headway_requests_total", "counter", ("model", "pool", "arm", "class", "code"),
+             "Requests that have ended, refused ones included, by the status the client got."),
+    Declared("headway_ttft_seconds", "histogram", _PER_MODEL,
+             "From the request's last byte to the first event with content.", TTFT),
+    Declared("headway_tpot_seconds", "histogram", _PER_MODEL, "Mean time per output token after the first.", TPOT),
+    Declared("headway_e2e_seconds", "histogram", _PER_MODEL,
+             "From the request's last byte to the answer's last, of requests that were sent to an endpoint.", E2E),
+    Declared("headway_tokens_total", "counter", ("model", "tenant", "class", "kind"),
+             "Tokens as the engines counted them; kind is prompt, cached (a part of prompt) or completion."),
+    Declared("headway_queue_seconds", "histogram", ("class",), "Time requests waited here for their turn.", QUEUE),
+    Declared("headway_queue_requests", "gauge", ("class",), "Requests waiting here for their turn."),
+    Declared("headway_overhead_seconds", "histogram", (),
+             "What the gateway itself added before the upstream got the request.", OVERHEAD),
+    Declared("headway_prediction_ratio", "histogram", ("pool", "what"),
+             "Observed / predicted; what is ttft or tpot.", RATIO),
+    Declared("headway_endpoint_waiting", "gauge", _PER_ENDPOINT, "Waiting requests, as the server last said."),
+    Declared("headway_endpoint_running", "gauge", _PER_ENDPOINT, "Running requests, as the server last said."),
+    Declared("headway_endpoint_kv_used", "gauge", _PER_ENDPOINT, "Share of KV cache in use, as the server last said."),
+    Declared("headway_endpoint_inflight", "gauge", _PER_ENDPOINT, "Our requests in flight."),
+    Declared("headway_endpoint_inflight_tokens", "gauge", _PER_ENDPOINT,
+             "Tokens still to be worked off of our requests: prompts not yet prefilled, outputs not yet written."),
+    Declared("headway_endpoint_age_seconds", "gauge", _PER_ENDPOINT, "How old the server's own figures are."),
+    Declared("headway_endpoint_state", "gauge", _PER_ENDPOINT,
+             "0 healthy, 1 suspect, 2 on trial, 3 ejected, 4 down, 5 leaving the pool."),
+    Declared("headway_refused_total", "counter", ("class", "reason"), "Requests refused by policy."),
+    Declared("headway_retries_total", "counter", ("pool", "reason"), "Further tries, by why the one before failed."),
+    Declared("headway_client_gone_total", "counter", ("class",), "Clients that left before their answer ended."),
+    Declared("headway_upstream_failures_total", "counter", _PER_ENDPOINT, "Tries that the endpoint failed."),
+    Declared("headway_scrape_failures_total", "counter", ("pool", "endpoint", "cause"),
+             "Readings of an endpoint's load that failed."),
+    Declared("headway_loop_lag_seconds", "histogram", (), "How late the event loop ran a timer.", LAG),
+    Declared("headway_connections", "gauge", (), "Client connections open."),
+    Declared("headway_build_info", "gauge", ("version",), "Always 1."),
+    Declared("headway_config_info", "gauge", ("digest",), "Always 1; the digest of the configuration in use."),
+    Declared("headway_config_reload_failures_total", "counter", (), "Reloads refused; the last good stayed."),
+    Declared("headway_jobs", "gauge", ("class", "state"), "Asynchronous jobs by state."),
+    Declared("headway_log_dropped_total", "counter", (), "Log lines dropped: full disk, blocked pipe."),
+)  # fmt: skip
+"""The contract's metrics, and one more. Those whose part comes later have no samples yet."""
+
+# A fleet's columns by the gauge that shows them; what is NaN there has no sample.
+_COLUMNS = (("waiting", "waiting"), ("running", "running"), ("kv_used", "kv_used"), ("inflight", "ours"))
+
+_CODES = {status.value: str(status.value) for status in HTTPStatus} | {499: "499", 0: "none"}
+
+Cell = list[float]
+"""A counter: its value. A histogram: one count per bucket, the one above the last bound, then the sum."""
+Labels = tuple[str, ...]
+Samples = list[tuple[Labels, float]]
+_Cells = tuple[Cell, Cell, Cell, Cell, Cell, Cell, Cell, Cell]
+
+
+class _Page(Collector):
+    """One family as something `generate_latest` accepts."""
+
+    def __init__(self, family: Metric):
+        self.family = family
+
+    def collect(self) -> Iterator[Metric]:
+        yield self.family
+
+
+class Metrics(Collector):
+    """All counters of one process. Not thread-safe; one event loop owns it. `clock` is the fleets' clock."""
+
+    def __init__(self, *, version: str = "unknown", clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._info: dict[str, Samples] = {"headway_build_info": [((version,), 1.0)]}
+        self._cells: dict[str, dict[Labels, Cell]] = {d.name: {} for d in TABLE if d.kind != "gauge"}
+        self._bounds = {d.name: d.bounds for d in TABLE if d.bounds}
+        self._of: dict[tuple[object, ...], _Cells] = {}
+        self._overhead = self._histogram("headway_overhead_seconds", ())
+        self._lag = self._histogram("headway_loop_lag_seconds", ())
+        self._reloads = self._counter("headway_config_reload_failures_total", ())
+        self._dropped = self._counter("headway_log_dropped_total", ())
+        self._gone: set[tuple[str, str]] = set()
+        self._fleets: Callable[[], Mapping[str, Fleet]] = dict
+        self._connections: Callable[[], int] | None = None
+        self._log_dropped: Callable[[], int] = int
+        self._process = ProcessCollector(registry=None)
+
+    # --- what happened -----------------------------------------------------------------------------------------
+
+    def finished(self, record: RequestRecord) -> None:
+        """Count one request that has ended. Called exactly once for each; figures that make no sense are left out."""
+        key = (record.model, record.pool, record.arm, record.klass, record.status, record.tenant)
+        cells = self._of.get(key)
+        if cells is None:
+            cells = self._find_cells(*key)
+        requests, ttft, tpot, e2e, queue, prompt, cached, completion = cells
+        requests[0] += 1.0
+        if not record.tries:
+            return
+        value = record.duration
+        if 0.0 <= value < math.inf:
+            e2e[bisect_left(E2E, value)] += 1.0
+            e2e[-1] += value
+        value = record.queued
+        if 0.0 <= value < math.inf:
+            queue[bisect_left(QUEUE, value)] += 1.0
+            queue[-1] += value
+        # Comparing with NaN is false, so what is not known is not counted.
+        value = record.overhead
+        if 0.0 <= value < math.inf:
+            overhead = self._overhead
+            overhead[bisect_left(OVERHEAD, value)] += 1.0
+            overhead[-1] += value
+        value = record.ttft
+        if 0.0 <= value < math.inf:
+            ttft[bisect_left(TTFT, value)] += 1.0
+            ttft[-1] += value
+        value = record.tpot
+        if 0.0 <= value < math.inf:
+            tpot[bisect_left(TPOT, value)] += 1.0
+            tpot[-1] += value
+        if 0.0 < record.prompt_tokens < MAX_TOKENS:
+            prompt[0] += record.prompt_tokens
+        if 0.0 < record.cached_tokens < MAX_TOKENS:
+            cached[0] += record.cached_tokens
+        if 0.0 < record.completion_tokens < MAX_TOKENS:
+            completion[0] += record.completion_tokens
+
+    def refused(self, klass: str, reason: str) -> None:
+        self._counter("headway_refused_total", (klass, reason))[0] += 1.0
+
+    def retried(self, pool: str, reason: str) -> None:
+        self._counter("headway_retries_total", (pool, reason))[0] += 1.0
+
+    def client_gone(self, klass: str) -> None:
+        self._counter("headway_client_gone_total", (klass,))[0] += 1.0
+
+    def upstream_failed(self, pool: str, endpoint: str) -> None:
+        self._counter("headway_upstream_failures_total", (pool, endpoint))[0] += 1.0
+
+    def scrape_failed(self, pool: str, endpoint: str, cause: str) -> None:
+        self._counter("headway_scrape_failures_total", (pool, endpoint, cause))[0] += 1.0
+
+    def reload_failed(self) -> None:
+        self._reloads[0] += 1.0
+
+    def config_info(self, digest: str) -> None:
+        """The configuration in use from now on; the digest before it is forgotten."""
+        self._info["headway_config_info"] = [((digest,), 1.0)]
+
+    def loop_lag(self, seconds: float) -> None:
+        seconds = max(0.0, seconds)
+        self._lag[bisect_left(LAG, seconds)] += 1.0
+        self._lag[-1] += seconds
+
+    def watch(
+        self,
+        fleets: Callable[[], Mapping[str, Fleet]],
+        connections: Callable[[], int] | None = None,
+        log_dropped: Callable[[], int] = int,
+    ) -> None:
+        """Where to look at each scrape: the pools' fleets by name, open client connections, log lines dropped."""
+        self._fleets, self._connections, self._log_dropped = fleets, connections, log_dropped
+
+    # --- the page ----------------------------------------------------------------------------------------------
+
+    def pages(self) -> Iterator[bytes]:
+        """The text, one metric family at a time, so that a caller can let others run in between."""
+        for family in self.collect():
+            yield generate_latest(_Page(family))
+
+    def text(self) -> bytes:
+        """The whole text at once."""
+        return b"".join(self.pages())
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family of `TABLE`, those without samples too, then the process's own (memory, CPU, files)."""
+        self._forget_departed()
+        self._dropped[0] = float(self._log_dropped())
+        for declared in TABLE:
+            name, labels = declared.name, declared.labels
+            if declared.kind == "gauge":
+                gauge = GaugeMetricFamily(name, declared.help, labels=labels)
+                for values, value in self._gauge(name):
+                    gauge.add_metric(values, value)
+                yield gauge
+            elif declared.kind == "counter":
+                counter = CounterMetricFamily(name, declared.help, labels=labels)
+                for values, cell in self._cells[name].items():
+                    if cell[0] or not labels:
+                        counter.add_metric(values, cell[0])
+                yield counter
+            else:
+                yield self._histogram_family(declared)
+        yield from self._process.collect()
+
+    def _histogram_family(self, declared: Declared) -> Metric:
+        family = HistogramMetricFamily(declared.name, declared.help, labels=declared.labels)
+        edges = [*(repr(bound) for bound in declared.bounds), "+Inf"]
+        for values, cell in self._cells[declared.name].items():
+            total, buckets = 0.0, []
+            for edge, count in zip(edges, cell, strict=False):  # the cell's last value is the sum
+                total += count
+                buckets.append((edge, total))
+            if total or not declared.labels:
+                family.add_metric(values, buckets, cell[-1])
+        return family
+
+    def _gauge(self, name: str) -> Samples:
+        if name in self._info:
+            return self._info[name]
+        if name == "headway_connections" and self._connections is not None:
+            return [((), float(self._connections()))]
+        if name.startswith("headway_endpoint_"):
+            return list(self._endpoint_gauge(name.removeprefix("headway_endpoint_")))
+        return []
+
+    def _endpoint_gauge(self, what: str) -> Iterator[tuple[Labels, float]]:
+        now, column = self._clock(), dict(_COLUMNS).get(what)
+        for pool, fleet in self._fleets().items():
+            for row, endpoint in fleet.members():
+                if column is not None:
+                    value = float(getattr(fleet, column)[row])
+                elif what == "inflight_tokens":
+                    value = float(fleet.prefill[row] + fleet.output[row])
+                elif what == "age_seconds":
+                    value = now - float(fleet.at[row])
+                else:
+                    value = LEAVING if fleet.is_leaving(row) else STATES[fleet.health(row).state]
+                if math.isfinite(value):
+                    yield (pool, endpoint.id), value
+
+    # --- cells -------------------------------------------------------------------------------------------------
+
+    def _counter(self, name: str, labels: Labels) -> Cell:
+        cells = self._cells[name]
+        cell = cells.get(labels)
+        return cells.setdefault(labels, [0.0]) if cell is None else cell
+
+    def _histogram(self, name: str, labels: Labels) -> Cell:
+        cells = self._cells[name]
+        cell = cells.get(labels)
+        return cells.setdefault(labels, [0.0] * (len(self._bounds[name]) + 2)) if cell is None else cell
+
+    def _find_cells(self, model: str, pool: str, arm: str, klass: str, status: int, tenant: str) -> _Cells:
+        names = tuple(name or "none" for name in (model, pool, arm, klass, tenant))
+        full = len(self._of) >= MAX_SETS
+        if full:
+            names = ("other",) * 5
+        where = (names[0], names[1], names[3])
+        whose = (names[0], names[4], names[3])
+        cells = (
+            self._counter("headway_requests_total", (*names[:4], _CODES.get(status, "other"))),
+            self._histogram("headway_ttft_seconds", where),
+            self._histogram("headway_tpot_seconds", where),
+            self._histogram("headway_e2e_seconds", where),
+            self._histogram("headway_queue_seconds", (names[3],)),
+            self._counter("headway_tokens_total", (*whose, "prompt")),
+            self._counter("headway_tokens_total", (*whose, "cached")),
+            self._counter("headway_tokens_total", (*whose, "completion")),
+        )
+        if not full:
+            self._of[model, pool, arm, klass, status, tenant] = cells
+        return cells
+
+    def _forget_departed(self) -> None:
+        """Drop the counters of endpoints that left, one scrape after they were last seen to have gone."""
+        here = {(pool, endpoint.id) for pool, fleet in self._fleets().items() for _, endpoint in fleet.members()}
+        gone = set()
+        for name in ("headway_upstream_failures_total", "headway_scrape_failures_total"):
+            cells = self._cells[name]
+            for labels in list(cells):
+                endpoint = (labels[0], labels[1])
+                if endpoint in here:
+                    continue
+                if endpoint in self._gone:
+                    del cells[labels]
+                else:
+                    gone.add(endpoint)
+        self._gone = gone
