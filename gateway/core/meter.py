@@ -1,0 +1,161 @@
+"""Looks on while a stream passes: when it starts, its first token, how many came, what the engine says it used.
+
+It reads server-sent events fed in any pieces and never copies what it need not. Until the first event with content
+it reads event by event; after that it only counts, and looks closer at a piece that mentions an error or usage.
+It speaks the dialects by their marks, not by their schemas: OpenAI chat, completions and responses, Anthropic
+messages, Triton and TGI streams.
+
+An engine that dies mid-stream sends an error event and then, as if nothing had happened, `[DONE]` (seen on vLLM 0.32):
+so what follows an error event is dropped, and the stream has failed.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\r\n\n|\n\r\n")
+_ERROR = re.compile(
+    rb'(?:^|[\r\n])event:[ ]?(?:error|response\.failed)\b|(?:^|[\r\n])data:[ ]?\{\s*"error"\s*:\s*[{"]'
+    rb'|(?:^|[\r\n])data:[ ]?\{[^\r\n]*"object"\s*:\s*"error"'
+)
+_CONTENT = re.compile(
+    rb'"(?:content|reasoning_content|reasoning|text|refusal|arguments|partial_json|thinking|delta|text_output|name)"'
+    rb'\s*:\s*"(?!")|"(?:text|generated_text)"\s*:\s*"(?!")'
+)
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+_STATUS = re.compile(rb'"(?:code|status)"\s*:\s*"?([45]\d\d)\b')
+_NUMBERS = {
+    "prompt": re.compile(rb'"(?:prompt_tokens|input_tokens)"\s*:\s*(\d{1,9})'),
+    "completion": re.compile(rb'"(?:completion_tokens|output_tokens)"\s*:\s*(\d{1,9})'),
+    "cached": re.compile(rb'"(?:cached_tokens|cache_read_input_tokens)"\s*:\s*(\d{1,9})'),
+}
+_PARTIAL = 256 * 1024  # an event longer than this is passed without being understood
+_TAIL = 4096  # how much of the end of a plain answer is searched for its usage
+
+
+class Kind(Enum):
+    """What one event is."""
+
+    COMMENT = 1  # nothing but comment lines
+    ERROR = 2
+    CONTENT = 3
+    OTHER = 4  # a role, a start mark, usage, an end mark
+
+
+def kind_of(event: bytes) -> Kind:
+    """Classify one whole event (its blank line may be included)."""
+    if b"rror" in event or b"response.failed" in event:
+        if _ERROR.search(event):
+            return Kind.ERROR
+    if event[:5] != b"data:" and all(not line or line[:1] == b":" for line in event.splitlines()):
+        return Kind.COMMENT
+    if _CONTENT.search(event) and not event.startswith((b"event: message_start", b"event: response.created")):
+        return Kind.CONTENT
+    if b"tool_calls" in event or b'"token"' in event:
+        return Kind.CONTENT
+    return Kind.OTHER
+
+
+def status_of(event: bytes) -> int:
+    """The HTTP status an error event names, or 500."""
+    match = _STATUS.search(event)
+    return int(match[1]) if match else 500
+
+
+class Meter:
+    """One per try. `feed` returns what may be forwarded; the counters say the rest. Lengths are tokens.
+
+    `began` turns true with the first event that is neither a comment nor an error; `first` when content comes.
+    """
+
+    __slots__ = ("began", "first", "failed", "error_event", "events", "prompt", "completion", "cached", "_partial")
+
+    def __init__(self) -> None:
+        self.began = False
+        self.first = False
+        self.failed = False
+        self.error_event = b""
+        self.events = 0  # content events: about one token each
+        self.prompt = -1
+        self.completion = -1
+        self.cached = -1
+        self._partial = b""
+
+    @property
+    def tokens(self) -> int:
+        """Output tokens: the engine's count when it told, else the events seen."""
+        return self.completion if self.completion >= 0 else self.events
+
+    def feed(self, data: bytes) -> bytes:
+        """Look at the next piece. What comes back is `data`, or less of it once the stream has failed."""
+        if self.failed:
+            return b""
+        if self.first and not self._partial and data[-2:] == b"\n\n":
+            # The common case: whole events, of which there is nothing to know but their number.
+            if b'rror"' not in data and b"event: error" not in data and b"response.failed" not in data:
+                self.events += data.count(b"data:")
+                if b'"usage"' in data:
+                    self._read_usage(data)
+                if data[-8:-2] == b"[DONE]":
+                    self.events -= 1
+                return data
+        return self._read_events(data)
+
+    def _read_events(self, data: bytes) -> bytes:
+        """Event by event. Bytes of an unfinished event are forwarded at once and remembered for its meaning."""
+        known = len(self._partial)
+        text = self._partial + data if known else data
+        at = 0
+        while True:
+            end = _EVENT_END.search(text, at)
+            if end is None:
+                break
+            event = text[at : end.end()]
+            if self._take(event):
+                # Drop what follows the error event. Of the event itself some bytes may have been forwarded already.
+                return text[known : end.end()]
+            at = end.end()
+        self._partial = text[at:] if len(text) - at <= _PARTIAL else b""
+        return data
+
+    def _take(self, event: bytes) -> bool:
+        """Note one event. True when it is an error: the stream has failed."""
+        kind = kind_of(event)
+        if kind is Kind.COMMENT:
+            return False
+        if kind is Kind.ERROR:
+            self.failed = True
+            self.error_event = event
+            self._partial = b""
+            return True
+        self.began = True
+        if kind is Kind.CONTENT:
+            self.first = True
+            self.events += 1
+        if b'"usage"' in event:
+            self._read_usage(event)
+        return False
+
+    def _read_usage(self, data: bytes) -> None:
+        match = _USAGE.search(data)
+        if match is not None:
+            self.read_numbers(data[match.end() :])
+
+    def read_numbers(self, usage: bytes) -> None:
+        """Take what a usage object says; a later one adds to an earlier one (Anthropic splits them)."""
+        for name, pattern in _NUMBERS.items():
+            match = pattern.search(usage)
+            if match is not None:
+                setattr(self, name, max(getattr(self, name), int(match[1])))
+
+    def read_plain(self, tail: bytes) -> None:
+        """The end of an answer that was no stream: its usage, if it has one."""
+        at = tail.rfind(b'"usage"')
+        if at >= 0:
+            self.read_numbers(tail[at:])
+
+    @property
+    def holds_partial(self) -> bool:
+        """True inside an event: what was forwarded so far is not a whole event."""
+        return bool(self._partial.strip())

@@ -1,0 +1,147 @@
+"""The few JSON fields the gateway reads, without parsing the rest into objects; and the strictness around them.
+
+What the gateway checked must be what the model server reads. So a body that two parsers could understand differently
+is refused: not UTF-8, a repeated key that the gateway reads (escaped spellings included), nesting deeper than 64,
+bytes after the value. The typed decoder skips what is not asked for (64 KiB: about 11 us, json.loads 27 us), and the
+strict checks run at C speed over the part of the body that is not the prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from gateway.core.errors import BadRequest
+
+DEPTH = 64
+_READ = ("model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "messages", "prompt", "input",
+         "user", "prompt_cache_key", "stream_options", "n")  # fmt: skip
+_QUOTED = tuple(b'"%b"' % name.encode() for name in _READ)
+_ESCAPED_ASCII = re.compile(rb"\\u00[2-7][0-9A-Fa-f]")
+_STRING = re.compile(rb'"[^"]*"')
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
+_NONE = msgspec.Raw()
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class Peek(msgspec.Struct):
+    """What was read. Prompt fields are raw JSON; absent ones are empty."""
+
+    model: str | None = None
+    stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    messages: msgspec.Raw = _NONE
+    prompt: msgspec.Raw = _NONE
+    input: msgspec.Raw = _NONE
+    user: str | None = None
+    prompt_cache_key: str | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def text(self) -> bytes:
+        """The raw JSON of the prompt, in whichever field it came."""
+        return bytes(self.messages or self.prompt or self.input or b"")
+
+    @property
+    def limit(self) -> int | None:
+        """The output limit the client set, if any."""
+        return self.max_completion_tokens or self.max_tokens or self.max_output_tokens
+
+
+_decoder = msgspec.json.Decoder(Peek)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def peek(body: bytes) -> Peek:
+    """Read the fields of one JSON body. Raises BadRequest with what is wrong."""
+    if not body.isascii():
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadRequest(f"the body is not valid UTF-8 (byte {error.start})", code="invalid_json") from None
+    try:
+        found = _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _wrong_type(error) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        reason = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
+        raise BadRequest(f"the body is not valid JSON: {reason}", code="invalid_json") from None
+    if _openers(body) > DEPTH:
+        _check_depth(body)
+    _check_repeats(body, found)
+    return found
+
+
+def _openers(body: bytes) -> int:
+    """How many brackets open, those inside strings included."""
+    if len(body) < 2048:
+        return body.count(b"{") + body.count(b"[")
+    # `[` and `{` differ in one bit: one comparison over bytes, ten times faster than counting twice.
+    return int(np.count_nonzero((np.frombuffer(body, np.uint8) | 0x20) == 0x7B))
+
+
+def _check_repeats(body: bytes, found: Peek) -> None:
+    """Refuse repeated keys. Only the part outside the prompt is searched; any doubt goes to a full parse."""
+    rest = body
+    prompt = found.messages or found.prompt or found.input
+    if prompt and len(prompt) > 1024:
+        # The value's place is found by its beginning: searching for all of it costs more than parsing it.
+        raw = bytes(prompt)
+        at = body.find(raw[:64])
+        if body.startswith(raw, at):
+            rest = body[:at] + body[at + len(raw) :]
+    if any(rest.count(name) > 1 for name in _QUOTED) or (b"\\u" in rest and _ESCAPED_ASCII.search(rest)):
+        _parse_strictly(body)
+
+
+def _parse_strictly(body: bytes) -> None:
+    def pairs(items: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+        return items
+
+    try:
+        top = json.loads(body, object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
+    names = [name for name, _ in top]
+    for name in _READ:
+        if names.count(name) > 1:
+            raise BadRequest(f"the key `{name}` is repeated in the body", code="repeated_key", param=name)
+
+
+def _check_depth(body: bytes) -> None:
+    """Exact nesting depth by deleting, at C speed, everything that is not a bracket outside a string."""
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
+    bare = _STRING.sub(b"", bare)
+    depth = deepest = 0
+    for byte in bare:
+        if byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        else:
+            depth -= 1
+    if deepest > DEPTH:
+        raise BadRequest(f"the body nests deeper than {DEPTH} levels", code="invalid_json")
+
+
+def _wrong_type(error: msgspec.ValidationError) -> BadRequest:
+    text = str(error)
+    match = re.search(r"at `\$\.(\w+)", text)
+    param = match[1] if match else None
+    return BadRequest(f"the body is not what is expected: {text}", code="invalid_value", param=param)
+
+
+def rewrite(body: bytes, changes: dict[str, Any]) -> bytes:
+    """The body with some top-level members replaced; every other value keeps its bytes."""
+    members = _members.decode(body)
+    for name, value in changes.items():
+        members[name] = msgspec.Raw(msgspec.json.encode(value))
+    return msgspec.json.encode(members)
