@@ -1,0 +1,201 @@
+"""Decision records: why a request went where it went, kept for the last so many requests.
+
+The idea: what a pick was made from is gone with the next event, so it is copied while it is there: one small float32
+table per request, and one tuple of endpoint ids that all picks of an unchanged fleet share (`capture`). The record's
+JSON, the costly part, is made only when somebody asks, or in the writer thread where a file was configured. Ring and
+index are bounded by `keep`; a request id that comes again (a client may choose its own) hides the older record.
+
+Left to others: serving and printing (`admin`, `explain`), writing the bytes (`logs.Output`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from gateway.core.fleet import Snapshot
+from gateway.core.types import Decision, Floats, Rows
+from gateway.logs import Output
+from gateway.records import Candidates, RequestRecord
+
+Table = npt.NDArray[Any]  # float32; the records' annotation stays with the house's float64 name
+
+# More candidates than this are not all kept: the best `BEST` of them are.
+MANY = 64
+BEST = 32
+# Tuples of ids that are shared between records while the fleet keeps changing.
+SHARED = 256
+# Records that wait for the file's writer; about what one costs in bytes there.
+RECORD_BYTES = 4096
+WAITING = 10_000
+
+
+class DecisionRing:
+    """The last `keep` records, found by request id; with `file`, each is also appended there as a line of JSON."""
+
+    def __init__(self, keep: int, file: str | None = None):
+        self.keep = keep
+        self._ring: list[RequestRecord | None] = [None] * keep
+        self._next = 0
+        self._slot: dict[str, int] = {}
+        self._ids: dict[str, tuple[Rows, tuple[str, ...]]] = {}
+        self._shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._pending: list[RequestRecord] = []
+        self._output = None if file is None else Output(Path(file), limit=RECORD_BYTES * WAITING)
+
+    def __len__(self) -> int:
+        return len(self._slot)
+
+    @property
+    def dropped(self) -> int:
+        """Records that the file did not get."""
+        return 0 if self._output is None else self._output.dropped
+
+    # --- the hot path ------------------------------------------------------------------------------------------
+
+    def capture(self, snapshot: Snapshot, decision: Decision) -> Candidates:
+        """Copy what `decision` was made from. Call it before the reservation changes the columns.
+
+        Returns at most `MANY` candidates, else the `BEST` with the lowest scores (evenly spaced ones where there are
+        no scores), the chosen one always among them.
+        """
+        rows, scores = snapshot.rows, decision.scores
+        fleet, part = snapshot.fleet, snapshot.column
+        known = self._ids.get(fleet.pool)
+        if known is not None and known[0] is rows:
+            ids = known[1]
+        else:
+            # The fleet makes a new array whenever its members or their states change, so the array itself is the key.
+            ids = self._share(tuple(snapshot.ids()))
+            self._ids[fleet.pool] = (rows, ids)
+        # In the order of Candidates.NAMES. One call that converts and copies all is the cheapest way there is.
+        table: Table = np.array(
+            (part(fleet.requests), part(fleet.tokens), part(fleet.prefill), part(fleet.kv_used),
+             snapshot.now - part(fleet.at)), np.float32,
+        )  # fmt: skip
+        if len(rows) > MANY:
+            return self._best(rows, ids, table, scores, decision.row)
+        few: Table | None = None if scores is None else scores.astype(np.float32)
+        return Candidates(ids, table, few)
+
+    def put(self, record: RequestRecord) -> None:
+        """Keep a record; the oldest goes when the ring is full."""
+        if self.keep:
+            slot = self._next
+            old = self._ring[slot]
+            if old is not None and self._slot.get(old.request_id) == slot:
+                del self._slot[old.request_id]
+            self._ring[slot] = record
+            self._slot[record.request_id] = slot
+            self._next = slot + 1 if slot + 1 < self.keep else 0
+        if self._output is not None:
+            self._pending.append(record)
+
+    def _share(self, ids: tuple[str, ...]) -> tuple[str, ...]:
+        if len(self._shared) >= SHARED:
+            self._shared.clear()
+        return self._shared.setdefault(ids, ids)
+
+    def _best(
+        self, rows: Rows, ids: tuple[str, ...], table: Table, scores: Floats | None, chosen_row: int
+    ) -> Candidates:
+        chosen = int(np.flatnonzero(rows == chosen_row)[0])
+        if scores is None:
+            kept = np.linspace(0, len(rows) - 1, BEST).astype(np.intp)
+        else:
+            kept = np.argpartition(scores, BEST)[:BEST]
+        if chosen not in kept:
+            kept[-1] = chosen
+        kept.sort()
+        few = self._share(tuple([ids[i] for i in kept.tolist()]))
+        picked: Table | None = None if scores is None else scores[kept].astype(np.float32)
+        return Candidates(few, table[:, kept], picked, left_out=len(rows) - BEST)
+
+    # --- off the hot path --------------------------------------------------------------------------------------
+
+    def find(self, request_id: str) -> RequestRecord | None:
+        """The newest record of that id, if it is still kept."""
+        slot = self._slot.get(request_id)
+        return None if slot is None else self._ring[slot]
+
+    def flush(self) -> None:
+        """Hand what is new to the file's writer. Call it about every 100 ms and before the end."""
+        if self._pending and self._output is not None:
+            batch, self._pending = self._pending, []
+            self._output.offer(lambda: _lines(batch), RECORD_BYTES * len(batch), len(batch))
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Flush, and give the writer `timeout` seconds to finish."""
+        self.flush()
+        if self._output is not None:
+            self._output.close(timeout)
+
+
+def describe(record: RequestRecord) -> dict[str, object]:
+    """The record as the contract's JSON: names, numbers and None where a figure is not known."""
+    return {
+        "v": 1,
+        "request_id": record.request_id,
+        "at": record.at,
+        "model": record.model,
+        "pool": record.pool,
+        "arm": record.arm,
+        "class": record.klass,
+        "tenant": record.tenant,
+        "seed": record.seed,
+        "policy": record.policy,
+        "candidates": [] if record.candidates is None else _candidates(record.candidates),
+        "left_out": 0 if record.candidates is None else record.candidates.left_out,
+        "chosen": record.endpoint,
+        "reason": record.reason,
+        "outcome": {
+            "status": record.status,
+            "ended": record.ended,
+            "code": record.code,
+            "stream": record.stream,
+            "tries": record.tries,
+            **{name: _known(getattr(record, name)) for name in _FIGURES},
+        },
+    }
+
+
+_FIGURES = (
+    "queued",
+    "overhead",
+    "ttft",
+    "tpot",
+    "duration",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+)
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _candidates(table: Candidates) -> list[dict[str, object]]:
+    scores = [None] * len(table.ids) if table.scores is None else [_known(s) for s in table.scores.tolist()]
+    columns = [[_known(value) for value in column] for column in table.columns.tolist()]
+    found = []
+    for endpoint, score, *values in zip(table.ids, scores, *columns, strict=True):
+        found.append({"endpoint": endpoint, **dict(zip(Candidates.NAMES, values, strict=True)), "score": score})
+    return found
+
+
+def _lines(records: Iterable[RequestRecord]) -> bytes:
+    """Runs in the writer thread. Between two records it lets the event loop have the interpreter's lock."""
+    encode = msgspec.json.Encoder().encode
+    lines = bytearray()
+    for record in records:
+        lines += encode(describe(record)) + b"\n"
+        time.sleep(0)
+    return bytes(lines)
