@@ -1,0 +1,98 @@
+"""The values an engine works on: what is asked for, what is being generated, and what one step did.
+
+They are kept apart from the scheduler so that a server, a replay and a test can name them without it.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class SimRequest:
+    """A prompt to answer: lengths in tokens, and the keys of its full blocks.
+
+    `keys[i]` stands for block `i` and everything before it, so equal keys mean equal prefixes. Keys may go on into
+    the answer (for those who know it beforehand); blocks without a key are never shared.
+    """
+
+    id: str
+    prompt_tokens: int
+    output_tokens: int
+    keys: Sequence[Hashable] = ()
+
+
+class Phase(Enum):
+    """Where a generation is. waiting -> running -> finished, running -> waiting (preempted), any -> aborted."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+    ABORTED = "aborted"
+
+
+class Generation:
+    """One request inside an engine. Readable by anyone; only the engine writes, but for `tag` and
+    `last_token_at`, which are the caller's own."""
+
+    __slots__ = (
+        "arrived_at",
+        "blank",
+        "cached_tokens",
+        "decoding",
+        "first_token_at",
+        "generated",
+        "goal",
+        "id",
+        "keys",
+        "last_token_at",
+        "named",
+        "names",
+        "output_tokens",
+        "phase",
+        "position",
+        "preemptions",
+        "prompt_tokens",
+        "room",
+        "serial",
+        "started_at",
+        "tag",
+    )
+
+    def __init__(self, request: SimRequest, serial: int, now: float, tag: Any = None) -> None:
+        self.id = request.id
+        self.serial = serial  # unlike the id never used twice by one engine
+        self.prompt_tokens = request.prompt_tokens
+        self.output_tokens = request.output_tokens
+        self.keys = request.keys
+        self.tag = tag
+        self.phase = Phase.WAITING
+        self.arrived_at = now
+        self.started_at = -1.0  # first scheduled
+        self.first_token_at = -1.0
+        self.last_token_at = -1.0  # kept by whoever measures the gaps between tokens
+        self.generated = 0  # tokens out so far
+        self.cached_tokens = 0  # of the prompt, when first scheduled
+        self.preemptions = 0
+        self.position = 0  # tokens in the KV cache
+        self.goal = request.prompt_tokens  # tokens to have there before the next one comes out
+        self.decoding = False
+        self.names: list[Hashable] = []  # keys of the blocks held with content
+        self.named = 0  # leading blocks whose content was offered to the cache
+        self.blank = 0  # blocks held without content
+        self.room = 0  # tokens the held blocks have room for
+
+
+@dataclass(slots=True)
+class Step:
+    """What one step did. `emitted` holds every generation that put out one token at `at`, first tokens included."""
+
+    at: float
+    seconds: float  # of the iteration that ended; 0 if none did
+    tokens: int  # new tokens it processed
+    emitted: list[Generation]
+    first: list[Generation]
+    finished: list[Generation]
+    preempted: list[Generation]  # by the schedule of the next iteration
+    started: list[Generation]  # left the queue for the first time
