@@ -1,0 +1,278 @@
+"""The operators' listener: metrics, health, what is configured, what is known of each endpoint, why, and reload.
+
+The idea: its own port, so that nothing here is ever reachable where clients are. It only reads what others keep
+(`AdminView`) and asks them to reload; pages that can be big are made in pieces, with the event loop running in between.
+A configured token is needed for everything that tells or changes something (`/api/…`, `/`); `/metrics` and the health
+pages are open to scrapers. Without a token (loopback only) a page in the operator's browser could still reach this
+port, so a request that another site caused, or that came under a foreign host name, is refused.
+
+aiohttp is safe here in a version without the known request smuggling (its change log up to 3.14.3) and with its C
+parser; `check_aiohttp` refuses to start otherwise.
+
+Left to others: what the answers are made from (`metrics`, `decisions`, `core.fleet`), loading a configuration (`app`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hmac
+import math
+import re
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from hashlib import sha256
+from ipaddress import ip_address
+from typing import Protocol
+
+import aiohttp
+import msgspec
+from aiohttp import http_parser, web
+
+from gateway.config.types import Config, Key, Secret
+from gateway.core.fleet import Fleet
+from gateway.core.types import Endpoint
+from gateway.decisions import DecisionRing, describe
+from gateway.metrics import CONTENT_TYPE, Metrics
+
+OLDEST = (3, 14, 3)
+LATER = ("/api/queues", "/api/canaries", "/api/jobs", "/api/history", "/")
+MASK = "…"
+# A request here has no body worth reading.
+MAX_BODY = 64 << 10
+# Endpoints described in one go.
+PIECE = 100
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class AdminView(Protocol):
+    """What the listener shows; the running gateway is one. `now` is the fleets' clock."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def decisions(self) -> DecisionRing: ...
+    def fleets(self) -> Mapping[str, Fleet]: ...
+    def is_ready(self) -> bool: ...
+    def now(self) -> float: ...
+    async def reload(self) -> tuple[bool, Sequence[str]]:
+        """Load the configuration again: whether it is in use now, and if not, what is wrong with it."""
+        ...
+
+
+def check_aiohttp() -> None:
+    """Raises RuntimeError where this aiohttp must not face a network."""
+    version = tuple(int(part) for part in re.findall(r"\d+", aiohttp.__version__)[:3])
+    if version < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
+        raise RuntimeError(f"aiohttp {aiohttp.__version__} has known security holes; install {wanted} or newer")
+    if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise RuntimeError(
+            "aiohttp runs without its C parser, whose fallback is not safe; install a wheel that has it and "
+            "unset AIOHTTP_NO_EXTENSIONS"
+        )
+
+
+class Admin:
+    """The listener. `start` it on a bound socket, `stop` it; the socket is closed with it."""
+
+    def __init__(self, view: AdminView):
+        check_aiohttp()
+        self._view = view
+        self._runner: web.AppRunner | None = None
+        self._reloading = asyncio.Lock()
+
+    async def start(self, sock: socket.socket) -> None:
+        app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/api/config", self._config)
+        app.router.add_get("/api/endpoints", self._endpoints)
+        app.router.add_get("/api/decisions/{request_id}", self._decision)
+        app.router.add_post("/api/reload", self._reload)
+        for path in LATER:
+            app.router.add_get(path, self._later)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.SockSite(self._runner, sock).start()
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            await runner.cleanup()
+
+    # --- who may -----------------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Every request passes here: first may it, then its page; what goes wrong is an answer in JSON."""
+        path = request.path
+        if path == "/" or path == "/api" or path.startswith("/api/"):
+            refusal = self._refusal(request)
+            if refusal is not None:
+                return refusal
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            return _error(404, "not_found", "no such page; see GET /api/endpoints, /api/config, /metrics")
+        except web.HTTPMethodNotAllowed as error:
+            allowed = ", ".join(sorted(error.allowed_methods))
+            return _error(405, "method_not_allowed", f"use {allowed} here", {"Allow": allowed})
+        except web.HTTPException as error:
+            return _error(error.status, "bad_request", error.reason)
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        token = self._view.config.admin.token
+        if token is None:
+            if _is_foreign(request):
+                return _error(403, "foreign_origin", "without an admin token this is only for local programs")
+            return None
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        # Digests: comparing them tells nothing of the token's length either.
+        same = hmac.compare_digest(_digest(given.strip()), _digest(token.reveal()))
+        if scheme.lower() == "bearer" and same:
+            return None
+        return _error(401, "unauthorized", "this needs the admin token", {"WWW-Authenticate": "Bearer"})
+
+    # --- pages -------------------------------------------------------------------------------------------------
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        parts = []
+        for page in self._view.metrics.pages():
+            parts.append(page)
+            await asyncio.sleep(0)
+        return web.Response(body=b"".join(parts), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return _json({"status": "ok"})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        ready = self._view.is_ready()
+        return _json({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
+
+    async def _config(self, request: web.Request) -> web.Response:
+        return _json(masked(self._view.config))
+
+    async def _endpoints(self, request: web.Request) -> web.Response:
+        now, pools = self._view.now(), {}
+        for name, fleet in list(self._view.fleets().items()):
+            found: list[dict[str, object]] = []
+            for number, (row, endpoint) in enumerate(list(fleet.members())):
+                if number % PIECE == PIECE - 1:
+                    await asyncio.sleep(0)
+                if fleet.row_of(endpoint.id) == row:  # it may have left meanwhile
+                    found.append(describe_endpoint(fleet, row, endpoint, now))
+            pools[name] = found
+        return _json({"pools": pools})
+
+    async def _decision(self, request: web.Request) -> web.Response:
+        ring, request_id = self._view.decisions, request.match_info["request_id"]
+        record = ring.find(request_id)
+        if record is None:
+            message = f"no decision is kept under this id; the last {ring.keep} are (decisions.keep), {len(ring)} now"
+            return _error(404, "not_found", message)
+        return _json(describe(record))
+
+    async def _reload(self, request: web.Request) -> web.Response:
+        async with self._reloading:
+            done, problems = await self._view.reload()
+        if done:
+            return _json({"reloaded": True, "digest": self._view.config.digest})
+        return _error(400, "bad_config", "not reloaded, the last good stays", problems=list(problems))
+
+    async def _later(self, request: web.Request) -> web.Response:
+        return _error(501, "not_implemented", f"{request.path} is not in this version")
+
+
+def describe_endpoint(fleet: Fleet, row: int, endpoint: Endpoint, now: float) -> dict[str, object]:
+    """What is known of the endpoint in a row, in JSON's terms. `since` is seconds ago.
+
+    `said` is the server's own word and `said.age` how old it is; null where it said nothing.
+    """
+    health = fleet.health(row)
+    return {
+        "id": endpoint.id,
+        "url": _mask_url(endpoint.url),
+        "engine": endpoint.engine,
+        "labels": dict(endpoint.labels),
+        "state": health.state.value,
+        "why": health.reason,
+        "since": _finite(now - health.since),
+        "weight": health.weight(now),
+        "leaving": fleet.is_leaving(row),
+        "inflight": int(fleet.ours[row]),
+        "inflight_tokens": _finite(float(fleet.prefill[row] + fleet.output[row])),
+        "limit": endpoint.max_concurrency,
+        "said": {
+            "waiting": _finite(float(fleet.waiting[row])),
+            "running": _finite(float(fleet.running[row])),
+            "kv_used": _finite(float(fleet.kv_used[row])),
+            "kv_capacity": _finite(float(fleet.kv_capacity[row])),
+            "age": _finite(now - float(fleet.at[row])),
+        },
+    }
+
+
+def masked(value: object) -> object:
+    """The configuration as JSON: every secret is `…`, of a client's key only the start of its hash is shown."""
+    if isinstance(value, Secret):
+        return MASK
+    if isinstance(value, Key):
+        models = None if value.models is None else sorted(value.models)
+        return {"key": f"sha256:{value.digest.hex()[:6]}{MASK}", "tenant": value.tenant, "models": models}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name.rstrip("_"): masked(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): masked(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [masked(item) for item in value]
+    if isinstance(value, float):
+        return _finite(value)
+    if isinstance(value, str):
+        return _mask_url(value)
+    return value if value is None or isinstance(value, bool | int) else str(value)
+
+
+def _mask_url(text: str) -> str:
+    """A URL without its user and password."""
+    return re.sub(r"(?<=://)[^/@\s]*@", f"{MASK}@", text)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _digest(text: str) -> bytes:
+    return sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+def _is_foreign(request: web.Request) -> bool:
+    """Whether a page of another site may be behind this: it shows its origin, or uses a name of its own for us."""
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        return True
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.partition("://")[2] != request.host:
+        return True
+    host = request.host.rpartition(":")[0] if re.search(r":\d+$", request.host) else request.host
+    if host.lower() == "localhost":
+        return False
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return True
+    return False
+
+
+def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    body = msgspec.json.encode(value) + b"\n"
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
+def _error(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None, **more: object
+) -> web.Response:
+    return _json({"error": {"message": message, "code": code, **more}}, status, headers)
