@@ -14,12 +14,20 @@ from difflib import get_close_matches
 from policies.picking.base import Policy
 from policies.picking.least_inflight import LeastInflight
 from policies.picking.least_tokens import LeastTokens
+from policies.picking.power_of_two import PowerOfTwo
+from policies.picking.prefix_affinity import PrefixAffinity
 from policies.picking.round_robin import RoundRobin
+from policies.picking.session_hash import SessionHash
+from policies.picking.sticky_until_saturated import StickyUntilSaturated
 
 POLICIES: Mapping[str, type[Policy]] = {
     "round_robin": RoundRobin,
     "least_inflight": LeastInflight,
     "least_tokens": LeastTokens,
+    "power_of_two": PowerOfTwo,
+    "session_hash": SessionHash,
+    "prefix_affinity": PrefixAffinity,
+    "sticky_until_saturated": StickyUntilSaturated,
 }
 
 # Names that are promised, so that asking for one early is answered with more than "unknown".

@@ -1,4 +1,4 @@
-"""What every picking policy promises, over the whole registry and with default options: a new line is tested by itself."""
+"""What every picking policy promises, over the whole registry with default options: a new line is tested by itself."""
 
 import random
 import warnings
@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core.fleet import Fleet
 from gateway.core.health import Rule
-from gateway.core.types import Endpoint, Load, Outcome, Request
+from gateway.core.types import UNKNOWN, Endpoint, Load, Outcome, Request
 from policies.picking import POLICIES, check, create
 from policies.picking.base import Policy
 
@@ -43,11 +43,11 @@ def serve(policy: Policy, fleet: Fleet, request: Request, now: float = 0.0, avoi
     return fleet.reserve(decision, request, now)
 
 
-def finish(policy: Policy, reservation, request: Request, ended: str = "complete", cached: float = float("nan")) -> None:
+def finish(policy: Policy, reservation, request: Request, ended: str = "complete", cached: float = UNKNOWN) -> None:
     row, endpoint = reservation.row, reservation.endpoint
     reservation.settle()
-    status = 200 if ended == "complete" else 502
-    policy.observe(Outcome(request, endpoint, row, status, ended, 1.0, 0.1, request.prompt_tokens, cached, 10.0))
+    status, ttft = (200, 0.1) if ended == "complete" else (502, UNKNOWN)
+    policy.observe(Outcome(request, endpoint, row, status, ended, 1.0, ttft, request.prompt_tokens, cached, 10.0))
 
 
 @pytest.mark.parametrize("name", NAMES)
