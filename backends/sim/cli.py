@@ -5,9 +5,11 @@ It prints one line per server once that server listens, then serves until it is 
 
 import argparse
 import asyncio
+import contextlib
+import importlib
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 
 from backends.sim.engine import EngineOptions
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--block", type=int, default=16, metavar="N", help="tokens of a KV block (default 16)")
     add("--no-prefix-caching", action="store_true", help="switch the prefix cache off")
     add("--max-queued", type=int, default=0, metavar="N", help="answer 503 with N requests in flight (default: never)")
-    add("--noise", type=float, default=0.03, metavar="S", help="sigma of an iteration's log-normal noise (default 0.03)")
+    add("--noise", type=float, default=0.03, metavar="S", help="sigma of an iteration's noise (default 0.03)")
     add("--stalls", type=float, default=0.0, metavar="R", help="stalls per busy second (default 0)")
     add("--stall-seconds", type=float, default=0.1, metavar="S", help="mean length of a stall (default 0.1)")
     add("--mean-output", type=float, default=200.0, metavar="N", help="mean tokens of answers without ignore_eos")
@@ -117,9 +119,8 @@ async def _serve(servers: list[SimServer], host: str, port: int, faults: list[Fa
 
 def _run_loop(work: Coroutine[None, None, int]) -> int:
     """Run on uvloop where it is installed: half the time per stream event."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        new_event_loop = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):
+        factory = importlib.import_module("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(work)

@@ -15,11 +15,11 @@ from backends.sim import errors
 from backends.sim.exchange import Exchange
 from backends.sim.faults import BadFault, Fault, fault
 from backends.sim.http import HttpRequest, Reply
+from backends.sim.pages import JSON
 
 if TYPE_CHECKING:
     from backends.sim.server import SimServer
 
-JSON = {"content-type": "application/json", "vary": "Origin"}
 METRICS = {"content-type": "text/plain; version=0.0.4; charset=utf-8", "vary": "Origin"}
 
 
@@ -104,7 +104,7 @@ class Control:
 
     # -- pages
 
-    def get_health(self, reply: Reply) -> None:
+    def get_health(self, request: HttpRequest, reply: Reply) -> None:
         """`/health`: 200 and nothing, also while the engine hangs."""
         if "dead_health" not in self._active:
             reply.send(503 if "unhealthy" in self._active else 200, {"vary": "Origin"})

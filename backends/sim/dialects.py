@@ -111,7 +111,8 @@ class Chat(Dialect):
     kind = "chat.completion.chunk"
 
     def opening(self, choice: int, usage: Usage) -> bytes:
-        first = {"index": choice, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+        delta = {"role": "assistant", "content": ""}
+        first = {"index": choice, "delta": delta, "logprobs": None, "finish_reason": None}
         return self._event(
             first, usage if self.ask.usage_in_every_chunk else None, prompt_token_ids=None, prompt_text=None
         )

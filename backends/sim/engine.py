@@ -184,9 +184,7 @@ class Engine:
         for g, count in self._chunks:
             pairs += count * (g.position + count / 2)
             prefix += g.position
-        seconds = self.profile.seconds(
-            self._tokens, pairs, prefix, len(self._chunks), len(self._decodes), context
-        )
+        seconds = self.profile.seconds(self._tokens, pairs, prefix, len(self._chunks), len(self._decodes), context)
         self._seconds = self._disturbed(seconds * self.pace)
         self._ends_at = step.at + self._seconds
 

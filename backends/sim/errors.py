@@ -6,10 +6,7 @@ unknown paths and methods. Who refuses, and when, is decided elsewhere.
 
 import json
 
-BUSY = (
-    "The engine is currently busy and cannot accept new requests. "
-    "Please try again later or on a different instance."
-)
+BUSY = "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
 ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 SHUTTING_DOWN = "cannot schedule new futures after shutdown"
 MEDIA_TYPE = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"

@@ -202,7 +202,8 @@ class Connection(asyncio.Protocol):
             request = self._parse()
         except (BadHttp, ValueError) as error:
             body = f"bad request: {error}".encode()
-            self.write(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            head = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+            self.write(head % len(body) + body)
             self.close()
             return
         if request is None:

@@ -6,28 +6,25 @@ and how many servers is the command line's business.
 """
 
 import asyncio
-import hashlib
 import math
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any
 
-from backends.sim import ask as asks
 from backends.sim import errors, text
+from backends.sim.ask import Ask
 from backends.sim.control import Control
-from backends.sim.dialects import Chat, Completion, Dialect
+from backends.sim.dialects import Dialect
 from backends.sim.engine import DoesNotFit, Engine, EngineOptions, QueueFull
 from backends.sim.exchange import Choice, Exchange
 from backends.sim.generation import SimRequest, Step
 from backends.sim.http import Connection, HttpRequest, Reply
+from backends.sim.pages import JSON, Pages
 from backends.sim.profiles import Profile
 from backends.sim.runner import Runner
 from backends.sim.stats import Stats
-
-JSON = {"content-type": "application/json", "vary": "Origin"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +55,11 @@ class SimServer:
         self.control = Control(self)
         self._listener: asyncio.Server | None = None
         self._asked = 0
-        self._post: dict[str, Callable[[HttpRequest, Reply], None]] = {
-            "/v1/chat/completions": self._chat,
-            "/v1/completions": self._completion,
-            "/tokenize": self._tokenize,
-            "/detokenize": self._detokenize,
-            "/sim/fault": self.control.post_fault,
-            "/ping": self._empty,
-        }
-        self._get: dict[str, Callable[[HttpRequest, Reply], None]] = {
-            "/health": self._health,
-            "/ping": self._empty,
-            "/v1/models": self._models,
-            "/version": lambda request, reply: reply.send(200, JSON, b'{"version":"0.32.0"}'),
-            "/load": lambda request, reply: reply.send(200, JSON, b'{"server_load":%d}' % len(self.exchanges)),
+        pages = Pages(self)
+        self._post = {**pages.post, "/sim/fault": self.control.post_fault}
+        self._get = {
+            **pages.get,
+            "/health": self.control.get_health,
             "/metrics": self.control.get_metrics,
             "/sim/state": self.control.get_state,
         }
@@ -126,26 +114,22 @@ class SimServer:
 
     def handle(self, request: HttpRequest, reply: Reply) -> None:
         """Answer one request, now or later."""
-        request_id = request.headers.get("x-request-id") or os.urandom(16).hex()
+        headers = {**JSON, "x-request-id": request.headers.get("x-request-id") or os.urandom(16).hex()}
         table = self._post if request.method == "POST" else self._get if request.method == "GET" else {}
         route = table.get(request.path)
         try:
             if route is not None:
                 route(request, reply)
             elif request.path in self._post or request.path in self._get:
-                allow = "POST" if request.path in self._post else "GET"
-                reply.send(405, {**JSON, "allow": allow, "x-request-id": request_id}, b'{"detail":"Method Not Allowed"}')
+                headers["allow"] = "POST" if request.path in self._post else "GET"
+                reply.send(405, headers, b'{"detail":"Method Not Allowed"}')
             else:
-                reply.send(404, {**JSON, "x-request-id": request_id}, b'{"detail":"Not Found"}')
+                reply.send(404, headers, b'{"detail":"Not Found"}')
         except errors.ApiError as error:
-            reply.send(error.status, {**JSON, "x-request-id": request_id}, error.body(request.path))
-
-    def parse(self, request: HttpRequest, parser: Callable[[dict[str, Any], str], asks.Ask]) -> asks.Ask:
-        """The checked ask of a request. Raises ApiError."""
-        return parser(asks.parse_json(request.body, request.headers.get("content-type", "")), self.model)
+            reply.send(error.status, headers, error.body(request.path))
 
     def generate(
-        self, request: HttpRequest, reply: Reply, ask: asks.Ask, dialect: type[Dialect], limit: int | None = None
+        self, request: HttpRequest, reply: Reply, ask: Ask, dialect: Callable[[Ask, str, int], Dialect]
     ) -> None:
         """Put an ask into the engine and answer it as it comes out. Raises ApiError if it is refused."""
         self.control.refuse_if_faulty()
@@ -224,55 +208,11 @@ class SimServer:
 
     def _orca(self, form: str) -> str:
         """The load report a request's header asks for: JSON or TEXT, otherwise none."""
-        values = {"num_requests_waiting": float(len(self.engine.waiting)), "kv_cache_usage_perc": self.engine.pool.usage}
+        waiting = float(len(self.engine.waiting))
+        values = {"num_requests_waiting": waiting, "kv_cache_usage_perc": self.engine.pool.usage}
         if form.upper() == "JSON":
             inside = ", ".join(f'"{name}": {value!r}' for name, value in values.items())
             return f'JSON {{"named_metrics": {{{inside}}}}}'
         if form.upper() == "TEXT":
             return "TEXT " + ", ".join(f"named_metrics.{name}={value!r}" for name, value in values.items())
         return ""
-
-    # -- routes
-
-    def _chat(self, request: HttpRequest, reply: Reply) -> None:
-        self.generate(request, reply, self.parse(request, asks.parse_chat), Chat)
-
-    def _completion(self, request: HttpRequest, reply: Reply) -> None:
-        self.generate(request, reply, self.parse(request, asks.parse_completion), Completion)
-
-    def _health(self, request: HttpRequest, reply: Reply) -> None:
-        self.control.get_health(reply)
-
-    def _empty(self, request: HttpRequest, reply: Reply) -> None:
-        reply.send(200, {"vary": "Origin"})
-
-    def _models(self, request: HttpRequest, reply: Reply) -> None:
-        created = int(self.stats.created)
-        digest = hashlib.sha256(self.model.encode()).hexdigest()[:16]
-        permission = {"id": f"modelperm-{digest}", "object": "model_permission", "created": created}
-        model = {
-            "id": self.model,
-            "object": "model",
-            "created": created,
-            "owned_by": "vllm",
-            "root": self.model,
-            "parent": None,
-            "max_model_len": self.context_length,
-            "permission": [permission],
-        }
-        reply.send(200, JSON, errors.dump({"object": "list", "data": [model]}))
-
-    def _tokenize(self, request: HttpRequest, reply: Reply) -> None:
-        body = asks.parse_json(request.body, request.headers.get("content-type", ""))
-        prompt = asks.messages_text(body["messages"]) if body.get("messages") else asks.content_text(body.get("prompt"))
-        tokens = text.encode(prompt)
-        answer = {"count": len(tokens), "max_model_len": self.context_length, "tokens": tokens, "token_strs": None}
-        reply.send(200, JSON, errors.dump(answer))
-
-    def _detokenize(self, request: HttpRequest, reply: Reply) -> None:
-        body = asks.parse_json(request.body, request.headers.get("content-type", ""))
-        try:
-            prompt = text.decode(body.get("tokens") or []).decode(errors="replace")
-        except (ValueError, AttributeError) as error:
-            raise errors.bad_request(str(error), "tokens") from error
-        reply.send(200, JSON, errors.dump({"prompt": prompt}))

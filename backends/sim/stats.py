@@ -11,12 +11,70 @@ from collections.abc import Iterable, Iterator, Sequence
 from backends.sim.engine import Engine
 from backends.sim.generation import Generation, Step
 
-_TIMES = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0)
-_TIMES += (1920.0, 7680.0)
+_TIMES: tuple[float, ...] = (
+    0.3,
+    0.5,
+    0.8,
+    1.0,
+    1.5,
+    2.0,
+    2.5,
+    5.0,
+    10.0,
+    15.0,
+    20.0,
+    30.0,
+    40.0,
+    50.0,
+    60.0,
+    120.0,
+    240.0,
+    480.0,
+)
+_TIMES += (960.0, 1920.0, 7680.0)
 _LENGTHS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0)
-_FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
-_FIRST += (160.0, 640.0, 2560.0)
-_GAPS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
+_FIRST: tuple[float, ...] = (
+    0.001,
+    0.005,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1.0,
+    2.5,
+    5.0,
+    7.5,
+    10.0,
+    20.0,
+    40.0,
+)
+_FIRST += (80.0, 160.0, 640.0, 2560.0)
+_GAPS: tuple[float, ...] = (
+    0.01,
+    0.025,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.75,
+    1.0,
+    2.5,
+    5.0,
+    7.5,
+    10.0,
+    20.0,
+    40.0,
+    80.0,
+)
 _STEPS = (1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0)
 _BUCKETS: dict[str, tuple[float, ...]] = {
     "request_prompt_tokens": _LENGTHS,
@@ -151,7 +209,8 @@ class Stats:
         yield "prompt_tokens", "Number of prefill tokens processed.", [(labels, self.prompt_tokens)]
         by_source = [(f'{labels},source="{source}"', float(count)) for source, count in sources.items()]
         yield "prompt_tokens_by_source", "Number of prompt tokens by source.", by_source
-        yield "prompt_tokens_cached", "Number of cached prompt tokens (local + external).", [(labels, self.cached_tokens)]
+        cached = [(labels, float(self.cached_tokens))]
+        yield "prompt_tokens_cached", "Number of cached prompt tokens (local + external).", cached
         yield "generation_tokens", "Number of generation tokens processed.", [(labels, self.output_tokens)]
         ends = [
             (f'engine="0",finished_reason="{reason}",model_name="{self.model}"', float(count))
