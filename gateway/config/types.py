@@ -122,7 +122,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """`tries` counts dispatches, the first included; `budget` is the share of live requests that may be further ones."""
+    """`tries` counts dispatches, the first included; `budget`: the share of live requests that may be further ones."""
 
     tries: int = 2
     budget: float = 0.2

@@ -1,0 +1,182 @@
+"""What must agree with what: references, contradictions, and things that can never happen.
+
+The idea: every value is fine by itself when this runs; here they are looked at together. A reference to nothing, a
+contradiction, and anything that could never take effect is an error at its line; what is only unused is a warning.
+
+Left to others: models and their names (`check_models`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from gateway.config.check_models import check_models
+from gateway.config.kinds import Reader
+from gateway.config.problems import did_you_mean, shown
+from gateway.config.types import Config, Pool
+
+CheckPick = Callable[[str, Mapping[str, Any]], str | None]
+
+BUILT_IN_PATHS = frozenset((
+    *(f"/v1/{name}" for name in ("chat/completions", "completions", "responses", "embeddings", "messages", "score",
+                                 "messages/count_tokens", "rerank", "audio/transcriptions", "audio/translations",
+                                 "models", "models/{model}", "files", "batches", "jobs")),
+    *(f"/v2/models/{{model}}/{verb}" for verb in ("infer", "generate", "generate_stream")),
+    "/tokenize", "/detokenize", "/healthz", "/readyz",
+))  # fmt: skip
+MANAGEMENT_PATHS = frozenset((
+    "/sleep", "/wake_up", "/is_sleeping", "/collective_rpc", "/reset_prefix_cache", "/reset_mm_cache",
+    "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/flush_cache", "/start_profile", "/stop_profile",
+    "/release_memory_occupation", "/resume_memory_occupation", "/update_weights_from_disk", "/metrics",
+))  # fmt: skip
+"""Paths of model servers that manage them: a client that reaches one can stop the server for everyone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A configuration under check: what could be made of it, the dicts it was made from, and the reading's findings."""
+
+    config: Config
+    raw: Mapping[str, Any]
+    reader: Reader
+
+
+def check(draft: Draft, check_pick: CheckPick | None) -> None:
+    """Report everything that does not agree."""
+    for name in draft.raw["pools"]:
+        _check_sources(draft, name)
+    for pool in draft.config.pools.values():
+        _check_pool(draft, pool)
+        if check_pick and (fault := check_pick(pool.pick.policy, pool.pick.options)):
+            draft.reader.error(draft.reader.value_at("pools", pool.name, "pick"), fault)
+    _check_endpoints(draft)
+    check_models(draft.raw, draft.reader)
+    _check_listeners(draft)
+    _check_keys(draft)
+    _check_limits(draft)
+    _check_paths(draft)
+
+
+def _check_sources(draft: Draft, name: str) -> None:
+    """A pool's endpoints come from exactly one place."""
+    reader, raw = draft.reader, draft.raw["pools"][name]
+    if not isinstance(raw, Mapping):
+        return
+    places = [key for key in ("endpoints", "dns", "file")
+              if ("pools", name, key) in reader.places and raw.get(key, ...) is not None]  # fmt: skip
+    if not places:
+        hint = "give endpoints, dns or file"
+        reader.error(reader.key_at("pools", name), f"pool {shown(name)} has no endpoints", hint)
+    for extra in places[1:]:
+        reader.error(reader.key_at("pools", name, extra), f"contradictory: `{places[0]}` and `{extra}`", "give one")
+
+
+def _check_pool(draft: Draft, pool: Pool) -> None:
+    reader, at = draft.reader, ("pools", pool.name)
+    for name in ("connect", "first_token", "between_tokens"):
+        if getattr(pool.timeouts, name) > pool.timeouts.total:
+            where = reader.value_at(*at, "timeouts", name)
+            reader.error(where, f"contradictory: `{name}` is longer than `total`", "total bounds the whole answer")
+    if pool.eject.base > pool.eject.max:
+        reader.error(reader.value_at(*at, "eject", "base"), "contradictory: `base` is longer than `max`")
+    _check_upstream_tls(draft, pool)
+
+
+def _check_upstream_tls(draft: Draft, pool: Pool) -> None:
+    tls, reader = pool.tls, draft.reader
+    if tls is None:
+        return
+    where = reader.key_at("pools", pool.name, "tls")
+    if (tls.cert is None) != (tls.key is None):
+        reader.error(where, "contradictory: `cert` and `key` belong together", "give both or neither")
+    if tls.insecure and tls.ca is not None:
+        reader.error(where, "contradictory: `insecure` believes anyone, `ca` says whom to believe", "give one")
+    elif tls.insecure:
+        reader.warn(where, "any certificate is believed", "give `ca` instead of `insecure`")
+    is_https = pool.file is not None or (pool.dns is not None and pool.dns.scheme == "https")
+    if not is_https and not any(endpoint.url.startswith("https:") for endpoint in pool.endpoints):
+        reader.warn(where, f"`tls` is unused: no endpoint of pool {shown(pool.name)} is https://")
+
+
+def _check_endpoints(draft: Draft) -> None:
+    """No server twice in a pool; in two pools is allowed, but their counts of it will differ."""
+    owner: dict[str, str] = {}
+    for name, raw in draft.raw["pools"].items():
+        seen: set[str] = set()
+        rows = raw.get("endpoints") or () if isinstance(raw, Mapping) else ()
+        for row, part in enumerate(rows):
+            if not isinstance(part, Mapping) or "url" not in part:
+                continue
+            url = part["url"]
+            where = draft.reader.value_at("pools", name, "endpoints", row)
+            first = owner.setdefault(url, name)
+            if url in seen:
+                draft.reader.error(where, f"endpoint repeated: {shown(url)}", "leave it out")
+            elif first != name:
+                told = f"{shown(url)} is also in pool {shown(first)}"
+                draft.reader.warn(where, told, "each pool counts only what it sends itself")
+            seen.add(url)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_listeners(draft: Draft) -> None:
+    config, reader = draft.config, draft.reader
+    listen, admin = config.listen, config.admin
+    if not is_loopback(admin.host) and admin.token is None:
+        hint = 'write {address: …, token: "${ADMIN_TOKEN}"}, or listen on 127.0.0.1'
+        reader.error(reader.value_at("admin"), "`admin` is not on loopback and has no token", hint)
+    hosts = {listen.host, admin.host}
+    if listen.port and listen.port == admin.port and (len(hosts) == 1 or hosts & {"0.0.0.0", "::"}):
+        reader.error(reader.value_at("admin"), "contradictory: `admin` and `listen` are the same address")
+    if not config.keys and "keys" not in draft.raw and not is_loopback(listen.host):
+        reader.warn(reader.value_at("listen"), "no keys: every client is tenant `anonymous`", "add `keys:`")
+
+
+def _check_keys(draft: Draft) -> None:
+    models = draft.raw["models"]
+    for digest, raw in (draft.raw.get("keys") or {}).items():
+        named = raw.get("models") or () if isinstance(raw, Mapping) else ()
+        for row, name in enumerate(named):
+            if isinstance(name, str) and name not in models:
+                hint = did_you_mean(name, models) or "name a model as it stands under `models:`, not an alias"
+                where = draft.reader.value_at("keys", digest, "models", row)
+                draft.reader.error(where, f"model {shown(name)} does not exist", hint)
+
+
+def _check_limits(draft: Draft) -> None:
+    limits, reader = draft.config.limits, draft.reader
+    if limits.body > limits.buffered:
+        reader.error(reader.value_at("limits", "body"), "contradictory: `body` is larger than `buffered`")
+
+
+def _check_paths(draft: Draft) -> None:
+    reader = draft.reader
+    seen: set[str] = set()
+    for row, raw in enumerate(draft.raw.get("paths") or ()):
+        if not isinstance(raw, Mapping) or "path" not in raw:
+            continue
+        path, source = raw["path"], raw.get("model_from", {"source": "body"})
+        where, told = reader.value_at("paths", row, "path"), shown(path)
+        if path in seen:
+            reader.error(where, f"path repeated: {told}")
+        seen.add(path)
+        if path in BUILT_IN_PATHS:
+            reader.error(where, f"unreachable: {told} is already served", "leave it out")
+        elif path in MANAGEMENT_PATHS:
+            reader.error(where, f"{told} manages the model server and is never reachable", "leave it out")
+        if source and ("{model}" in path.split("/")) != (source.get("source") == "path"):
+            hint = "`{model}` in the path and `model_from: path` go together"
+            reader.error(where, f"contradictory: where the model of {told} is named", hint)
+        if "default" in source and source["default"] not in draft.raw["models"]:
+            mark = reader.value_at("paths", row, "model_from", "default")
+            reader.warn(mark, f"model {shown(source['default'])} does not exist: {told} answers 404")

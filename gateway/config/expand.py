@@ -1,0 +1,53 @@
+"""`${NAME}`, `${NAME:-default}` and `${file:/run/secrets/x}` in a value; `$${` is a plain `${`.
+
+The idea: expansion happens inside one scalar after the file was parsed, so what a variable holds can never become YAML.
+A missing one is a `Fault`; what it holds is never part of a message, because it is often a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from gateway.config.problems import ConfigError, Fault, did_you_mean, shown
+from gateway.config.tree import read_bytes
+
+_REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
+_NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
+
+
+def expand(text: str, env: Mapping[str, str], folder: str) -> str:
+    """`text` with its references replaced. Relative `file:` paths count from `folder`. Raises Fault."""
+    if "${" not in text:
+        return text
+    return _REFERENCE.sub(lambda found: _value(found, env, folder), text)
+
+
+def _value(found: re.Match[str], env: Mapping[str, str], folder: str) -> str:
+    if found[0] == "$${":
+        return "${"
+    inside, end = found[1], found[2]
+    if not end:
+        raise Fault(f"`${{` is never closed: {shown(found[0])}", "write ${NAME}, or $${ for a plain ${")
+    if inside.startswith("file:"):
+        return _content(os.path.join(folder, inside.removeprefix("file:")))
+    named = _NAME.fullmatch(inside)
+    if named is None:
+        raise Fault(f"not a variable: {shown(found[0])}", "write ${NAME}, ${NAME:-default} or ${file:/path}")
+    name, default = named[1], named[2]
+    if default is not None:
+        return env.get(name) or default
+    if name not in env:
+        hint = did_you_mean(name, env) or f"set it, or write ${{{name}:-default}}"
+        raise Fault(f"environment variable is not set: `{name}`", hint)
+    return env[name]
+
+
+def _content(path: str) -> str:
+    try:
+        return read_bytes(path).decode().removesuffix("\n").removesuffix("\r")
+    except ConfigError as error:
+        raise Fault(f"file {shown(path)}: {error.problems[0].message}", "it is named by ${file:…}") from None
+    except UnicodeDecodeError:
+        raise Fault(f"file {shown(path)}: not UTF-8", "it is named by ${file:…}") from None

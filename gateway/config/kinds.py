@@ -1,0 +1,230 @@
+"""What kind of value a key takes: how it is read, spelt back and described. The leaves of the table in `spec`.
+
+The idea: one object per kind serves the loader (`read`, `make`), the JSON Schema (`schema`) and the reference file
+(`show`), so a key is written down once. A kind never raises on a bad file: it reports to the `Reader` and returns
+`NOTHING`, so the rest of the file is still read.
+
+Left to others: mappings and lists (`shapes`), which keys there are (`spec`), what must agree with what (`checks`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gateway.config.expand import expand
+from gateway.config.problems import MOST_PROBLEMS, START, ConfigError, Fault, Mark, Problem, did_you_mean, shown
+from gateway.config.tree import Node, Scalar
+
+Path = tuple[str | int, ...]
+REFERENCE = r"\$\{"
+CLASS_NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+
+
+class Nothing:
+    """The type of `NOTHING`: no value, because none was given or it was reported."""
+
+    def __repr__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING: Final = Nothing()
+
+
+@dataclass(slots=True)
+class Reader:
+    """What one reading of one file shares: its surroundings, where each value came from, and what was wrong.
+
+    `known` holds the names of each registry, `places` the marks of each path's key and value. Errors end the reading
+    with ConfigError only when there are too many.
+    """
+
+    source: str
+    env: Mapping[str, str]
+    folder: str
+    known: Mapping[str, Collection[str]]
+    places: dict[Path, tuple[Mark, Mark]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+    def error(self, mark: Mark, message: str, hint: str = "") -> None:
+        self.problems.append(Problem(self.source, mark.line, mark.column, message, hint))
+        if len(self.problems) >= MOST_PROBLEMS:
+            raise ConfigError(self.problems)
+
+    def warn(self, mark: Mark, message: str, hint: str = "") -> None:
+        if len(self.warnings) < MOST_PROBLEMS:
+            self.warnings.append(Problem(self.source, mark.line, mark.column, message, hint))
+
+    def key_at(self, *path: str | int) -> Mark:
+        """Where the key stands; where it is not in the file, its nearest parent."""
+        return self._at(path, 0)
+
+    def value_at(self, *path: str | int) -> Mark:
+        """Where the value stands; where it is not in the file, its nearest parent."""
+        return self._at(path, 1)
+
+    def _at(self, path: Path, which: int) -> Mark:
+        while path:
+            # A pool's value may have come from `defaults: {pool: …}`.
+            for spot in (path, ("defaults", "pool", *path[2:]) if path[0] == "pools" and len(path) > 2 else path):
+                if spot in self.places:
+                    return self.places[spot][which]
+            path = path[:-1]
+        return START
+
+    def text(self, node: Scalar) -> str | Nothing:
+        """The scalar's text with references replaced; what could break a header, a log line or a path is refused."""
+        try:
+            text = expand(node.text, self.env, self.folder)
+        except Fault as fault:
+            self.error(node.mark, fault.message, fault.hint)
+            return NOTHING
+        if bad := re.search("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text):
+            self.error(node.mark, f"control character U+{ord(bad[0]):04X} in a value")
+            return NOTHING
+        return text
+
+
+class Kind(ABC):
+    """A kind of value."""
+
+    @abstractmethod
+    def read(self, node: Node, at: Path, reader: Reader) -> Any:
+        """The value in parsed but not final form, or NOTHING after reporting why not. `at` is the key's path."""
+
+    def make(self, value: Any) -> Any:
+        """The final value of what `read` returned."""
+        return value
+
+    @abstractmethod
+    def schema(self) -> dict[str, Any]:
+        """What JSON Schema says of it."""
+
+    def show(self, value: Any) -> Any:
+        """A final value as the file would spell it."""
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Value(Kind):
+    """One scalar, read by a function that raises Fault. `expected` finishes the sentence "… is expected"."""
+
+    parse: Callable[[str], Any]
+    expected: str
+    described: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+    spell: Callable[[Any], Any] = lambda value: value
+
+    def read(self, node: Node, at: Path, reader: Reader) -> Any:
+        if not isinstance(node, Scalar):
+            reader.error(node.mark, f"{self.expected} is expected")
+            return NOTHING
+        if node.is_null:
+            reader.error(node.mark, f"{self.expected} is expected, there is none", "leave the key out for its default")
+            return NOTHING
+        text = reader.text(node)
+        if isinstance(text, Nothing):
+            return NOTHING
+        try:
+            return self.parse(text)
+        except Fault as fault:
+            # What a variable held may be a secret: the message shows what the file says instead.
+            reader.error(node.mark, fault.message.replace(shown(text), shown(node.text)), fault.hint)
+            return NOTHING
+
+    def schema(self) -> dict[str, Any]:
+        return dict(self.described)
+
+    def show(self, value: Any) -> Any:
+        return self.spell(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Name(Kind):
+    """A name out of a registry that the loader was given, or `some.module:Class`."""
+
+    registry: str
+    later: frozenset[str] = frozenset()
+
+    def read(self, node: Node, at: Path, reader: Reader) -> Any:
+        value = Value(str, f"the name of an {self.registry}").read(node, at, reader)
+        known = reader.known[self.registry]
+        if isinstance(value, Nothing) or value in known or re.fullmatch(CLASS_NAME, value):
+            return value
+        if value in self.later:
+            reader.error(node.mark, f"{self.registry} {shown(value)} is not in this version")
+        else:
+            hint = did_you_mean(value, known) or "known: " + ", ".join(sorted(known))
+            reader.error(node.mark, f"unknown {self.registry} {shown(value)}", hint)
+        return NOTHING
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string"}
+
+
+@dataclass(frozen=True, slots=True)
+class FilePath(Kind):
+    """A path; a relative one counts from the configuration's own folder. `is_read`: the file must be there."""
+
+    is_read: bool = True
+
+    def read(self, node: Node, at: Path, reader: Reader) -> Any:
+        value = Value(parse_text, "a path").read(node, at, reader)
+        if isinstance(value, Nothing):
+            return NOTHING
+        path = os.path.normpath(os.path.join(reader.folder, value))
+        if self.is_read and not os.path.isfile(path):
+            reader.error(node.mark, f"file {shown(value)} does not exist", f"looked for {path}")
+            return NOTHING
+        return path
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Option(Kind):
+    """A policy's keyword argument, whose type only the policy knows.
+
+    Quoted, it is text. Plain, it is a number, a duration (seconds), a size (bytes), a share (0 to 1), `true` or
+    `false` if it is spelt exactly like one, and text otherwise. `check_pick` has the last word.
+    """
+
+    readers: tuple[Callable[[str], Any], ...]
+
+    def read(self, node: Node, at: Path, reader: Reader) -> Any:
+        value = Value(str, "one value").read(node, at, reader)
+        if isinstance(value, Nothing) or not isinstance(node, Scalar) or not node.plain:
+            return value
+        for parse in self.readers:
+            try:
+                return parse(value)
+            except Fault:
+                continue
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": ["string", "number", "boolean"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Later(Kind):
+    """A key that the contract promises and this version does not have: refused, never accepted and ignored."""
+
+    def read(self, node: Node, at: Path, reader: Reader) -> Any:
+        reader.error(reader.key_at(*at), f"`{at[-1]}` is not in this version", "leave it out")
+        return NOTHING
+
+    def schema(self) -> dict[str, Any]:
+        return {"not": {}}
+
+
+def parse_text(text: str) -> str:
+    """Any text but an empty one."""
+    if not text.strip():
+        raise Fault("the value is empty")
+    return text

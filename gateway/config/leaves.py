@@ -1,0 +1,143 @@
+"""The kinds of single values that the keys of the file take, each with its schema and its spelling.
+
+Left to others: which key takes which (`spec`), what must agree with what (`checks`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from gateway.config import types
+from gateway.config.kinds import NOTHING, REFERENCE, FilePath, Kind, Later, Nothing, Option, Path, Reader, Value
+from gateway.config.kinds import parse_text as text_of
+from gateway.config.problems import Fault, did_you_mean, shown
+from gateway.config.scalars import (
+    DURATION,
+    HOST_NAME,
+    LARGEST,
+    SHARE,
+    SIZE,
+    format_duration,
+    format_share,
+    format_size,
+    parse_address,
+    parse_bool,
+    parse_decimal,
+    parse_duration,
+    parse_endpoint_url,
+    parse_int,
+    parse_network,
+    parse_share,
+    parse_size,
+)
+from gateway.config.tree import Node, Scalar
+
+
+def written(pattern: str) -> dict[str, Any]:
+    """The schema of a text that matches, or that a variable will give."""
+    return {"type": "string", "pattern": rf"^(?:{pattern})$|{REFERENCE}"}
+
+
+def matching(pattern: str, expected: str) -> Value:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise Fault(f"{shown(text)} is not {expected}")
+        return text
+
+    return Value(parse, expected, written(pattern))
+
+
+def choice(*names: str) -> Value:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise Fault(f"{shown(text)} is not one of {', '.join(names)}", did_you_mean(text, names))
+        return text
+
+    return Value(parse, f"one of {', '.join(names)}", {"anyOf": [{"enum": list(names)}, written(REFERENCE)]})
+
+
+def count(least: int = 0, most: int = LARGEST) -> Value:
+    schema = {"type": ["integer", "string"], "minimum": least, "maximum": most, "pattern": rf"^[0-9]+$|{REFERENCE}"}
+    return Value(partial(parse_int, least=least, most=most), "a number", schema)
+
+
+def secret_of(what: str) -> Value:
+    """A text that goes into a header and is never shown."""
+
+    def parse(text: str) -> types.Secret:
+        if not re.fullmatch(r"[!-~]+", text):
+            raise Fault(f"this {what} is empty or has signs that a header cannot carry", "printable ASCII, no spaces")
+        return types.Secret(text)
+
+    return Value(parse, f"a {what}")
+
+
+def parse_version(text: str) -> int:
+    if parse_int(text) != 1:
+        raise Fault(f"version {shown(text)} is not known", "this is version 1")
+    return 1
+
+
+def parse_path_rule(text: str) -> str:
+    parts = text.split("/")
+    plain = re.compile(r"[A-Za-z0-9._~:@!$&'()*+,;=-]+|\{model\}")
+    if not text.startswith("/") or not all(plain.fullmatch(p) and p not in (".", "..") for p in parts[1:]):
+        raise Fault(f"not a path: {shown(text)}", "write it as /predict or /models/{model}/run")
+    if parts.count("{model}") > 1:
+        raise Fault(f"not a path: {shown(text)} has `{{model}}` twice")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class KeyName(Kind):
+    """A client's key as the file has it, to the hexadecimal SHA-256 of the key. Neither is ever shown."""
+
+    def read(self, node: Node, at: Path, reader: Reader) -> Any:
+        text = reader.text(node) if isinstance(node, Scalar) else NOTHING
+        if isinstance(text, Nothing):
+            return NOTHING
+        if text.startswith("sha256:"):
+            if re.fullmatch(r"sha256:[0-9a-fA-F]{64}", text):
+                return text.removeprefix("sha256:").lower()
+            reader.error(node.mark, "not a SHA-256", "`sha256:` and 64 hexadecimal digits are expected")
+            return NOTHING
+        if not re.fullmatch(r"[!-~]+", text):
+            reader.error(node.mark, "this key is empty or has signs that a header cannot carry")
+            return NOTHING
+        reader.warn(node.mark, "a plain key", "write `sha256:` and its SHA-256 in hexadecimal instead")
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string"}
+
+
+def show_address(address: tuple[str, int]) -> str:
+    """`host:port`, IPv6 in brackets."""
+    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+
+
+TEXT = Value(text_of, "a text", {"type": "string", "minLength": 1})
+BOOL = Value(parse_bool, "true or false", {"anyOf": [{"type": "boolean"}, written(rf"true|false|.*{REFERENCE}.*")]})
+TIME = Value(parse_duration, "a duration such as 250ms", written(DURATION), format_duration)
+TIME_OR_NONE = Value(partial(parse_duration, zero=True), TIME.expected, TIME.described, format_duration)
+SIZE_OF = Value(parse_size, "a size such as 8MiB", written(SIZE), format_size)
+SHARE_OF = Value(parse_share, "a share such as 5%", written(SHARE), format_share)
+ADDRESS = Value(parse_address, "an address such as 127.0.0.1:8080", {"type": "string"}, show_address)
+URL = Value(parse_endpoint_url, "a URL such as http://10.0.0.1:8000", written("https?://.+"))
+LABEL = matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", "a name of letters, digits and ._- (at most 64)")
+MODEL = matching(r"\*|[!-)+-~]{1,256}", "a model name: printable, without spaces and `*`")
+ALIAS = matching(r"[!-~]{1,256}", "a model name or pattern: printable, without spaces")
+HOST = matching(HOST_NAME, "a host name")
+HEADER = matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", "a header's name")
+URL_PATH = matching(r"/[!-\"$->@-\[\]-~]*", "a path such as /health")
+FILE = FilePath()
+WRITTEN_FILE = FilePath(is_read=False)
+LATER = Later()
+OPTION = Option((parse_int, parse_decimal, parse_bool, parse_duration, parse_size, parse_share))
+VERSION = Value(parse_version, "the number 1", {"const": 1})
+RULE = Value(parse_path_rule, "a path such as /predict", written("/.*"))
+NETWORK = Value(parse_network, "a network such as 10.0.0.0/8")
