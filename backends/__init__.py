@@ -10,7 +10,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
-from backends.auto import PAGES, Auto, detect
+from backends.auto import Auto, detect, telling_pages
 from backends.base import Backend, Meaning
 from backends.http import HTTP
 from backends.jetstream import JetStream
@@ -22,7 +22,7 @@ from backends.triton import Triton
 from backends.trtllm import TensorRTLLM
 from backends.vllm import VLLM
 
-__all__ = ["ENGINES", "PAGES", "Backend", "Meaning", "create", "detect"]
+__all__ = ["ENGINES", "Backend", "Meaning", "create", "detect", "telling_pages"]
 
 ENGINES: Mapping[str, type[Backend]] = MappingProxyType(
     {

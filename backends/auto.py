@@ -10,18 +10,10 @@ import json
 import re
 from collections.abc import Mapping
 
-from backends.base import Backend
+from backends.base import Backend, at_port, port_of
+from backends.triton import PORTS_APART
 
 METRICS, METRICS_ABOVE, TRTLLM, MODELS, TRITON = "/metrics", "+2/metrics", "/prometheus/metrics", "/v1/models", "/v2"
-PAGES: tuple[tuple[str, int, str], ...] = (
-    (METRICS, 0, "/metrics"),
-    (MODELS, 0, "/v1/models"),
-    (TRTLLM, 0, "/prometheus/metrics"),
-    (TRITON, 0, "/v2"),
-    (METRICS_ABOVE, 2, "/metrics"),
-)
-"""What to fetch: the key for `detect`, how far above the endpoint's port, and the path."""
-
 # Series of the engines, at the start of a line. A gateway or a sidecar may add its own, so only these decide.
 _PREFIXES = (
     ("vllm", rb"^vllm:"),
@@ -41,8 +33,15 @@ class Auto(Backend):
     metrics_path = None
 
 
+def telling_pages(url: str) -> dict[str, str]:
+    """The pages to fetch of an endpoint: their keys for `detect`, and where they are."""
+    pages = {key: url + key for key in (METRICS, MODELS, TRTLLM, TRITON)}
+    pages[METRICS_ABOVE] = at_port(url, port_of(url) + PORTS_APART, METRICS)
+    return pages
+
+
 def detect(pages: Mapping[str, bytes]) -> str | None:
-    """The engine's name by its pages (keys of `PAGES`; only those that answered 200), or None if none is telling."""
+    """The engine by its pages (keys of `telling_pages`; only those that answered 200). None: none of them tells."""
     for key in (METRICS, TRTLLM, METRICS_ABOVE):
         page = pages.get(key, b"")
         for engine, pattern in _PREFIXES:

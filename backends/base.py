@@ -72,9 +72,7 @@ class Backend:
         moved = int(port) if port and port.isdigit() else self.port_of_metrics(endpoint)
         if moved is None:
             return endpoint.url + self.metrics_path
-        parts = urlsplit(endpoint.url)
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        return urlunsplit((parts.scheme, f"{host}:{moved}", self.metrics_path, "", ""))
+        return at_port(endpoint.url, moved, self.metrics_path)
 
     def port_of_metrics(self, endpoint: Endpoint) -> int | None:
         """The port of the metrics where no label tells; None: the endpoint's own, below its own path."""
@@ -120,6 +118,19 @@ class Backend:
         )
         known = (report.waiting, report.kv_used, report.kv_capacity)
         return report if any(value == value for value in known) else None
+
+
+def at_port(url: str, port: int, path: str) -> str:
+    """`path` on another port of the same host."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return urlunsplit((parts.scheme, f"{host}:{port}", path, "", ""))
+
+
+def port_of(url: str) -> int:
+    """The port of a URL, its scheme's own where it names none."""
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 # --- reading samples: for the engines --------------------------------------------------------------------------------

@@ -11,9 +11,8 @@ fault all the same: it must not eject a server. Seen on Triton 2.51.0; the Tenso
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
-from backends.base import Backend, Meaning, count, optional, share
+from backends.base import Backend, Meaning, count, optional, port_of, share
 from backends.samples import Samples
 from gateway.core.types import UNKNOWN, Endpoint, Load
 
@@ -21,7 +20,6 @@ PORTS_APART = 2
 _PENDING = "nv_inference_pending_request_count"
 _REQUESTS = "nv_trt_llm_request_metrics"
 _BLOCKS = "nv_trt_llm_kv_cache_block_metrics"
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Triton(Backend):
@@ -36,8 +34,7 @@ class Triton(Backend):
     errs_in_ok_body = True
 
     def port_of_metrics(self, endpoint: Endpoint) -> int:
-        parts = urlsplit(endpoint.url)
-        return (parts.port or _DEFAULT_PORTS.get(parts.scheme, 80)) + PORTS_APART
+        return port_of(endpoint.url) + PORTS_APART
 
     def load(self, samples: Samples, now: float) -> Load:
         if _REQUESTS not in samples:

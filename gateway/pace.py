@@ -1,0 +1,58 @@
+"""When to scrape an endpoint again, and when to stop believing a page that does not move. Pure: no clock, no I/O.
+
+Left to others: the scraping itself (`prober`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from random import Random
+
+from gateway.core.types import Load
+
+JITTER = 0.1
+# A scrape is slow when it takes longer than this share of the interval.
+SLOW = 0.5
+MAX_BACK_OFF = 16.0
+
+
+class Pace:
+    """How long to wait between two scrapes: `every` with jitter, doubled up to 16 times while they fail or are slow."""
+
+    def __init__(self, every: float, random: Random):
+        self.every = every
+        self.factor = 1.0
+        self._random = random
+
+    def first(self) -> float:
+        """Seconds before the first one: endpoints that came together are not asked together."""
+        return self._random.random() * self.every
+
+    def after(self, ok: bool, took: float) -> float:
+        """Seconds to wait after one that took so many."""
+        if ok and took <= SLOW * self.every:
+            self.factor = max(1.0, self.factor / 2.0)
+        else:
+            self.factor = min(MAX_BACK_OFF, self.factor * 2.0)
+        wait = self.every * self.factor * self._random.uniform(1.0 - JITTER, 1.0 + JITTER)
+        return max(wait - took, SLOW * self.every)
+
+
+class Motion:
+    """Tells a page that stands still. Only engines that say how many requests run can be caught at it."""
+
+    def __init__(self, patience: float):
+        self.patience = patience
+        self._last: Load | None = None
+        self._since = -math.inf
+        self._ours: set[float] = set()
+
+    def is_frozen(self, load: Load, ours: float) -> bool:
+        """Whether nothing on the page has moved for `patience` seconds while our requests in flight there did."""
+        # As text, because NaN is not equal to itself.
+        if self._last is None or repr(dataclasses.replace(load, at=self._last.at)) != repr(self._last):
+            self._last, self._since, self._ours = load, load.at, {ours}
+            return False
+        self._ours.add(ours)
+        return len(self._ours) > 1 and load.at - self._since > self.patience and load.running == load.running
