@@ -23,7 +23,13 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 ADMIN = "http://127.0.0.1:9090"
 TIMEOUT = 10.0
 # What a policy's scores count; where it is not named here they are shown without a unit.
-UNITS = {"least_tokens": "tokens", "least_inflight": "requests", "sticky_until_saturated": "tokens"}
+UNITS = {
+    "least_tokens": "tokens",
+    "least_inflight": "requests",
+    "power_of_two": "requests",
+    "prefix_affinity": "tokens",
+    "sticky_until_saturated": "tokens",
+}
 
 COLUMNS = (
     ("endpoint", "endpoint"),
@@ -184,7 +190,9 @@ def _what_if(record: Mapping[str, Any]) -> str:
     unit = UNITS.get(record.get("policy", ""), "")
     by = f"{_number(abs(gap))} {unit}".strip()
     if gap > 0:
-        return f"second best: {name}, by {by}; with that much less there, it would have been chosen"
+        if unit:
+            return f"second best: {name}, by {by}; with that many fewer there, it would have been chosen"
+        return f"second best: {name}, by {by}"
     if gap == 0:
         return f"{name} scored the same: the tie was broken"
     return f"{name} scored lower by {by}; something other than the score decided, see the reason"

@@ -1,4 +1,4 @@
-"""Every metric, declared once in `TABLE`; the only door of prometheus_client.
+"""Every metric, counted; the only door of prometheus_client.
 
 The idea: a request touches a handful of plain lists. The first request with a given set of names finds its cells (the
 counters and histograms its labels stand for) and keeps them under one key, so every later one costs one look-up, a few
@@ -9,7 +9,8 @@ the gauges of an endpoint that has left are gone with it, and its counters follo
 Labels take only names of the configuration and words of ours; "none" where a request never came to one. As a last
 line of defence the number of label sets is bounded: beyond `MAX_SETS` requests count under "other".
 
-Left to others: which moment is which (`proxy`, `prober`), serving the text (`admin`).
+Left to others: names, labels and bounds (`metric_table`), which moment is which (`proxy`, `prober`), serving the text
+(`admin`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
-from typing import NamedTuple
 
 from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 
 from gateway.core.fleet import Fleet
 from gateway.core.health import State
+from gateway.metric_table import E2E, LAG, OVERHEAD, QUEUE, TABLE, TPOT, TTFT, Declared
 from gateway.records import RequestRecord
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -35,73 +36,11 @@ MAX_SETS = 20_000
 # A token count above this is a model server's nonsense, not a count.
 MAX_TOKENS = 1e12
 
-_PER_MODEL = ("model", "pool", "class")
-_PER_ENDPOINT = ("pool", "endpoint")
 STATES: Mapping[State, int] = {
     State.HEALTHY: 0, State.SUSPECT: 1, State.TRIAL: 2, State.EJECTED: 3, State.DOWN: 4,
 }  # fmt: skip
 """What `headway_endpoint_state` says: the higher, the worse. An endpoint that leaves the pool is `LEAVING`."""
 LEAVING = 5
-
-TTFT = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
-TPOT = (0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
-E2E = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0)
-QUEUE = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-OVERHEAD = (2.5e-5, 5e-5, 0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
-RATIO = (0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
-LAG = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
-
-
-class Declared(NamedTuple):
-    """One metric: its name as it is scraped, counter, gauge or histogram, its labels, its help, its bounds."""
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
-    help: str
-    bounds: tuple[float, ...] = ()
-
-
-TABLE: tuple[Declared, ...] = (
-    Declared("headway_requests_total", "counter", ("model", "pool", "arm", "class", "code"),
-             "Requests that have ended, refused ones included, by the status the client got."),
-    Declared("headway_ttft_seconds", "histogram", _PER_MODEL,
-             "From the request's last byte to the first event with content.", TTFT),
-    Declared("headway_tpot_seconds", "histogram", _PER_MODEL, "Mean time per output token after the first.", TPOT),
-    Declared("headway_e2e_seconds", "histogram", _PER_MODEL,
-             "From the request's last byte to the answer's last, of requests that were sent to an endpoint.", E2E),
-    Declared("headway_tokens_total", "counter", ("model", "tenant", "class", "kind"),
-             "Tokens as the engines counted them; kind is prompt, cached (a part of prompt) or completion."),
-    Declared("headway_queue_seconds", "histogram", ("class",), "Time requests waited here for their turn.", QUEUE),
-    Declared("headway_queue_requests", "gauge", ("class",), "Requests waiting here for their turn."),
-    Declared("headway_overhead_seconds", "histogram", (),
-             "What the gateway itself added before the upstream got the request.", OVERHEAD),
-    Declared("headway_prediction_ratio", "histogram", ("pool", "what"),
-             "Observed / predicted; what is ttft or tpot.", RATIO),
-    Declared("headway_endpoint_waiting", "gauge", _PER_ENDPOINT, "Waiting requests, as the server last said."),
-    Declared("headway_endpoint_running", "gauge", _PER_ENDPOINT, "Running requests, as the server last said."),
-    Declared("headway_endpoint_kv_used", "gauge", _PER_ENDPOINT, "Share of KV cache in use, as the server last said."),
-    Declared("headway_endpoint_inflight", "gauge", _PER_ENDPOINT, "Our requests in flight."),
-    Declared("headway_endpoint_inflight_tokens", "gauge", _PER_ENDPOINT,
-             "Tokens still to be worked off of our requests: prompts not yet prefilled, outputs not yet written."),
-    Declared("headway_endpoint_age_seconds", "gauge", _PER_ENDPOINT, "How old the server's own figures are."),
-    Declared("headway_endpoint_state", "gauge", _PER_ENDPOINT,
-             "0 healthy, 1 suspect, 2 on trial, 3 ejected, 4 down, 5 leaving the pool."),
-    Declared("headway_refused_total", "counter", ("class", "reason"), "Requests refused by policy."),
-    Declared("headway_retries_total", "counter", ("pool", "reason"), "Further tries, by why the one before failed."),
-    Declared("headway_client_gone_total", "counter", ("class",), "Clients that left before their answer ended."),
-    Declared("headway_upstream_failures_total", "counter", _PER_ENDPOINT, "Tries that the endpoint failed."),
-    Declared("headway_scrape_failures_total", "counter", ("pool", "endpoint", "cause"),
-             "Readings of an endpoint's load that failed."),
-    Declared("headway_loop_lag_seconds", "histogram", (), "How late the event loop ran a timer.", LAG),
-    Declared("headway_connections", "gauge", (), "Client connections open."),
-    Declared("headway_build_info", "gauge", ("version",), "Always 1."),
-    Declared("headway_config_info", "gauge", ("digest",), "Always 1; the digest of the configuration in use."),
-    Declared("headway_config_reload_failures_total", "counter", (), "Reloads refused; the last good stayed."),
-    Declared("headway_jobs", "gauge", ("class", "state"), "Asynchronous jobs by state."),
-    Declared("headway_log_dropped_total", "counter", (), "Log lines dropped: full disk, blocked pipe."),
-)  # fmt: skip
-"""The contract's metrics, and one more. Those whose part comes later have no samples yet."""
 
 # A fleet's columns by the gauge that shows them; what is NaN there has no sample.
 _COLUMNS = (("waiting", "waiting"), ("running", "running"), ("kv_used", "kv_used"), ("inflight", "ours"))
