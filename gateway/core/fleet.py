@@ -304,7 +304,8 @@ class Fleet:
         self.waiting[row], self.running[row] = load.waiting, load.running
         self.kv_used[row], self.kv_capacity[row] = load.kv_used, load.kv_capacity
         self.at[row] = load.at
-        said = load.waiting + load.running
+        # Who tells only its queue (Triton, JetStream) still tells the least that is there.
+        said = load.waiting + (0.0 if math.isnan(load.running) else load.running)
         self.others[row] = UNKNOWN if math.isnan(said) else max(0.0, said - max(ours_then, self.ours[row]))
         self._spread_unknown()
 
