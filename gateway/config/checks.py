@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from gateway.config.check_models import check_models
+from gateway.config.check_tls import check_tls
 from gateway.config.kinds import Reader
 from gateway.config.problems import did_you_mean, shown
 from gateway.config.types import Config, Pool
@@ -54,6 +55,7 @@ def check(draft: Draft, check_pick: CheckPick | None) -> None:
             draft.reader.error(draft.reader.value_at("pools", pool.name, "pick"), fault)
     _check_endpoints(draft)
     check_models(draft.raw, draft.reader)
+    check_tls(draft.config, draft.reader)
     _check_listeners(draft)
     _check_keys(draft)
     _check_limits(draft)
@@ -96,8 +98,7 @@ def _check_upstream_tls(draft: Draft, pool: Pool) -> None:
         reader.error(where, "contradictory: `insecure` believes anyone, `ca` says whom to believe", "give one")
     elif tls.insecure:
         reader.warn(where, "any certificate is believed", "give `ca` instead of `insecure`")
-    is_https = pool.file is not None or (pool.dns is not None and pool.dns.scheme == "https")
-    if not is_https and not any(endpoint.url.startswith("https:") for endpoint in pool.endpoints):
+    if pool.file is None and not any(endpoint.url.startswith("https:") for endpoint in pool.endpoints):
         reader.warn(where, f"`tls` is unused: no endpoint of pool {shown(pool.name)} is https://")
 
 
@@ -105,12 +106,12 @@ def _check_endpoints(draft: Draft) -> None:
     """No server twice in a pool; in two pools is allowed, but their counts of it will differ."""
     owner: dict[str, str] = {}
     for name, raw in draft.raw["pools"].items():
-        seen: set[str] = set()
+        seen: set[str | None] = set()
         rows = raw.get("endpoints") or () if isinstance(raw, Mapping) else ()
         for row, part in enumerate(rows):
             if not isinstance(part, Mapping) or "url" not in part:
                 continue
-            url = part["url"]
+            url, label = part["url"], part.get("id")
             where = draft.reader.value_at("pools", name, "endpoints", row)
             first = owner.setdefault(url, name)
             if url in seen:
@@ -118,7 +119,9 @@ def _check_endpoints(draft: Draft) -> None:
             elif first != name:
                 told = f"{shown(url)} is also in pool {shown(first)}"
                 draft.reader.warn(where, told, "each pool counts only what it sends itself")
-            seen.add(url)
+            if label is not None and label in seen:
+                draft.reader.error(where, f"endpoint repeated: id {shown(label)}")
+            seen |= {url, label}
 
 
 def is_loopback(host: str) -> bool:

@@ -47,7 +47,7 @@ class Problem:
         return f"{self.file}:{self.line}:{self.column}: {self.told}"
 
 
-class ConfigError(Exception):
+class ConfigError(ValueError):
     """The configuration is refused. `problems` is never empty; `str()` prints one a line."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

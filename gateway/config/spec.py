@@ -120,13 +120,13 @@ DRAIN = Struct(types.Drain, {
 
 ENDPOINT = Struct(types.EndpointSpec, {
     "url": Key(URL, "http:// or https://, with a path prefix if there is one", required=True),
+    "id": Key(LABEL, "what it is called in logs and metrics; null: host:port", nullable=True),
     "max_concurrency": Key(count(1), "never more requests in flight than this; null: as many as come", nullable=True),
     "labels": Key(MapOf(TEXT, LABEL, named=""), "free names and values, shown in /api/endpoints"),
 }, short=("url", URL))  # fmt: skip
 DNS = Struct(types.Dns, {
     "name": Key(HOST, "every address of this name is an endpoint", required=True),
     "port": Key(count(1, 65535), "the port of all of them", required=True),
-    "scheme": Key(choice("http", "https"), "how to speak to them"),
     "every": Key(TIME, "how often the name is asked again"),
 })  # fmt: skip
 PICK = Struct(types.Pick, {

@@ -10,15 +10,14 @@ Left to others: what a scalar means (`kinds`), `${NAME}` (`expand`).
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import yaml
 
 from gateway.config.problems import MOST_PROBLEMS, START, ConfigError, Mark, Problem, shown
+from gateway.discovery.changes import read_regular
 
 LARGEST_FILE = 1 << 20
 DEEPEST = 50
@@ -67,11 +66,7 @@ Report = Callable[[Mark, str, str], None]
 def read_bytes(path: str) -> bytes:
     """The file's content. Raises ConfigError when it is missing, not a regular file, or larger than 1 MiB."""
     try:
-        # Non-blocking: opening a pipe that nobody writes to would otherwise wait for ever.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise _refused(path, START, "not a regular file")
-            data = file.read(LARGEST_FILE + 1)
+        data = read_regular(path, LARGEST_FILE + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise _refused(path, START, f"cannot be read: {reason}") from None

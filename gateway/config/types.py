@@ -78,6 +78,8 @@ class EndpointSpec:
     """One model server written in the file. `url` is `scheme://host:port` and a path prefix, without a last slash."""
 
     url: str
+    id: str | None = None
+    """What it is called in logs and metrics; None: host:port and path."""
     max_concurrency: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -88,7 +90,6 @@ class Dns:
 
     name: str
     port: int
-    scheme: Literal["http", "https"] = "http"
     every: float = 30.0
 
 
