@@ -2,7 +2,7 @@
 
 The idea: an iteration reads the weights once (`base`), multiplies them with its tokens (flat while memory-bound,
 then linear: two knees, three slopes), lets each prefill chunk attend to what is before it (`pair`, `prefix`) and
-each decode read its context (`ctx`). The coefficients were fitted to public measurements; the figures, their sources
+each decode read its context (`ctx`); scheduling and sampling come on top (`overhead`). The coefficients were fitted to public measurements; the figures, their sources
 and licences are in `profiles.json` beside this file. Which sequences are in an iteration is the engine's business.
 """
 
@@ -41,6 +41,7 @@ class Profile:
     prefix: float
     seq: float
     ctx: float
+    scale: float
     overhead_iter: float
     overhead_seq: float
     kv_tokens: int
@@ -54,8 +55,7 @@ class Profile:
         `tokens`: new tokens of chunks and decodes together; `pairs`: sum over chunks of p * (k + p / 2), p new tokens
         behind k cached ones; `prefix`: sum of k; `chunks`, `decodes`: sequences; `context`: tokens the decodes read.
         """
-        ms = self.base + self.overhead_iter + self.overhead_seq * (chunks + decodes)
-        ms += self.seq * decodes + self.ctx * context + self.pair * pairs + self.prefix * prefix
+        ms = self.base + self.seq * decodes + self.ctx * context + self.pair * pairs + self.prefix * prefix
         if tokens <= self.knee1:
             ms += self.slope1 * tokens
         elif tokens <= self.knee2:
@@ -63,7 +63,7 @@ class Profile:
         else:
             ms += self.slope1 * self.knee1 + self.slope2 * (self.knee2 - self.knee1)
             ms += self.slope3 * (tokens - self.knee2)
-        return ms * 1e-3
+        return (ms * self.scale + self.overhead_iter + self.overhead_seq * (chunks + decodes)) * 1e-3
 
 
 @cache
