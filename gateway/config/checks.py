@@ -52,7 +52,8 @@ def check(draft: Draft, check_pick: CheckPick | None) -> None:
     for pool in draft.config.pools.values():
         _check_pool(draft, pool)
         if check_pick and (fault := check_pick(pool.pick.policy, pool.pick.options)):
-            draft.reader.error(draft.reader.value_at("pools", pool.name, "pick"), fault)
+            option = [name for name in pool.pick.options if name in fault][:1]
+            draft.reader.error(draft.reader.key_at("pools", pool.name, "pick", *option), fault)
     _check_endpoints(draft)
     check_models(draft.raw, draft.reader)
     check_tls(draft.config, draft.reader)

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 
 import yaml
 
+from gateway.config.files import MOST, read_regular
 from gateway.config.problems import MOST_PROBLEMS, START, ConfigError, Mark, Problem, shown
-from gateway.discovery.changes import read_regular
 
-LARGEST_FILE = 1 << 20
 DEEPEST = 50
 MOST_NODES = 100_000
 """About 0.3 s of parsing with libyaml. Ten thousand keys with tenants are 50,000 nodes."""
@@ -66,11 +65,11 @@ Report = Callable[[Mark, str, str], None]
 def read_bytes(path: str) -> bytes:
     """The file's content. Raises ConfigError when it is missing, not a regular file, or larger than 1 MiB."""
     try:
-        data = read_regular(path, LARGEST_FILE + 1)
+        data = read_regular(path, MOST + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise _refused(path, START, f"cannot be read: {reason}") from None
-    if len(data) > LARGEST_FILE:
+    if len(data) > MOST:
         raise _refused(path, START, "too large", "a configuration is at most 1 MiB")
     return data
 
@@ -99,7 +98,7 @@ def parse_tree(data: bytes, source: str, report: Report) -> Node:
 
 
 def _decoded(data: bytes, source: str) -> str:
-    if len(data) > LARGEST_FILE:
+    if len(data) > MOST:
         raise _refused(source, START, "too large", "a configuration is at most 1 MiB")
     try:
         text = data.decode("utf-8-sig")

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from gateway.config.tree import LARGEST_FILE
-from gateway.discovery.changes import EVERY, changes
+from gateway.config.files import EVERY, changes
 
 
 async def watch(path: str, every: float = EVERY) -> AsyncGenerator[None, None]:
     """One event after each change of the content, also when the file goes away. Ends only by being closed."""
-    async for _ in changes(path, LARGEST_FILE + 1, every=every, first=False):
+    async for _ in changes(path, every=every, first=False):
         yield None

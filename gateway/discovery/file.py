@@ -1,24 +1,23 @@
 """Endpoints out of a file of their own, which another program may write: read again whenever it changes.
 
-The idea: see `changes` for how a change is noticed. A file that is missing or wrong keeps the last good set. How the
-text is read is given (`parse`), since only the configuration's room speaks YAML.
+The idea: a file that is missing or wrong keeps the last good set. How changes are noticed (`contents`) and how the text
+is read (`parse`) are given, because the configuration's room, which has a file to follow too, already does both.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 
 from gateway.core.types import Endpoint
 from gateway.discovery.base import Discovery, Listed, Report
-from gateway.discovery.changes import EVERY, changes
-
-MOST = (1 << 20) + 1
-"""Bytes that are read: one more than a file may have, so that `parse` can refuse the rest."""
 
 
 class File(Discovery):
-    """The endpoints that `parse(content)` finds in the file at `path`. `parse` raises ValueError for a bad file."""
+    """The endpoints that `parse(content)` finds in the file at `path`. `parse` raises ValueError for a bad file.
+
+    `contents` gives the file's content now and after each change, None when it cannot be read.
+    """
 
     def __init__(
         self,
@@ -27,17 +26,17 @@ class File(Discovery):
         report: Report,
         *,
         path: str,
+        contents: Callable[[str], AsyncIterator[bytes | None]],
         parse: Callable[[bytes], Iterable[Listed]],
-        every: float = EVERY,
     ) -> None:
         super().__init__(pool, engine, report)
         self._path = path
         self._parse = parse
-        self._every = every
+        self._contents = contents
 
     async def watch(self) -> AsyncGenerator[tuple[Endpoint, ...], None]:
         last: tuple[Endpoint, ...] | None = None
-        async for content in changes(self._path, MOST, every=self._every):
+        async for content in self._contents(self._path):
             found = await self._read(content)
             if found is None and last is None:
                 found = ()

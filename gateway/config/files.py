@@ -1,4 +1,4 @@
-"""A file's content each time it changes: for endpoints files, and for the configuration itself.
+"""Files of an operator: read without ever waiting, and looked at for changes.
 
 The idea: ask for the file's state twice a second in a thread. Notifications of the kernel miss what matters here
 (symlink swaps of mounted secrets and config maps, network file systems), and two looks a second cost nothing. A change
@@ -15,6 +15,8 @@ from collections.abc import AsyncGenerator
 
 EVERY = 0.5
 """Seconds between two looks."""
+MOST = 1 << 20
+"""Bytes that a file here may have."""
 
 State = tuple[str, int, int, int, int] | None
 
@@ -46,11 +48,11 @@ def _look(path: str, most: int) -> bytes | None:
 
 
 async def changes(
-    path: str, most: int, *, every: float = EVERY, first: bool = True
+    path: str, most: int = MOST + 1, *, every: float = EVERY, first: bool = True
 ) -> AsyncGenerator[bytes | None, None]:
     """The file's first `most` bytes now (if `first`) and after each change; None when it cannot be read.
 
-    `most` should be one more than what is acceptable, so that the reader can tell. Ends only by being closed.
+    `most` is one more than what is acceptable, so that who parses it can tell. Ends only by being closed.
     """
     state = await asyncio.to_thread(_state, path)
     known = await asyncio.to_thread(_look, path, most)
