@@ -86,7 +86,8 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--timeout", type=parse_duration, default=600.0, help="per request (10m)")
     parser.add_argument("--max-open", type=int, default=10_000, help="connections at most (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of arrivals and prompt texts (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the arrivals (%(default)s)")
+    parser.add_argument("--prompt-seed", type=int, help="of the prompt texts (new ones each run, so no cache helps)")
     parser.add_argument("--allow-remote", action="store_true", help="allow a URL that is not on this machine")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
 
@@ -161,6 +162,12 @@ def make_target(options: argparse.Namespace) -> Target:
     return target
 
 
+def prompt_seed(options: argparse.Namespace) -> int:
+    """The one asked for, else a new one: texts sent before may lie in a prefix cache and answer too soon."""
+    chosen: int | None = options.prompt_seed
+    return time.time_ns() % 1_000_000_007 if chosen is None else chosen
+
+
 def raise_file_limit(wanted: int) -> None:
     """Let this process open as many sockets as it may, up to `wanted`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -215,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not items:
         arguments.error("the workload is empty: raise --limit or --seconds")
     slo = Slo(options.slo_ttft, options.slo_tpot)
-    asking = Asking(options.model, options.path, not options.no_stream, options.seed)
+    asking = Asking(options.model, options.path, not options.no_stream, prompt_seed(options))
     print(f"{len(items)} requests in {items[-1].at:.1f} s to {options.url}{options.path}", file=sys.stderr)
     summary, records = run_in_loop(
         run_load(target, items, asking, slo, options.timeout, options.grace, options.max_open)
