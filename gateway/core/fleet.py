@@ -5,8 +5,9 @@ requests of *others*: `others = max(0, waiting + running - ours when the scrape 
 twice however often it is scraped. Where a server says nothing, or said it too long ago, its others are taken as
 the mean of those that do speak: unknown is neither zero nor a reason to avoid it.
 
-Looking (`snapshot`) and taking (`reserve`) happen in one plain function of the caller, so there is no lock. A row
-number stays an endpoint's own until its last request has been settled.
+Tokens are counted whole: sums of whole numbers are exact in float64, so an idle row is exactly empty and no column ever
+drifts below zero. Looking (`snapshot`) and taking (`reserve`) happen in one plain function of the caller, so there is
+no lock. A row number stays an endpoint's own until its last request has been settled.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Reservation:
         self.endpoint = fleet.endpoint(row)
         self.at = now
         self.uncached = uncached
-        self.expected = self.left = max(1.0, request.output_tokens)
+        self.expected = self.left = float(round(max(1.0, request.output_tokens)))
         self.stream = request.stream
         self.started = False
         self.settled = False
@@ -123,7 +124,7 @@ class Reservation:
         """`written` tokens have come in all; what is left to come shrinks, down to a floor."""
         if self.settled:
             return
-        left = max(self.expected - written, self.expected * FLOOR)
+        left = float(round(max(self.expected - written, self.expected * FLOOR, 1.0)))
         delta = self.left - left
         if delta > 0.0:
             self.left = left
@@ -156,6 +157,7 @@ class Fleet:
         self._recheck_at = math.inf
         self._rows: Rows = np.empty(0, np.intp)
         self._whole = False
+        self._spare: Rows = np.empty(0, np.intp)
         self._partial: list[int] = []
         self._limited = False
         self._allocate(size)
@@ -273,6 +275,12 @@ class Fleet:
     def health(self, row: int) -> Health:
         return self._health[row]
 
+    def set_rule(self, rule: Rule) -> None:
+        """A reload may change when endpoints are ejected."""
+        self.rule = rule
+        for health in self._health:
+            health.rule = rule
+
     def see(self, row: int, evidence: Evidence, now: float) -> State:
         """Evidence about one endpoint. Returns its state after it."""
         health = self._health[row]
@@ -340,23 +348,36 @@ class Fleet:
         rows, whole = self._rows, self._whole
         if self._partial:
             rows, whole = self._with_partial(rows, now), False
-        if avoid:
-            avoided = [self._row_of[i] for i in avoid if i in self._row_of]
-            rows, whole = rows[~np.isin(rows, avoided)], False
+        if avoid or self._limited:
+            # A returning or saturated endpoint that was not among them is better than none at all.
+            allowed = self._without(rows, avoid)
+            with_room = self._with_room(allowed)
+            if not len(with_room):
+                spare = self._without(self._spare, avoid)
+                allowed = np.concatenate((allowed, spare))
+                with_room = self._with_room(spare)
+            if not len(with_room) and len(allowed):
+                raise Refused("every model server is at its concurrency limit", reason="queue_full", retry_after=1.0)
+            if with_room is not rows:
+                rows, whole = with_room, False
         if not len(rows):
             raise NoEndpoint("no model server is available for this model right now")
-        if self._limited:
-            room = self.ours[rows] < self.limit[rows]
-            if not room.all():
-                rows, whole = rows[room], False
-                if not len(rows):
-                    raise Refused("every model server is at its concurrency limit", reason="queue_full", retry_after=1.0)
         return Snapshot(self, now, rows, whole)
+
+    def _without(self, rows: Rows, avoid: Collection[str]) -> Rows:
+        avoided = [self._row_of[i] for i in avoid if i in self._row_of]
+        return rows[~np.isin(rows, avoided)] if avoided else rows
+
+    def _with_room(self, rows: Rows) -> Rows:
+        if not self._limited:
+            return rows
+        room = self.ours[rows] < self.limit[rows]
+        return rows if room.all() else rows[room]
 
     def _refresh(self, now: float) -> None:
         """Sort the members by state. Cached until evidence comes or a moment that changes it has passed."""
         self._saturated = {row: until for row, until in self._saturated.items() if until > now}
-        sure, partial, ejected = [], [], []
+        sure, ramping, trial, ejected = [], [], [], []
         recheck = min(self._saturated.values(), default=math.inf)
         for row, _ in self.members():
             if row in self._leaving:
@@ -366,18 +387,26 @@ class Fleet:
             recheck = min(recheck, health.next_at)
             if state is State.EJECTED:
                 ejected.append(row)
-            elif state is State.TRIAL or (state is not State.DOWN and health.weight(now) < 1.0):
-                partial.append(row)
+            elif state is State.TRIAL:
+                trial.append(row)
+            elif state is not State.DOWN and health.weight(now) < 1.0:
+                ramping.append(row)
             elif state is not State.DOWN:
                 sure.append(row)
+        spare = list(ramping)
         free = [row for row in sure if row not in self._saturated]
         if free:
+            spare += [row for row in sure if row in self._saturated]
             sure = free
-        if not sure:
-            # Nobody is wholly trusted: spread over all that are not known to be down.
-            sure, partial = sorted(partial + ejected), []
+        elif not sure and ramping:
+            # Nobody but those that come back: they carry it all, not those that are known to fail.
+            sure, ramping = ramping, []
+        elif not sure:
+            # Nobody is trusted: spread over all that are not known to be down.
+            sure, trial = sorted(trial + ejected), []
         self._rows = np.array(sure, np.intp)
-        self._partial = partial
+        self._spare = np.array(spare, np.intp)
+        self._partial = ramping + trial
         self._whole = sure == list(range(len(self._endpoints)))
         self._recheck_at = recheck
         self._dirty = False
@@ -397,7 +426,7 @@ class Fleet:
     def reserve(self, decision: Decision, request: Request, now: float) -> Reservation:
         """Take the place that was decided on. Call it in the same step as `snapshot` and `pick`."""
         row = decision.row
-        uncached = max(1.0, request.prompt_tokens - decision.cached_tokens)
+        uncached = float(round(max(1.0, request.prompt_tokens - decision.cached_tokens)))
         reservation = Reservation(self, row, request, uncached, now)
         work = uncached + reservation.left
         if self.ours[row] == 0.0:
@@ -422,12 +451,8 @@ class Fleet:
         self.ours[row] -= 1.0
         self.requests[row] -= 1.0
         self.tokens[row] -= rest
-        if self.ours[row] == 0.0:
-            # Sums of floats drift; an empty row is exactly empty.
-            self.tokens[row] -= self.prefill[row] + self.output[row]
-            self.prefill[row] = self.output[row] = 0.0
-            if row in self._leaving:
-                self._free(row)
+        if self.ours[row] == 0.0 and row in self._leaving:
+            self._free(row)
 
     def inflight(self) -> Mapping[str, int]:
         """Our requests in flight by endpoint id, those that drain included."""

@@ -31,7 +31,7 @@ _NUMBERS = {
     "cached": re.compile(rb'"(?:cached_tokens|cache_read_input_tokens)"\s*:\s*(\d{1,9})'),
 }
 _PARTIAL = 256 * 1024  # an event longer than this is passed without being understood
-_TAIL = 4096  # how much of the end of a plain answer is searched for its usage
+TAIL = 4096  # how much of the end of a plain answer is searched for its usage
 
 
 class Kind(Enum):

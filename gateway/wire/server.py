@@ -421,12 +421,11 @@ class Server:
             self._listener.close()
             self._listener = None
 
-    def close_idle(self) -> int:
-        """Close connections on which nothing is going on; returns how many remain."""
+    def close_idle(self, before: float) -> None:
+        """Close connections on which nothing has gone on since `before` (monotonic seconds)."""
         for connection in tuple(self.connections):
-            if connection.is_idle:
+            if connection.is_idle and connection.since <= before:
                 connection.transport.close()
-        return sum(1 for connection in self.connections if not connection.transport.is_closing())
 
     def stop(self) -> None:
         """Drop everything."""

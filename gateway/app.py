@@ -1,0 +1,322 @@
+"""Wiring: a configuration in, a running gateway out. The only file that picks concrete classes.
+
+Everything is built from a frozen configuration and can be built again from the next one: a reload makes new lanes,
+names and limits and swaps them between two requests, keeping fleets, connections and what policies have learnt where
+their configuration did not change. A reload that fails changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from random import Random
+
+from backends import create as create_backend
+from gateway import VERSION
+from gateway.admin import Admin
+from gateway.config.endpoints_file import parse_endpoints
+from gateway.config.files import changes
+from gateway.config.types import Config, Pool, Tls, UpstreamTls
+from gateway.core.errors import UpstreamError
+from gateway.core.fleet import Fleet
+from gateway.core.health import Rule, State
+from gateway.decisions import DecisionRing
+from gateway.discovery import SOURCES
+from gateway.discovery.base import Discovery, Report
+from gateway.front import Front
+from gateway.lane import Lane
+from gateway.logs import Events, RequestLog
+from gateway.metrics import Metrics
+from gateway.prober import Prober
+from gateway.proxy import Proxy
+from gateway.records import RequestRecord
+from gateway.wire.server import Server
+from policies.picking import create as create_policy
+
+TICK = 0.1  # seconds between sweeps of time-outs and flushes of logs
+_SLOW_TICK = 10  # ticks between learning, reaping and forgetting
+_IDLE_BEFORE_CLOSE = 2.0  # seconds a connection must be idle before a draining gateway closes it
+
+Load = Callable[[], Awaitable[Config]]
+
+
+class Gateway:
+    """One gateway process. `start`, then `reload` as often as needed, then `drain`."""
+
+    def __init__(self, config: Config, load: Load, request_log: RequestLog, events: Events):
+        self.config = config
+        self.metrics = Metrics(version=VERSION)
+        self.decisions = DecisionRing(config.decisions.keep, config.decisions.file)
+        self.events = events
+        self._load = load
+        self._request_log = request_log
+        self._lanes: dict[str, Lane] = {}
+        self._retired: list[Lane] = []
+        self._probers: dict[str, asyncio.Task[None]] = {}
+        self._prober_of: dict[str, Prober] = {}
+        self.proxy = Proxy(self._lanes, self.metrics, self.decisions, config.expose)
+        self.front = self._front(config)
+        self.server = Server(self.front, config.limits)
+        self._admin: Admin | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._ticks = 0
+        self._due = 0.0
+        self._is_draining = False
+
+    # --- what the admin listener sees ----------------------------------------------------------------------------
+
+    def fleets(self) -> Mapping[str, Fleet]:
+        return {name: lane.fleet for name, lane in self._lanes.items()}
+
+    def is_ready(self) -> bool:
+        """Not stopping, and somebody is there to answer."""
+        return not self._is_draining and any(
+            lane.fleet.health(row).state is not State.DOWN
+            for lane in self._lanes.values() for row, _ in lane.fleet.members()
+        )  # fmt: skip
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    async def reload(self) -> tuple[bool, Sequence[str]]:
+        """Read the configuration again; the last good one stays when the new one is bad."""
+        try:
+            config = await self._load()
+        except Exception as error:  # whatever is wrong with the file must not hurt what runs
+            problems = str(error).splitlines() or [repr(error)]
+            return self._reload_refused(problems)
+        needs_restart = _needs_restart(self.config, config)
+        if needs_restart:
+            return self._reload_refused([f"{name}: a change needs a restart" for name in needs_restart])
+        if config.digest == self.config.digest:
+            return True, []
+        try:
+            self._apply(config)
+        except (OSError, ValueError, ssl.SSLError) as error:
+            return self._reload_refused([str(error)])
+        self.events.log("info", "reloaded", digest=config.digest[:12])
+        return True, []
+
+    def _reload_refused(self, problems: Sequence[str]) -> tuple[bool, Sequence[str]]:
+        self.metrics.reload_failed()
+        self.events.log("error", "reload_refused", problems=list(problems)[:20])
+        return False, problems
+
+    # --- building ------------------------------------------------------------------------------------------------
+
+    def _front(self, config: Config) -> Front:
+        return Front(config, self.proxy, self._record, self.is_ready, self._known_models)
+
+    def _known_models(self, pool: str) -> list[str]:
+        """What the endpoints of a pool say they serve: the names behind a model that stands for any."""
+        lane = self._lanes.get(pool)
+        return sorted({name for _, endpoint in lane.fleet.members() for name in endpoint.models}) if lane else []
+
+    def _record(self, record: RequestRecord) -> None:
+        self.metrics.finished(record)
+        self._request_log.write(record)
+        if record.tries:
+            self.decisions.put(record)
+        if record.ended == "client_gone":
+            self.metrics.client_gone(record.klass)
+        elif record.status == 429 or (record.status == 503 and not record.tries):
+            self.metrics.refused(record.klass, record.code)
+
+    def _apply(self, config: Config) -> None:
+        """Make lanes for this configuration and swap it in. Raises before anything has changed."""
+        prepared = {name: _Parts(pool) for name, pool in config.pools.items() if self._changed(pool)}
+        lanes: dict[str, Lane] = {}
+        for name, pool in config.pools.items():
+            parts = prepared.get(name)
+            lanes[name] = self._lanes[name] if parts is None else self._build(pool, parts)
+        for name in self._lanes.keys() - lanes.keys():
+            self._retire(name)
+        self._lanes = lanes
+        self.proxy.lanes = lanes
+        self.proxy.expose = config.expose
+        if config.decisions != self.config.decisions:
+            self.decisions.close()
+            self.decisions = self.proxy.decisions = DecisionRing(config.decisions.keep, config.decisions.file)
+        self.config = config
+        self.server.limits = config.limits
+        self.front = self.server.front = self._front(config)
+        self._request_log.set_level(config.log.level)
+        self.events.set_level(config.log.level)
+        self.metrics.config_info(config.digest)
+
+    def _changed(self, pool: Pool) -> bool:
+        lane = self._lanes.get(pool.name)
+        return lane is None or lane.config != pool
+
+    def _build(self, pool: Pool, parts: _Parts) -> Lane:
+        """A new lane, or the old one with new parts: the fleet and its counts of what is in flight live on."""
+        old = self._lanes.get(pool.name)
+        task = self._probers.pop(pool.name, None)
+        if task is not None:
+            task.cancel()
+        fleet = old.fleet if old is not None else Fleet(pool.name, parts.rule, Random())
+        fleet.set_rule(parts.rule)
+        lane = old
+        prober = Prober(pool, fleet, create_backend(pool.engine),
+                        source_of(pool, self._discovery_event(pool.name)), time.monotonic,
+                        self.metrics.scrape_failed, self._pool_event,
+                        on_freed=lambda rows: self._rows_freed(pool.name, rows))  # fmt: skip
+        if lane is None:
+            lane = Lane(pool, fleet, parts.policy, prober.backend_for, parts.tls)
+        else:
+            policy = lane.policy if lane.config.pick == pool.pick else parts.policy
+            lane.reconfigure(pool, policy, prober.backend_for, parts.tls)
+        self._prober_of[pool.name] = prober
+        self._probers[pool.name] = asyncio.get_running_loop().create_task(self._probe(pool.name, prober))
+        return lane
+
+    async def _probe(self, pool: str, prober: Prober) -> None:
+        """A prober that dies takes the pool's sight with it: say so and start it again."""
+        while True:
+            try:
+                await prober.run()
+                return
+            except Exception as error:
+                self.events.log("error", "prober_failed", pool=pool, error=repr(error))
+                await asyncio.sleep(1.0)
+
+    def _pool_event(self, event: str, **fields: object) -> None:
+        self.events.log("warning", event, **fields)
+
+    def _discovery_event(self, pool: str) -> Report:
+        return lambda what: self.events.log("warning", "discovery", pool=pool, what=what)
+
+    def _rows_freed(self, pool: str, rows: object) -> None:
+        lane = self._lanes.get(pool)
+        if lane is not None and isinstance(rows, Sequence):
+            for row in rows:
+                lane.policy.leave(row)
+
+    def _retire(self, name: str) -> None:
+        """The pool left the configuration: nothing new goes there, what runs finishes."""
+        lane = self._lanes[name]
+        self._probers.pop(name).cancel()
+        self._prober_of.pop(name, None)
+        lane.fleet.update([], time.monotonic())
+        self._retired.append(lane)
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    async def start(self, client_socket: socket.socket, admin_socket: socket.socket) -> None:
+        """Find the endpoints, then listen. Raises OSError, ValueError or ssl.SSLError with what is wrong."""
+        config = self.config
+        self._apply(config)
+        self.metrics.watch(self.fleets, lambda: len(self.server.connections))
+        await asyncio.gather(*(prober.ready() for prober in self._prober_of.values()))
+        tls = listener_tls(config.listen.tls) if config.listen.tls is not None else None
+        await self.server.start(client_socket, tls)
+        self._admin = Admin(self)
+        await self._admin.start(admin_socket)
+        self._due = time.monotonic() + TICK
+        self._ticker = asyncio.get_running_loop().call_later(TICK, self._tick)
+
+    def _tick(self) -> None:
+        """The gateway's clock: everything that is due by time and not by an event."""
+        now = time.monotonic()
+        late = now - self._due
+        self.metrics.loop_lag(late)
+        self._ticks += 1
+        lanes = [*self._lanes.values(), *self._retired]
+        if late < 1.0:  # after a stall of our own, silence proves nothing
+            for lane in lanes:
+                lane.sweep(now)
+        if self._ticks % _SLOW_TICK == 0:
+            for lane in lanes:
+                lane.learn_pace()
+                lane.reap(now)
+            self._retired = [lane for lane in self._retired if lane.relays]
+        self._request_log.flush()
+        self.decisions.flush()
+        self._due = now + TICK
+        self._ticker = asyncio.get_running_loop().call_later(TICK, self._tick)
+
+    async def drain(self, delay: float, timeout: float) -> None:
+        """Stop: not ready at once, no new connections after `delay`, what runs may finish until `timeout`."""
+        self._is_draining = True
+        await asyncio.sleep(delay)
+        self.server.stop_accepting()
+        until = time.monotonic() + timeout
+        while self.server.connections and time.monotonic() < until:
+            self.server.close_idle(time.monotonic() - _IDLE_BEFORE_CLOSE)
+            await asyncio.sleep(0.05)
+        self.server.close_idle(time.monotonic())
+        error = UpstreamError("the gateway is stopping", cause="stopping", status=503)
+        for lane in (*self._lanes.values(), *self._retired):
+            for relay in tuple(lane.relays):
+                relay.fail(error, "cancelled")
+        if self.server.connections:
+            await asyncio.sleep(0.2)  # the error events leave
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Drop what is left and close everything."""
+        self.server.stop()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        for task in self._probers.values():
+            task.cancel()
+        await asyncio.gather(*self._probers.values(), return_exceptions=True)
+        for lane in self._lanes.values():
+            lane.close()
+        if self._admin is not None:
+            await self._admin.stop()
+        self._request_log.flush()
+        self.decisions.close()
+
+
+class _Parts:
+    """What can fail in building a pool, made before anything is changed."""
+
+    def __init__(self, pool: Pool):
+        self.policy = create_policy(pool.pick.policy, pool.pick.options)
+        self.rule = Rule(pool.eject.after, pool.eject.base, pool.eject.max, pool.eject.at_most)
+        self.tls = upstream_tls(pool.tls)
+        create_backend(pool.engine)
+
+
+def source_of(pool: Pool, report: Report) -> Discovery:
+    """Where a pool's endpoints come from: the one of the three ways that it names."""
+    if pool.dns is not None:
+        return SOURCES["dns"](pool.name, pool.engine, report, name=pool.dns.name, port=pool.dns.port,
+                              every=pool.dns.every)  # fmt: skip
+    if pool.file is not None:
+        path = pool.file
+        return SOURCES["file"](pool.name, pool.engine, report, path=path, contents=changes,
+                               parse=lambda data: parse_endpoints(data, path, os.environ))  # fmt: skip
+    return SOURCES["endpoints"](pool.name, pool.engine, report, endpoints=pool.endpoints)
+
+
+def _needs_restart(old: Config, new: Config) -> list[str]:
+    return [name for name in ("listen", "admin", "state") if getattr(old, name) != getattr(new, name)]
+
+
+def listener_tls(tls: Tls) -> ssl.SSLContext:
+    """The listener's context; with `client_ca`, clients must show a certificate it signed."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tls.cert, tls.key)
+    context.set_alpn_protocols(["http/1.1"])
+    if tls.client_ca is not None:
+        context.load_verify_locations(tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def upstream_tls(tls: UpstreamTls | None) -> ssl.SSLContext:
+    """The context for https endpoints: verified against `ca` or the system's, unless `insecure`."""
+    context = ssl.create_default_context(cafile=tls.ca if tls is not None else None)
+    if tls is not None:
+        if tls.cert is not None:
+            context.load_cert_chain(tls.cert, tls.key)
+        if tls.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,82 @@
+"""The verbs. Each lives in a file of its own and is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from gateway import VERSION
+
+# verb: (help, module with add_arguments and run)
+_VERBS = {
+    "serve": ("run the gateway", "gateway.serve"),
+    "demo": ("the main job with nothing else installed", "gateway.demo"),
+    "sim": ("simulated model servers alone", "backends.sim.cli"),
+    "explain": ("why a request went where it went", "gateway.explain"),
+}
+_LATER = {
+    "plan": "what would change if a configuration were applied",
+    "canary": "operate a rollout",
+    "rollback": "re-apply an earlier configuration",
+    "top": "a live view in the terminal",
+    "lab": "compare policies on traces in virtual time",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns 0 done, 1 the thing asked for failed, 2 bad usage."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in _LATER:
+        print(f"headway {words[0]}: not in this version", file=sys.stderr)
+        return 1
+    parser = argparse.ArgumentParser(prog="headway", description="A latency-aware gateway in front of model servers.")
+    parser.add_argument("--version", action="version", version=f"headway {VERSION}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, (about, module) in _VERBS.items():
+        sub = verbs.add_parser(name, help=about, description=about)
+        if words and words[0] == name:
+            import_module(module).add_arguments(sub)
+    _add_small_verbs(verbs)
+    for name, about in _LATER.items():
+        verbs.add_parser(name, help=f"{about} (not in this version)")
+    args = parser.parse_args(words)
+    run: Callable[[argparse.Namespace], int] = _SMALL.get(args.verb) or import_module(_VERBS[args.verb][1]).run
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        return 1
+
+
+def _add_small_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = verbs.add_parser("check", help="validate a configuration")
+    check.add_argument("file")
+    check.add_argument("--strict", action="store_true", help="warnings are errors")
+    verbs.add_parser("schema", help="the JSON Schema of the configuration")
+    key = verbs.add_parser("key", help="make an API key and the hash to put in the file")
+    key.add_argument("action", choices=["new"])
+
+
+def _check(args: argparse.Namespace) -> int:
+    from gateway.config.verbs import check
+
+    return check(args.file, args.strict)
+
+
+def _schema(args: argparse.Namespace) -> int:
+    from gateway.config.verbs import schema
+
+    print(schema())
+    return 0
+
+
+def _key(args: argparse.Namespace) -> int:
+    key = "sk-" + secrets.token_urlsafe(32)
+    print(f"key:   {key}\nfile:  \"sha256:{hashlib.sha256(key.encode()).hexdigest()}\": {{tenant: …}}")
+    return 0
+
+
+_SMALL: dict[str, Callable[[argparse.Namespace], int]] = {"check": _check, "schema": _schema, "key": _key}

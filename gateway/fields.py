@@ -1,0 +1,92 @@
+"""Request header fields: which the gateway reads, which go upstream, and which are stopped here."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from gateway.wire.head import RequestHead
+
+_STOPPED = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"te", b"trailer", b"upgrade",
+     b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"http2-settings", b"expect",
+     b"authorization", b"x-api-key", b"api-key", b"cookie", b"cookie2", b"accept-encoding", b"forwarded", b"x-real-ip",
+     b"x-original-url", b"x-rewrite-url", b"x-http-method-override", b"x-request-id", b"x-slo-ttft-ms",
+     b"x-slo-tpot-ms", b"endpoint-load-metrics-format", b"prefer", b"idempotency-key")
+)  # fmt: skip
+_STOPPED_PREFIXES = (b"x-headway-", b"x-gateway-", b"x-llm-d-", b"x-forwarded-", b"x-envoy-")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+Networks = Sequence[IPv4Network | IPv6Network]
+
+
+def request_ids() -> Callable[[], str]:
+    """A maker of ids that are unique in practice across processes: a random part each process, then a count."""
+    prefix, count = secrets.token_hex(6), itertools.count(1)
+    return lambda: f"{prefix}-{next(count):x}"
+
+
+def own_request_id(head: RequestHead) -> str | None:
+    """The client's request id, if it is one that can be kept."""
+    given = head.named.get(b"x-request-id")
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode("ascii")
+    return None
+
+
+def presented_key(head: RequestHead) -> bytes | None:
+    """The client's key as it was sent, from whichever of the three headers."""
+    named = head.named
+    authorization = named.get(b"authorization")
+    if authorization is not None and authorization[:7].lower() == b"bearer ":
+        return authorization[7:].strip()
+    return named.get(b"x-api-key") or named.get(b"api-key")
+
+
+def digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+class Forwarder:
+    """Makes the header lines that go upstream."""
+
+    def __init__(self, trusted: Networks):
+        self._trusted = trusted
+        self._is_trusted: dict[str, bool] = {}
+
+    def lines(self, head: RequestHead, peer: str, request_id: str) -> bytes:
+        """Every field that may pass, then our own: the request's id and whom we serve."""
+        named = head.named
+        connection = named.get(b"connection")
+        named_hops: frozenset[bytes] = frozenset()
+        if connection is not None and connection.lower() not in (b"keep-alive", b"close"):
+            named_hops = frozenset(word.strip() for word in connection.lower().split(b","))
+        out = []
+        for name, value in head.fields:
+            if name in _STOPPED or name in named_hops or name.startswith(_STOPPED_PREFIXES):
+                continue
+            out.append(b"%b: %b\r\n" % (name, value))
+        out.append(b"x-request-id: %b\r\nx-forwarded-for: %b\r\n" % (request_id.encode(), self._for(head, peer)))
+        return b"".join(out)
+
+    def _for(self, head: RequestHead, peer: str) -> bytes:
+        before = head.named.get(b"x-forwarded-for")
+        if before and self._trusted and self._trusts(peer):
+            return b"%b, %b" % (before, peer.encode())
+        return peer.encode()
+
+    def _trusts(self, peer: str) -> bool:
+        known = self._is_trusted.get(peer)
+        if known is None:
+            try:
+                address = ip_address(peer)
+            except ValueError:
+                return False
+            known = any(address in network for network in self._trusted)
+            if len(self._is_trusted) < 10_000:
+                self._is_trusted[peer] = known
+        return known

@@ -1,0 +1,179 @@
+"""One pool at run time: its fleet, its policy, its connections, and what the gateway has learnt of it.
+
+Also the watch for endpoints that fell silent. A hung engine looks idle to its metrics and healthy to its check (seen on
+vLLM with its engine process stopped); what gives it away is that nothing comes back for much longer than this pool
+takes. The time allowed grows with the prompt tokens queued there, so that a long prefill is not taken for a hang.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from backends.base import Backend
+from gateway.admit import Turnstile
+from gateway.config.types import Pool
+from gateway.core.errors import UpstreamError
+from gateway.core.fleet import Fleet, Reservation
+from gateway.core.health import Evidence, State
+from gateway.core.types import Outcome
+from gateway.relay import Relay
+from gateway.wire.pool import EndpointPool
+from policies.picking.base import Policy
+
+SILENCE = 4.0  # seconds of silence that are never suspicious
+_TIMES = 4.0  # ... nor is this many times the pool's TTFT p99
+_QUEUED = 2.0  # ... nor this many times what the queued prompt tokens usually take
+_SAMPLES = 20  # first tokens seen before silence is judged at all
+_BUDGET_START = 10.0  # tries that a quiet pool may make again
+
+
+class Budget:
+    """Further tries as a share of first ones: each request earns `share`, each further try costs 1."""
+
+    __slots__ = ("_share", "_tokens", "_most")
+
+    def __init__(self, share: float):
+        self._share = share
+        self._tokens = self._most = _BUDGET_START
+
+    def earn(self) -> None:
+        self._tokens = min(self._most, self._tokens + self._share)
+
+    def spend(self) -> bool:
+        """True when one more try is allowed."""
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+class Lane:
+    """Wiring of one pool; made by app, used by proxy. `backend_for` tells how to speak to an endpoint."""
+
+    def __init__(self, config: Pool, fleet: Fleet, policy: Policy, backend_for: Callable[[str], Backend],
+                 tls: ssl.SSLContext | None):  # fmt: skip
+        self.fleet = fleet
+        self.turnstile = Turnstile()
+        self.relays: set[Relay] = set()
+        self._connections: dict[str, EndpointPool] = {}
+        self.reconfigure(config, policy, backend_for, tls)
+        self._ttft: deque[float] = deque(maxlen=512)
+        self._pace: deque[float] = deque(maxlen=512)
+        self._allowed = (SILENCE, 0.0)
+
+    def reconfigure(self, config: Pool, policy: Policy, backend_for: Callable[[str], Backend],
+                    tls: ssl.SSLContext | None) -> None:  # fmt: skip
+        """A reload: what is in flight stays counted; new connections are made by the new rules."""
+        self.config = config
+        self.policy = policy
+        self.backend_for = backend_for
+        self.budget = Budget(config.retry.budget)
+        self.authorization = b""
+        if config.api_key is not None:
+            self.authorization = b"authorization: Bearer %b\r\n" % config.api_key.reveal().encode()
+        self._tls = tls
+        for pool in self._connections.values():
+            pool.close()
+        self._connections = {}
+
+    def connections(self, endpoint_id: str, url: str) -> EndpointPool:
+        """The warm connections of one endpoint."""
+        pool = self._connections.get(endpoint_id)
+        if pool is None:
+            timeouts = self.config.timeouts
+            pool = EndpointPool(url, connect_timeout=timeouts.connect, keepalive=self.config.keepalive, tls=self._tls)
+            self._connections[endpoint_id] = pool
+        return pool
+
+    # --- learning ------------------------------------------------------------------------------------------------
+
+    def settle(self, reservation: Reservation, outcome: Outcome, queued_tokens: float) -> None:
+        """Give the place back and learn. `queued_tokens`: prompt tokens waiting there when it was dispatched."""
+        fleet, row = self.fleet, reservation.row
+        reservation.settle()
+        if len(self.turnstile):
+            self.turnstile.release()
+        self.policy.observe(outcome)
+        if outcome.ttft > 0.0 and outcome.request.stream:
+            self._ttft.append(outcome.ttft)
+            self._pace.append(outcome.ttft / max(500.0, queued_tokens))
+        if fleet.row_of(reservation.endpoint.id) is None:  # it had left, and this was its last request
+            self.policy.leave(row)
+
+    def see_failure(self, row: int, endpoint_id: str, error: UpstreamError, now: float) -> bool:
+        """Note a failed try. True when the endpoint is out of service now, so that moving on adds no load to it."""
+        fleet = self.fleet
+        if fleet.row_of(endpoint_id) != row:
+            return True
+        cause = error.cause
+        if cause == "saturated":
+            fleet.saturated(row, now + 1.0)
+            return False
+        if cause in ("refused", "connect_timeout", "dns"):
+            evidence = Evidence.REFUSED
+        elif cause == "leaving":
+            evidence = Evidence.LEAVING
+        elif cause == "hung":
+            return True  # the watch has told the fleet already
+        else:
+            evidence = Evidence.FAILURE
+        state = fleet.see(row, evidence, now)
+        return evidence is not Evidence.FAILURE or state in (State.EJECTED, State.DOWN)
+
+    # --- time ----------------------------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        """Time-outs of every try, and silence of whole endpoints. Called a few times a second."""
+        for relay in tuple(self.relays):
+            relay.check(now)
+        self._watch_silence(now)
+
+    def learn_pace(self) -> None:
+        """Refresh what silence is allowed. Called about once a second: percentiles are not for the hot path."""
+        if len(self._ttft) >= _SAMPLES:
+            p99 = float(np.percentile(np.array(self._ttft), 99))
+            self._allowed = (max(SILENCE, _TIMES * p99), _QUEUED * float(np.median(np.array(self._pace))))
+
+    def _watch_silence(self, now: float) -> None:
+        if len(self._ttft) < _SAMPLES:
+            return
+        oldest: dict[int, float] = {}
+        for relay in self.relays:
+            if relay.stream and not relay.ended and not relay.reply.paused and relay.connection is not None:
+                row = relay.reservation.row
+                oldest[row] = min(oldest.get(row, relay.last_at), relay.last_at)
+        floor, per_token = self._allowed
+        fleet = self.fleet
+        for row, since in oldest.items():
+            allowed = max(floor, per_token * float(fleet.prefill[row]))
+            if now - max(since, float(fleet.progress_at[row])) <= allowed:
+                continue
+            if fleet.health(row).state in (State.EJECTED, State.DOWN):
+                continue
+            if fleet.see(row, Evidence.HUNG, now) is State.EJECTED:
+                self._move_waiting(row)
+
+    def _move_waiting(self, row: int) -> None:
+        """An endpoint was found hung: what has not started there is tried elsewhere; what has may still recover."""
+        for relay in tuple(self.relays):
+            if relay.reservation.row == row and not relay.reply.started:
+                error = UpstreamError("the model server fell silent", cause="hung", status=504)
+                relay.fail(error, "timeout")
+
+    def reap(self, now: float) -> None:
+        """Close connections idle too long, and those of endpoints that left."""
+        present = {endpoint.id for _, endpoint in self.fleet.members()}
+        for endpoint_id, pool in list(self._connections.items()):
+            if endpoint_id not in present:
+                pool.close()
+                del self._connections[endpoint_id]
+            else:
+                pool.reap(now)
+
+    def close(self) -> None:
+        for pool in self._connections.values():
+            pool.close()

@@ -1,0 +1,79 @@
+"""What exists on the client port, and nothing else does: an allow-list over the raw path, before any decoding.
+
+A model server's management paths (`/sleep`, `/flush_cache`, `/v1/load_lora_adapter`, ...) are not in it, however they
+are spelled, because nothing here is normalised.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.config.types import PathRule
+from gateway.dialects import ANTHROPIC, OPENAI, RESPONSES, TRITON, Dialect
+
+_MODEL = rb"([A-Za-z0-9._~%:@+-]+)"
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """One inference path. `source` says where the model is named: body, path, header, default or form."""
+
+    dialect: Dialect
+    source: str = "body"
+    name: str | None = None  # the header's, or the default model's
+    json: bool = True  # the body must be a JSON object
+
+
+_BUILT_IN = {
+    b"/v1/chat/completions": Path(OPENAI),
+    b"/v1/completions": Path(OPENAI),
+    b"/v1/responses": Path(RESPONSES),
+    b"/v1/embeddings": Path(OPENAI),
+    b"/v1/messages": Path(ANTHROPIC),
+    b"/v1/messages/count_tokens": Path(ANTHROPIC),
+    b"/v1/score": Path(OPENAI),
+    b"/v1/rerank": Path(OPENAI),
+    b"/tokenize": Path(OPENAI),
+    b"/detokenize": Path(OPENAI),
+    b"/v1/audio/transcriptions": Path(OPENAI, "form", json=False),
+    b"/v1/audio/translations": Path(OPENAI, "form", json=False),
+}
+_TRITON = re.compile(rb"/v2/models/" + _MODEL + rb"/(?:infer|generate|generate_stream)")
+_TRITON_PATH = Path(TRITON, "path")
+OWN = frozenset((b"/v1/models", b"/healthz", b"/readyz"))
+MODELS = b"/v1/models/"
+
+
+class Paths:
+    """The paths of one configuration."""
+
+    def __init__(self, rules: Sequence[PathRule]):
+        self._exact = dict(_BUILT_IN)
+        self._patterns: list[tuple[re.Pattern[bytes], Path]] = [(_TRITON, _TRITON_PATH)]
+        for rule in rules:
+            source = rule.model_from.source
+            path = Path(OPENAI, source, rule.model_from.name, json=source == "body")
+            raw = rule.path.encode()
+            if source == "path":
+                before, _, after = raw.partition(b"{model}")
+                self._patterns.append((re.compile(re.escape(before) + _MODEL + re.escape(after)), path))
+            else:
+                self._exact[raw] = path
+
+    def find(self, raw: bytes) -> tuple[Path, str | None] | None:
+        """The inference path and the model it names, or None."""
+        exact = self._exact.get(raw)
+        if exact is not None:
+            return exact, None
+        for pattern, path in self._patterns:
+            match = pattern.fullmatch(raw)
+            if match is not None:
+                return path, match[1].decode("ascii")
+        return None
+
+    def dialect(self, raw: bytes) -> Dialect:
+        """How to word an error on this path, known or not."""
+        found = self.find(raw)
+        return found[0].dialect if found is not None else OPENAI

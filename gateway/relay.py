@@ -1,0 +1,337 @@
+"""One try: an answer's bytes from a model server's socket to the client's, while the meter looks on.
+
+Called straight from the transports' callbacks. The head is held until the answer starts (contract: the first body
+byte that is neither a comment nor an error event); up to there the try can fail without the client knowing, and the
+proxy may try elsewhere. After it, bytes go through as they come, and a break becomes one error event and a
+connection that does not end as if the answer were whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from backends.base import Backend, Meaning
+from gateway.core.errors import UpstreamError
+from gateway.core.fleet import Reservation
+from gateway.core.health import Evidence
+from gateway.core.meter import TAIL, Meter, status_of
+from gateway.edit import Editor
+from gateway.wire.reply import Reply
+from gateway.wire.upstream import UpstreamConnection
+
+_HELD = 256 * 1024  # bytes held before a stream starts (comments), and of an error's body
+_PROGRESS = 16  # tokens between updates of what is left to come
+_DROPPED = frozenset(
+    (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
+     b"upgrade", b"content-length", b"set-cookie", b"set-cookie2", b"x-request-id", b"endpoint-load-metrics", b"alt-svc")
+)  # fmt: skip
+_DROPPED_PREFIXES = (b"x-headway-", b"x-gateway-", b"x-llm-d-")
+
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+
+
+class TryFailed(UpstreamError):
+    """A try that failed before its answer started. `answer` is what the engine said, if it said anything."""
+
+    def __init__(self, message: str, *, cause: str, answer: Answer | None = None):
+        super().__init__(message, cause=cause)
+        self.answer = answer
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for every try of one request: times in seconds, ready reply fields, how to word an error."""
+
+    first_token: float
+    between_tokens: float
+    total: float
+    fields: bytes
+    error_event: Callable[[UpstreamError], bytes]
+
+
+class Relay:
+    """The receiver of one upstream answer. `done` is set when it has ended, well or not."""
+
+    def __init__(self, reply: Reply, backend: Backend, reservation: Reservation, terms: Terms, *, stream: bool,
+                 editor: Editor | None, on_orca: Callable[[bytes], None] | None):  # fmt: skip
+        self.reply = reply
+        self.reservation = reservation
+        self.terms = terms
+        self.stream = stream  # asked for; the answer may still be plain
+        self.meter = Meter()
+        self.began_at = self.last_at = time.monotonic()
+        self.first_at = 0.0
+        self.status = 0
+        self.ended = ""
+        self.error: UpstreamError | None = None
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.connection: UpstreamConnection | None = None
+        self.was_reused = False
+        self.heard = False  # a byte of the answer came
+        self.piece: Callable[[bytes], None] = self._piece_early
+        self._backend = backend
+        self._editor = editor
+        self._on_orca = on_orca
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._length: int | None = None
+        self._held = b""
+        self._tail = b""
+        self._is_stream = False
+        self._seen = 0
+        self._marked = 0
+
+    # --- the receiver's side -------------------------------------------------------------------------------------
+
+    def head(self, status: int, fields: list[tuple[bytes, bytes]], length: int | None) -> None:
+        # A head is no sign of life: vLLM sends it while its engine hangs.
+        self.status, self._fields, self._length = status, fields, length
+        if status >= 500 or status == 429 or 300 <= status < 400:
+            self.piece = self._piece_judged
+            return
+        for name, value in fields:
+            if name == b"content-type":
+                self._is_stream = value[:17].lower() == b"text/event-stream"
+            elif name == b"endpoint-load-metrics" and self._on_orca is not None:
+                self._on_orca(value)
+        if self._is_stream:
+            self.piece = self._piece_early
+        elif status == 200 and (self._backend.errs_in_ok_body or (self._editor and self._editor.changes_plain)):
+            self.piece = self._piece_whole
+        else:
+            self.piece = self._piece_plain
+
+    def _piece_early(self, data: bytes) -> None:
+        """A stream that has not started: hold, look, decide."""
+        meter = self.meter
+        held = self._held + data
+        out = meter.feed(data)
+        if meter.failed and not meter.began:
+            self._fail_early(meter.error_event)
+        elif meter.began or len(held) > _HELD:
+            self._held = b""
+            self._start(held if not meter.failed else self._held + out)
+            self.piece = self._piece_stream
+            self._after()
+        else:
+            self._held = held
+
+    def _piece_stream(self, data: bytes) -> None:
+        """The hot path of a stream: look, write."""
+        out = self.meter.feed(data)
+        if self._editor is not None:
+            out = self._editor.stream(out)
+        if out:
+            self.reply.write(out)
+        self._after()
+
+    def _after(self) -> None:
+        """Note what the piece was: life, the first token, so many tokens, an error."""
+        meter = self.meter
+        if meter.events != self._seen:  # comments keep a connection open, not an engine alive
+            self._seen = meter.events
+            now = self.last_at = time.monotonic()
+            self.reservation.fleet.progress_at[self.reservation.row] = now
+            if not self.first_at:
+                self._note_first(now)
+            elif meter.events - self._marked >= _PROGRESS:
+                self._marked = meter.events
+                self.reservation.progress(meter.events)
+        if meter.failed:
+            self._stop(UpstreamError("the model server reported an error", cause="error_event"), "error_event")
+
+    def _note_first(self, now: float) -> None:
+        self.first_at = now
+        reservation = self.reservation
+        reservation.first_token(now)
+        reservation.fleet.see(reservation.row, Evidence.SUCCESS, now)
+
+    def _piece_plain(self, data: bytes) -> None:
+        """A plain answer: forward as it comes, remember its end for the usage it reports."""
+        self.last_at = time.monotonic()
+        self._tail = (self._tail + data)[-TAIL:] if self._tail or len(data) > TAIL else data
+        if self.reply.started:
+            self.reply.write(data)
+        else:
+            self._note_first(self.last_at)
+            self._start(data)
+
+    def _piece_whole(self, data: bytes) -> None:
+        """A plain answer that must be seen whole before a byte of it may go: it is edited or may hide an error."""
+        self.last_at = time.monotonic()
+        self._held += data
+
+    def _piece_judged(self, data: bytes) -> None:
+        """An error's body: kept, for its meaning and in case it is the last word."""
+        if len(self._held) < _HELD:
+            self._held += data
+
+    def end(self) -> None:
+        """The upstream answer is complete."""
+        self.connection = None  # back in its pool: somebody else's next
+        if self.ended:
+            return
+        if self.piece == self._piece_judged:
+            self._judge()
+            return
+        if self.piece == self._piece_whole:
+            self._finish_whole()
+            return
+        if self._is_stream:
+            self._finish_stream()
+            return
+        if not self.reply.started:
+            self._start(b"")
+        self.meter.read_plain(self._tail)
+        self.reply.end()
+        self._done("complete")
+
+    def broke(self, error: UpstreamError) -> None:
+        """The connection failed, or the peer broke the protocol."""
+        if not self.ended:
+            self.heard = self.connection is None or self.connection.answered
+            self._stop(error, "timeout" if error.status == 504 else "upstream_failed")
+
+    # --- starting and ending -------------------------------------------------------------------------------------
+
+    def _start(self, first: bytes) -> None:
+        """The answer starts: its head goes out with its first bytes."""
+        editor = self._editor
+        length = self._length
+        if editor is not None and self._is_stream:
+            first, length = editor.stream(first), None
+        self.reply.start(self.status, self.terms.fields + forwardable(self._fields), length, first)
+
+    def _finish_stream(self) -> None:
+        meter = self.meter
+        if not self.reply.started:
+            if self._held.strip():
+                self.meter.feed(b"\n\n")
+                if meter.failed:
+                    self._fail_early(meter.error_event)
+                    return
+            self._start(self._held)
+        if self._editor is not None:
+            self.reply.write(self._editor.rest())
+        self.reply.end()
+        self._done("complete")
+
+    def _finish_whole(self) -> None:
+        body = self._held
+        if self._backend.in_body_error(body):
+            self._fail(TryFailed("the model server reported an error", cause="error_body",
+                                 answer=(500, self._fields, body)), "upstream_failed")  # fmt: skip
+            return
+        self._note_first(self.last_at)
+        self.meter.read_plain(body[-TAIL:])
+        if self._editor is not None:
+            body = self._editor.plain(body)
+        self._length = len(body)
+        self.reply.start(self.status, self.terms.fields + forwardable(self._fields), len(body), body)
+        self.reply.end()
+        self._done("complete")
+
+    def _judge(self) -> None:
+        """A 3xx, 429 or 5xx: what does this engine mean by it?"""
+        status, body = self.status, self._held
+        if status < 400:
+            self._fail(TryFailed("the model server answered with a redirect", cause="redirect"), "upstream_failed")
+            return
+        meaning = self._backend.meaning(status, body)
+        if meaning is Meaning.CLIENT:
+            self.reply.start(status, self.terms.fields + forwardable(self._fields), len(body), body)
+            self.reply.end()
+            self._done("complete")
+            return
+        error = _failed(f"status_{status}", (status, self._fields, body), meaning)
+        self._fail(error, "saturated" if meaning is Meaning.SATURATED else "upstream_failed")
+
+    def _fail_early(self, event: bytes) -> None:
+        """An error event before the answer started: the engine's own word for it decides."""
+        body = event.partition(b"data:")[2].strip()
+        status = status_of(event)
+        meaning = self._backend.event_meaning(body)
+        fields = [(b"content-type", b"application/json")]
+        self._abandon()
+        if meaning is Meaning.CLIENT:
+            self.status = status
+            self.reply.start(status, self.terms.fields + forwardable(fields), len(body), body)
+            self.reply.end()
+            self._done("complete")
+            return
+        self._fail(_failed("error_event", (status, fields, body), meaning), "error_event")
+
+    def fail(self, error: UpstreamError, ended: str) -> None:
+        """From outside (time-outs, a hung endpoint): give up on this try."""
+        if not self.ended:
+            self._stop(error, ended)
+
+    def _stop(self, error: UpstreamError, ended: str) -> None:
+        """Break off, before or after the start."""
+        self._abandon()
+        if self.reply.started and not self.reply.ended:
+            if self._is_stream:
+                own = b"" if self.meter.failed else self.terms.error_event(error)
+                if own and self.meter.holds_partial:
+                    own = b"\n\n" + own
+                self.reply.break_off(own)
+            else:
+                self.reply.cut()
+        self._fail(error, ended)
+
+    def _abandon(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.abandon()
+
+    def _fail(self, error: UpstreamError, ended: str) -> None:
+        self.error = error
+        self._done(ended)
+
+    def _done(self, ended: str) -> None:
+        if not self.ended:
+            self.ended = ended
+            self.reply.on_pause = self.reply.on_resume = None
+            if not self.done.done():
+                self.done.set_result(None)
+
+    def abandon(self) -> None:
+        """The client is gone."""
+        self._abandon()
+        self._done("client_gone")
+
+    # --- time ----------------------------------------------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """Called a few times a second: has the engine taken too long?"""
+        if self.ended or self.reply.paused:
+            return
+        terms = self.terms
+        if now - self.began_at > terms.total:
+            self.fail(UpstreamError("the model server took too long", cause="total", status=504), "timeout")
+        elif not self.stream:
+            return
+        elif not self.first_at:
+            if now - self.began_at > terms.first_token:
+                error = UpstreamError("the model server sent no first token in time", cause="first_token", status=504)
+                self.fail(error, "timeout")
+        elif now - self.last_at > terms.between_tokens:
+            error = UpstreamError("the model server stopped sending", cause="between_tokens", status=504)
+            self.fail(error, "timeout")
+
+
+def _failed(cause: str, answer: Answer, meaning: Meaning) -> TryFailed:
+    """What the engine said, as the failure of a try."""
+    cause = {Meaning.SATURATED: "saturated", Meaning.LEAVING: "leaving"}.get(meaning, cause)
+    return TryFailed(f"the model server answered {answer[0]}", cause=cause, answer=answer)
+
+
+def forwardable(fields: list[tuple[bytes, bytes]]) -> bytes:
+    """The engine's response fields that a client may see, as ready lines."""
+    out = []
+    for name, value in fields:
+        if name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES):
+            out += (name, b": ", value, b"\r\n")
+    return b"".join(out)

@@ -1,0 +1,184 @@
+"""The verb `serve`: one gateway process from its first socket to its last, and the signals in between.
+
+SIGTERM drains and ends, SIGINT does so without the delay, SIGHUP reloads, SIGUSR2 starts the next process on the
+inherited sockets and, once that one serves, drains this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable
+
+import uvloop
+
+from gateway import VERSION
+from gateway.app import Gateway
+from gateway.config.loader import for_urls, load
+from gateway.config.problems import ConfigError
+from gateway.config.types import Config
+from gateway.config.watch import watch
+from gateway.logs import Events, Output, RequestLog
+from gateway.sockets import VARIABLE, Inherited, bind, spawn_successor
+from policies.picking import check as check_pick
+
+TAKE_OVER = 60.0  # seconds the next process has to start serving
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("-c", "--config", metavar="FILE", help="the configuration")
+    source.add_argument("--to", nargs="+", metavar="URL", help="model servers, instead of a file")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="worker processes (only 1 in this version)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop. 0 stopped as asked, 1 could not start, 2 bad usage."""
+    if args.workers != 1:
+        print("headway serve: --workers other than 1 is not in this version", file=sys.stderr)
+        return 2
+    try:
+        config = read(args)
+    except (ConfigError, OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    try:
+        return uvloop.run(_serve(args, config))
+    except (OSError, ValueError, ssl.SSLError) as error:
+        print(f"headway serve: {error}", file=sys.stderr)
+        return 1
+
+
+def read(args: argparse.Namespace) -> Config:
+    """The configuration the arguments name, checked whole."""
+    if args.to:
+        return for_urls(args.to)
+    loaded = load(args.config, os.environ, check_pick=check_pick)
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return loaded.config
+
+
+async def _serve(args: argparse.Namespace, config: Config) -> int:
+    inherited = Inherited(os.environ)
+    os.environ.pop(VARIABLE, None)
+    sockets = inherited.sockets or [
+        bind(config.listen.host, config.listen.port), bind(config.admin.host, config.admin.port)
+    ]  # fmt: skip
+    output = Output(1)
+    events = Events(output, config.log.level)
+    gateway = Gateway(config, lambda: _load_again(args), RequestLog(output, config.log.level), events)
+    # The listeners get copies: the originals are what a successor inherits, whatever has been closed by then.
+    await gateway.start(sockets[0].dup(), sockets[1].dup())
+    inherited.say_ready()
+    _greet(sockets, config)
+    process = Process(gateway, sockets, events)
+    process.listen()
+    reloader = asyncio.create_task(_reload_on_change(args, gateway))
+    delay, timeout = await process.wait_for_end()
+    reloader.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await reloader
+    await gateway.drain(delay, timeout)
+    events.log("info", "stopped")
+    output.close()
+    return 0
+
+
+async def _load_again(args: argparse.Namespace) -> Config:
+    return await asyncio.get_running_loop().run_in_executor(None, read, args)
+
+
+async def _reload_on_change(args: argparse.Namespace, gateway: Gateway) -> None:
+    if args.config is None:
+        return
+    async for _ in watch(args.config):
+        await gateway.reload()
+
+
+def _greet(sockets: list[socket.socket], config: Config) -> None:
+    scheme = "https" if config.listen.tls is not None else "http"
+    shown = [f"{host}:{port}" for host, port in (sock.getsockname()[:2] for sock in sockets)]
+    print(f"headway {VERSION}: serving {scheme}://{shown[0]}, admin http://{shown[1]}, process {os.getpid()}",
+          file=sys.stderr, flush=True)  # fmt: skip
+
+
+class Process:
+    """Signals to actions. `wait_for_end` returns how to drain: (delay, timeout) in seconds."""
+
+    def __init__(self, gateway: Gateway, sockets: list[socket.socket], events: Events):
+        self._gateway = gateway
+        self._sockets = sockets
+        self._events = events
+        self._end: asyncio.Future[tuple[float, float]] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_restarting = False
+
+    def listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        drain = self._gateway.config.drain
+        loop.add_signal_handler(signal.SIGTERM, self._finish, drain.delay)
+        loop.add_signal_handler(signal.SIGINT, self._finish, 0.0)
+        loop.add_signal_handler(signal.SIGHUP, self._start, self._reload)
+        loop.add_signal_handler(signal.SIGUSR2, self._start, self._restart)
+
+    async def wait_for_end(self) -> tuple[float, float]:
+        return await self._end
+
+    def _finish(self, delay: float) -> None:
+        if not self._end.done():
+            self._end.set_result((delay, self._gateway.config.drain.timeout))
+
+    def _start(self, action: Callable[[], asyncio.Future[None]]) -> None:
+        task = asyncio.ensure_future(action())
+        self._tasks.add(task)  # type: ignore[arg-type]
+        task.add_done_callback(self._tasks.discard)  # type: ignore[arg-type]
+
+    async def _reload(self) -> None:
+        await self._gateway.reload()
+
+    async def _restart(self) -> None:
+        """Start the next process; when it serves, this one drains. If it fails, this one goes on."""
+        if self._is_restarting or self._end.done():
+            return
+        self._is_restarting = True
+        process, ready = spawn_successor(self._sockets)
+        try:
+            serves = await asyncio.wait_for(_wait_for_byte(ready), TAKE_OVER)
+        except TimeoutError:
+            serves = False
+        finally:
+            os.close(ready)
+            self._is_restarting = False
+        if serves:
+            self._events.log("info", "handed_over", to=process.pid)
+            self._finish(0.0)
+        else:
+            self._events.log("error", "restart_failed", process=process.pid)
+            await _end(process)
+
+
+async def _wait_for_byte(descriptor: int) -> bool:
+    """True when a byte comes, False when the other end closes without one."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(descriptor, False)
+    readable = loop.create_future()
+    loop.add_reader(descriptor, lambda: readable.done() or readable.set_result(None))
+    try:
+        await readable
+    finally:
+        loop.remove_reader(descriptor)
+    return os.read(descriptor, 1) == b"1"
+
+
+async def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+    await asyncio.get_running_loop().run_in_executor(None, process.wait)
