@@ -1,8 +1,8 @@
 """Does a burst spread? 256 equal requests at once on 8 idle endpoints, over many seeds: `python -m tests.bench.herd`.
 
-Prints busiest / mean for every policy (median, p99 and worst over the seeds) and PASS or FAIL against its bar. No answer
-comes back and no server reports anything during a burst, so a policy that trusts only what servers say fails. Prompts
-are equal in length and share no prefix; each has its own session. Ends with status 1 if a bar is missed.
+Prints busiest / mean for every policy (median, p99 and worst over the seeds) and PASS or FAIL against its bar. No
+answer comes back and no server reports anything during a burst, so a policy that trusts only what servers say fails.
+Prompts are equal in length and share no prefix; each has its own session. Ends with status 1 if a bar is missed.
 """
 
 import argparse
