@@ -192,6 +192,11 @@ class RequestLog:
         self._size = 0
         self.set_level(level)
 
+    @property
+    def dropped(self) -> int:
+        """Lines of this output that were given up so far, those of events included."""
+        return self._output.dropped
+
     def set_level(self, level: str) -> None:
         self._on = LEVELS.index(level) <= LEVELS.index("info")
 

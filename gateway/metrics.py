@@ -125,7 +125,7 @@ class Metrics(Collector):
             completion[0] += record.completion_tokens
 
     def refused(self, klass: str, reason: str) -> None:
-        self._counter("headway_refused_total", (klass, reason))[0] += 1.0
+        self._counter("headway_refused_total", (klass, reason or "none"))[0] += 1.0
 
     def retried(self, pool: str, reason: str) -> None:
         self._counter("headway_retries_total", (pool, reason))[0] += 1.0

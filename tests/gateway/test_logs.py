@@ -203,7 +203,7 @@ def test_a_reader_that_stalls_stalls_nobody_and_what_is_too_much_is_dropped_and_
     lines = received.splitlines()
     assert len(lines) == 10_000 - lost
     assert all(json.loads(line)["request_id"] == "r1" for line in lines)
-    assert output.dropped == lost
+    assert log.dropped == lost
 
 
 def _read_some(fd: int) -> bytes:
