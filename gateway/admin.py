@@ -20,6 +20,7 @@ import hmac
 import math
 import re
 import socket
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
 from ipaddress import ip_address
@@ -33,6 +34,7 @@ from gateway.config.types import Config, Key, Secret
 from gateway.core.fleet import Fleet
 from gateway.core.types import Endpoint
 from gateway.decisions import DecisionRing, describe
+from gateway.logs import Events
 from gateway.metrics import CONTENT_TYPE, Metrics
 
 OLDEST = (3, 14, 3)
@@ -55,6 +57,8 @@ class AdminView(Protocol):
     def metrics(self) -> Metrics: ...
     @property
     def decisions(self) -> DecisionRing: ...
+    @property
+    def events(self) -> Events: ...
     def fleets(self) -> Mapping[str, Fleet]: ...
     def is_ready(self) -> bool: ...
     def now(self) -> float: ...
@@ -124,6 +128,13 @@ class Admin:
             return _error(405, "method_not_allowed", f"use {allowed} here", {"Allow": allowed})
         except web.HTTPException as error:
             return _error(error.status, "bad_request", error.reason)
+        except Exception as error:
+            # A bug of ours. Its text may hold anything, so only its kind and place are told, and only in the log.
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self._view.events.log(
+                "error", "admin_bug", path=path, error=type(error).__name__, at=f"{where.filename}:{where.lineno}"
+            )
+            return _error(500, "internal_error", "a bug of this gateway; its log says where")
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         token = self._view.config.admin.token

@@ -17,6 +17,7 @@ from gateway.config.types import Admin as AdminConfig
 from gateway.config.types import Config, Secret
 from gateway.core.fleet import Fleet
 from gateway.decisions import DecisionRing, describe
+from gateway.logs import Events, Output
 from gateway.metrics import Metrics
 from gateway.records import Candidates, RequestRecord
 
@@ -41,6 +42,7 @@ class View:
         self.metrics = Metrics()
         self.decisions = DecisionRing(5)
         self.decisions.put(RECORD)
+        self.events = Events(Output(2))
 
     def fleets(self) -> Mapping[str, Fleet]:
         return {}
