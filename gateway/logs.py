@@ -19,9 +19,10 @@ from __future__ import annotations
 import json
 import os
 import select
+import stat
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Condition, Thread
 
@@ -105,7 +106,9 @@ class Output:
         try:
             data = batch if isinstance(batch, bytes) else batch()
             if isinstance(self._target, int):
-                self._write_all(self._target, data)
+                whole = stat.S_ISREG(os.fstat(self._target).st_mode)
+                for piece in (data,) if whole else _pieces(data):
+                    self._write_all(self._target, piece)
             else:
                 fd = os.open(self._target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 try:
@@ -131,6 +134,17 @@ class Output:
                 self._torn = self._torn or len(left) < len(data)
                 raise
             left = left[done:]
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """Runs of whole lines that a pipe takes in one piece, so that processes may share it. A longer line comes alone."""
+    start, length = 0, len(data)
+    while start < length:
+        end = data.rfind(b"\n", start, start + select.PIPE_BUF) + 1
+        if not end:
+            end = data.find(b"\n", start) + 1 or length
+        yield data[start:end]
+        start = end
 
 
 class _Line(msgspec.Struct, gc=False):

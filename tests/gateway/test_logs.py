@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import select
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config.types import Secret
-from gateway.logs import BURST, Events, Output, RequestLog
+from gateway.logs import BURST, Events, Output, RequestLog, _pieces
 from gateway.records import RequestRecord
 
 RECORD = RequestRecord(
@@ -267,6 +268,37 @@ def test_a_descriptor_that_others_made_non_blocking_is_waited_for(pipe: tuple[in
     assert received == data
     output.close(10.0)
     assert output.dropped == 0
+
+
+def test_lines_of_two_processes_on_one_pipe_are_not_mixed(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    real = os.write
+
+    def write(fd: int, data: memoryview) -> int:
+        sizes.append(len(data))
+        assert bytes(data[-1:]) == b"\n"
+        return real(fd, data)
+
+    monkeypatch.setattr("gateway.logs.os.write", write)
+    output = Output(pipe[1])
+    lines = b"".join(b"x" * (number * 37 % 900) + b"\n" for number in range(60))
+    output.offer(lines, len(lines), 60)
+    output.close(10.0)
+    assert os.read(pipe[0], 1 << 16) == lines
+    assert max(sizes) <= select.PIPE_BUF
+    assert len(sizes) < 20
+    assert output.dropped == 0
+
+
+@given(st.lists(st.integers(0, 6000), max_size=30), st.booleans())
+def test_pieces_are_whole_lines_and_together_the_data(lengths: list[int], ends: bool) -> None:
+    data = b"\n".join(b"x" * length for length in lengths) + b"\n" * ends
+    pieces = list(_pieces(data))
+    assert b"".join(pieces) == data
+    assert all(piece.endswith(b"\n") for piece in pieces[:-1])
+    assert all(len(piece) <= select.PIPE_BUF or piece.count(b"\n") <= 1 for piece in pieces)
 
 
 def test_a_file_that_was_moved_away_is_made_anew_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
