@@ -227,9 +227,9 @@ class RequestLog:
         try:
             text = self._encode(line)
         except ValueError:  # half of a surrogate pair, from bytes that were no text
-            text = json.dumps(_plain(msgspec.to_builtins(line))).encode()
+            text = _dump(_plain(msgspec.to_builtins(line)))
         if not text.isascii() or b"\x7f" in text:
-            text = _escape(text)
+            text = _dump(json.loads(text))
         self._lines.append(text)
         self._size += len(text) + 1
         if self._size >= BATCH:
@@ -279,7 +279,7 @@ class Events:
         if suppressed:
             line["suppressed"] = suppressed
         line.update((name, _plain(value)) for name, value in fields.items())
-        text = json.dumps(line).replace("\x7f", "\\u007f").encode() + b"\n"
+        text = _dump(line) + b"\n"
         self._output.offer(text, len(text), 1)
 
     def _admit(self, event: str) -> int | None:
@@ -302,9 +302,9 @@ def _tidy_path(path: str) -> str:
     return path if len(path) <= LONGEST else path[:LONGEST] + "…"
 
 
-def _escape(text: bytes) -> bytes:
-    """The same JSON in printable ASCII."""
-    return json.dumps(json.loads(text), separators=(",", ":")).replace("\x7f", "\\u007f").encode()
+def _dump(value: object) -> bytes:
+    """JSON in printable ASCII."""
+    return json.dumps(value, separators=(",", ":")).replace("\x7f", "\\u007f").encode()
 
 
 def _plain(value: object) -> object:

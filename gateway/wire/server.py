@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from enum import Enum
 from ssl import SSLContext
-from typing import Protocol
+from typing import Protocol, cast
 
 from gateway.wire.chunked import ChunkedBody
 from gateway.wire.head import RequestHead, WireError, parse_head
@@ -101,8 +101,7 @@ class ServerConnection(asyncio.Protocol):
     # --- the transport's side ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        transport = self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         transport.set_write_buffer_limits(_HIGH, _LOW)
         name = transport.get_extra_info("peername")
         self.peer = name[0] if isinstance(name, tuple) else ""

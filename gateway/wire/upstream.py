@@ -11,7 +11,7 @@ import asyncio
 import re
 import socket
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
@@ -45,9 +45,9 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, pool: EndpointPool):
         self._pool = pool
         self._receiver: Receiver | None = None
-        self._parser = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
         self.on_body = self._parts.append
+        self._parser = httptools.HttpResponseParser(self)  # looks its callbacks up now
         self._fields: list[tuple[bytes, bytes]] = []
         self._field_bytes = 0
         self._status = 0
@@ -94,8 +94,7 @@ class UpstreamConnection(asyncio.Protocol):
     # --- the transport's side ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        transport = self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         transport.set_write_buffer_limits(_HIGH, _LOW)
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):

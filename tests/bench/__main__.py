@@ -110,7 +110,9 @@ async def bench(rounds: int, names: Sequence[str], endpoints: int, where: Path) 
         for name, client in clients.items():
             warm = await client.run(Load(rate=400, seconds=1.0), seed=99, patience=5.0)
             if warm.failed > warm.sent / 2:
-                raise SystemExit(f"{name} does not answer: {warm.causes}")
+                log = where / name / "log"
+                shown = log.read_text()[-2000:] if log.exists() else ""
+                raise SystemExit(f"{name} does not answer: {warm.causes}\n{shown}")
         idle = await idle_shares(running)
         before = {name: resident_mib(one.pids()) for name, one in running.items()}
         results = await interleave(rounds, CASES, clients, {DIRECT: None, **running}, [upstream], say)
@@ -134,7 +136,7 @@ def spread(results: Results) -> str:
     busiest = max(cell.busiest for cells in results.values() for cell in cells)
     return (
         f"{number - lost} of {number} runs count; rounds differ by {statistics.median(apart) if apart else 0:.0%} "
-        f"(max - min, median over the cells); worst start lag p99 {lag:.1f} ms; busiest process {busiest:.0%} of a core."
+        f"(max - min, median over the cells); worst start lag p99 {lag:.1f} ms; busiest process {busiest:.0%}."
     )
 
 
@@ -147,8 +149,8 @@ def page(text: str, kept: Sequence[Bar], options: argparse.Namespace, names: Seq
 
 Printed by `make bench` on {machine()}, {time.strftime("%Y-%m-%d")}, in {took:.0f} s: {options.rounds} interleaved
 rounds, medians. One proxy process each, the same {options.endpoints} upstream ports (one cheap process), an open-loop
-client. Compared: {", ".join(names)}. Headway runs with keys, `least_tokens`, a scrape a second and a probe every two seconds of
-every endpoint, a log line and a decision record a request, both in files; its CPU holds all of that. The others have no
+client. Compared: {", ".join(names)}.
+Headway runs with keys, `least_tokens`, a scrape a second and a probe every two seconds of every endpoint, a log line and a decision record a request, both in files; its CPU holds all of that. The others have no
 logic but round robin and write no log.
 
 {text}

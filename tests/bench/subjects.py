@@ -106,7 +106,6 @@ def headway(port: int, ports: Sequence[int], where: Path) -> list[str]:
         "version": 1,
         "listen": f"127.0.0.1:{port}",
         "admin": f"127.0.0.1:{free_port()}",
-        "state": str(where / "state"),
         "drain": {"delay": "0s", "timeout": "2s"},
         "pools": {
             "main": {
