@@ -41,13 +41,22 @@ class DecisionRing:
     """The last `keep` records, found by request id; with `file`, each is also appended there as a line of JSON."""
 
     def __init__(self, keep: int, file: str | None = None):
+        self._ids: dict[str, tuple[Rows, tuple[str, ...]]] = {}
+        self._shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._pending: list[RequestRecord] = []
+        self._file: str | None = None
+        self._output: Output | None = None
+        self._clear(keep)
+        self._write_to(file)
+
+    def _clear(self, keep: int) -> None:
         self.keep = keep
         self._ring: list[RequestRecord | None] = [None] * keep
         self._next = 0
         self._slot: dict[str, int] = {}
-        self._ids: dict[str, tuple[Rows, tuple[str, ...]]] = {}
-        self._shared: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._pending: list[RequestRecord] = []
+
+    def _write_to(self, file: str | None) -> None:
+        self._file = file
         self._output = None if file is None else Output(Path(file), limit=RECORD_BYTES * WAITING)
 
     def __len__(self) -> int:
@@ -87,6 +96,11 @@ class DecisionRing:
 
     def put(self, record: RequestRecord) -> None:
         """Keep a record; the oldest goes when the ring is full."""
+        self._keep(record)
+        if self._output is not None:
+            self._pending.append(record)
+
+    def _keep(self, record: RequestRecord) -> None:
         if self.keep:
             slot = self._next
             old = self._ring[slot]
@@ -95,8 +109,6 @@ class DecisionRing:
             self._ring[slot] = record
             self._slot[record.request_id] = slot
             self._next = slot + 1 if slot + 1 < self.keep else 0
-        if self._output is not None:
-            self._pending.append(record)
 
     def _share(self, ids: tuple[str, ...]) -> tuple[str, ...]:
         if len(self._shared) >= SHARED:
@@ -130,6 +142,18 @@ class DecisionRing:
         if self._pending and self._output is not None:
             batch, self._pending = self._pending, []
             self._output.offer(lambda: _lines(batch), RECORD_BYTES * len(batch), len(batch))
+
+    def reconfigure(self, keep: int, file: str | None) -> None:
+        """Another size or file from now on: what fits is kept, the old file still gets what it has coming. No waiting."""
+        if keep != self.keep:
+            records = self._ring[self._next :] + self._ring[: self._next]
+            self._clear(keep)
+            for record in records:
+                if record is not None:
+                    self._keep(record)
+        if file != self._file:
+            self.close(0.0)
+            self._write_to(file)
 
     def close(self, timeout: float = 1.0) -> None:
         """Flush, and give the writer `timeout` seconds to finish."""

@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -215,3 +216,34 @@ def test_with_nothing_kept_nothing_is_found() -> None:
     ring.put(RECORD)
     assert ring.find("r1") is None
     ring.close()
+
+
+def test_a_smaller_or_larger_ring_keeps_the_newest_that_fit() -> None:
+    ring = DecisionRing(4)
+    for number in range(6):
+        ring.put(replace(RECORD, request_id=f"r{number}"))
+    ring.reconfigure(2, None)
+    assert [ring.find(f"r{number}") is not None for number in range(6)] == [False] * 4 + [True] * 2
+    ring.reconfigure(3, None)
+    ring.put(replace(RECORD, request_id="r6"))
+    assert len(ring) == 3
+    ring.put(replace(RECORD, request_id="r7"))
+    assert ring.find("r4") is None
+    assert ring.find("r5") is not None
+
+
+def test_another_file_takes_over_and_no_record_is_in_both_or_in_none(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    ring = DecisionRing(2, str(old))
+    ring.put(replace(RECORD, request_id="r1"))
+    ring.reconfigure(2, str(new))
+    ring.put(replace(RECORD, request_id="r2"))
+    ring.reconfigure(2, str(new))
+    ring.close(10.0)
+    assert json.loads(new.read_text())["request_id"] == "r2"
+    assert ring.find("r1") is not None
+    # The old file's writer ends by itself; nobody waited for it.
+    for thread in threading.enumerate():
+        if thread.name == "headway-log":
+            thread.join(10.0)
+    assert json.loads(old.read_text())["request_id"] == "r1"
