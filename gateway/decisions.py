@@ -144,7 +144,7 @@ class DecisionRing:
             self._output.offer(lambda: _lines(batch), RECORD_BYTES * len(batch), len(batch))
 
     def reconfigure(self, keep: int, file: str | None) -> None:
-        """Another size or file from now on: what fits is kept, the old file still gets what it has coming. No waiting."""
+        """Another size or file from now on; does not wait. What fits is kept, the old file gets what it has coming."""
         if keep != self.keep:
             records = self._ring[self._next :] + self._ring[: self._next]
             self._clear(keep)
