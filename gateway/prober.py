@@ -332,6 +332,10 @@ def _cause(error: Exception) -> str:
     """One word for why an answer did not come: the label of a metric, so the words are few."""
     if isinstance(error, ScrapeError):
         return error.cause
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "dns"
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+        return "tls"
     if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
         return "refused"
     if isinstance(error, TimeoutError):
