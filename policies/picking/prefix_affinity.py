@@ -1,8 +1,9 @@
 """The least work left, this request's included: an endpoint that holds its prefix has less to do for it.
 
-The idea: a cached prefix is worth exactly the tokens that it saves, so it is compared with queued tokens in the same
-unit. The prompt stays where its prefix is until that endpoint is further behind than the cache saves, and then the
-prefix spreads to a second endpoint by itself: a hot system prompt is replicated, a cold one is not. The balance is that
+The idea: what a cache saves is counted in tokens, as the work that waits is, so the two can be weighed. A cached token
+is worth two by default: one that this request need not wait for, and one that no endpoint need compute a second time
+at the expense of others. The prompt stays where its prefix is until that endpoint is further behind than this, and then
+the prefix spreads to a second one by itself: a hot system prompt is replicated, a cold one is not. The balance is that
 of Preble ("Preble: efficient distributed prompt scheduling for LLM serving", ICLR 2025: exploit if more is cached than
 not, else explore), the cost that of NVIDIA Dynamo's KV router (new prefill blocks + active blocks). The caches are
 guessed from where prompts were sent (`gateway/core/prefixes.py`) and the guess is corrected by the engines' answers.
@@ -22,12 +23,13 @@ from policies.picking.warmth import Caches
 
 
 class PrefixAffinity(Policy):
-    """`weight`: how many tokens of work one cached token is worth; above 1 it is stickier, 0 is `least_tokens`.
+    """`weight`: how many tokens of waiting work one cached token is worth. 1 looks at this request alone, more is
+    stickier, 0 is `least_tokens`.
 
     `max_blocks`: the size of the index (150 bytes each; a prompt of 16 KB has 35).
     """
 
-    def __init__(self, weight: float = 1.0, max_blocks: int = 65_536):
+    def __init__(self, weight: float = 2.0, max_blocks: int = 65_536):
         self.weight = number("weight", weight, 0.0, 100.0)
         self._caches = Caches(whole("max_blocks", max_blocks, 1_000, 100_000_000))
         self._least = LeastTokens()
@@ -35,12 +37,13 @@ class PrefixAffinity(Policy):
     def pick(self, request: Request, snapshot: Snapshot) -> Decision:
         warmth = self._caches.look(request, snapshot)
         cached = warmth.cached
-        work = snapshot.tokens + (request.prompt_tokens - self.weight * cached)
-        position = self._least.choose(work, snapshot)
+        tokens = snapshot.tokens
+        scores = tokens - self.weight * cached
+        position = self._least.choose(scores, snapshot)
         row, held = int(snapshot.rows[position]), float(cached[position])
         self._caches.send(request, warmth, position, row)
-        reason = f"{float(work[position]):.0f} tokens to do with this one, {held:.0f} cached, least of {len(work)}"
-        return Decision(row, reason, work, held)
+        reason = f"{float(tokens[position]):.0f} tokens left to do there, {held:.0f} cached: best of {len(scores)}"
+        return Decision(row, reason, scores, held)
 
     def observe(self, outcome: Outcome) -> None:
         self._caches.observe(outcome)

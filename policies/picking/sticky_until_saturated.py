@@ -1,10 +1,10 @@
 """Where the prefix is, until that endpoint's prompts in flight are too many; then where the least tokens are.
 
-The idea: a warm cache is worth nearly any queue short of saturation, because a prompt sent elsewhere is not only computed
-again but pushes something out of the cache there. So the choice is made among the endpoints that hold most of
-the prompt, as long as the best of them has no more than so many uncached tokens in flight beyond the least loaded
-endpoint: a lead of R x T, where R is the rate at which an endpoint prefills (tokens per second) and T the time to first
-token that is still tolerable. Published by llm-d in
+The idea: a warm cache is worth nearly any queue short of saturation, because a prompt sent elsewhere is computed again and
+pushes something out of the cache there. So the choice is made among the endpoints that hold most of the prompt, as long
+as the best of them has no more than so many uncached tokens in flight beyond the least loaded endpoint: a lead of
+R x T, where R is the rate at which an endpoint prefills (tokens per second) and T the time to first token that is still
+tolerable. Published by llm-d in
 August 2026, where it equals or beats their trained latency predictor wherever prefill is the bottleneck.
 
 It takes its default from there: 286,720 = 20,480 tokens/s (Qwen3-32B on two H100) x 14 s, which favours throughput.
