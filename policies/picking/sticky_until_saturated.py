@@ -1,8 +1,8 @@
 """Where the prefix is, until that endpoint's prompts in flight are too many; then where the least tokens are.
 
-The idea: a warm cache is worth nearly any queue short of saturation, because a prompt sent elsewhere is computed again and
-pushes something out of the cache there. So the choice is made among the endpoints that hold most of the prompt, as long
-as the best of them has no more than so many uncached tokens in flight beyond the least loaded endpoint: a lead of
+The idea: a warm cache is worth nearly any queue short of saturation, because a prompt sent elsewhere is computed again
+and pushes something out of the cache there. So the choice is made among the endpoints that hold most of it, as long as
+the best of them has no more than so many uncached tokens in flight beyond the least loaded endpoint: a lead of
 R x T, where R is the rate at which an endpoint prefills (tokens per second) and T the time to first token that is still
 tolerable. Published by llm-d in
 August 2026, where it equals or beats their trained latency predictor wherever prefill is the bottleneck.
