@@ -18,6 +18,7 @@ from pathlib import Path
 import uvloop
 
 from tests.bench.client import Client, Load, percentile
+from tests.bench.decision_cost import decision_table
 from tests.bench.machine import cpu_seconds, machine, resident_mib
 from tests.bench.rounds import Bar, Cell, Results, failures, interleave, median, table, verdict
 from tests.bench.subjects import Running, installed, subject, upstreams
@@ -150,14 +151,16 @@ def page(text: str, kept: Sequence[Bar], options: argparse.Namespace, names: Seq
 Printed by `make bench` on {machine()}, {time.strftime("%Y-%m-%d")}, in {took:.0f} s: {options.rounds} interleaved
 rounds, medians. One proxy process each, the same {options.endpoints} upstream ports (one cheap process), an open-loop
 client. Compared: {", ".join(names)}.
-Headway runs with keys, `least_tokens`, a scrape a second and a probe every two seconds of every endpoint, a log line and a decision record a request, both in files; its CPU holds all of that. The others have no
-logic but round robin and write no log.
+Headway runs with keys, `least_tokens`, a scrape a second and a probe every two seconds of every endpoint, a log line
+and a decision record a request, both in files; its CPU holds all of that. The others have no logic but round robin and
+write no log.
 
 {text}
 
 Latency runs from the write of the request to the last byte, or to the first token of a stream (60 tokens, 50 a second);
 the direct columns are absolute, the others what the proxy adds. CPU a chunk holds the stream's share of its request.
-A run counts only if no process used over 80 % of a core and the client's start lag p99 was under 10 ms.
+A run counts only if no process used over 80 % of a core and the client's start lag p99 was under 10 ms. A decision is
+look, pick and reserve in one process, no I/O (`python -m tests.bench.decision_cost`).
 
 ```
 {chr(10).join(map(str, kept))}
@@ -176,6 +179,7 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-") as where:
         text, kept = uvloop.run(bench(options.rounds, options.only, options.endpoints, Path(where)))
+    text += "\n\n" + decision_table(2000)
     print(text + "\n")
     if options.write:
         options.write.parent.mkdir(exist_ok=True)

@@ -26,7 +26,10 @@ KEY = "bench-key-0123456789"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to send: `rate` requests a second for `seconds`, bodies of `size` bytes, answers of `tokens` events."""
+    """What to send: `rate` requests a second for `seconds`, bodies of `size` bytes, answers of `tokens` events.
+
+    Events come `token_rate` a second, the first after `first` seconds. At least `connections` are open beforehand.
+    """
 
     rate: float
     seconds: float
@@ -34,6 +37,7 @@ class Load:
     tokens: int = 0
     token_rate: float = 50.0
     first: float = 0.0
+    connections: int = 0
 
 
 @dataclass(slots=True)
@@ -147,12 +151,9 @@ class Client:
         _, connection = await loop.create_connection(lambda: Connection(self), "127.0.0.1", self.port)
         return connection
 
-    async def run(self, load: Load, seed: int, connections: int = 0, patience: float = 30.0) -> Measured:
-        """Send a load and wait for its answers; one that is not there `patience` seconds after the last is a failure.
-
-        `connections`: at least so many are open before the first request leaves.
-        """
-        while len(self.idle) < connections:
+    async def run(self, load: Load, seed: int, patience: float = 30.0) -> Measured:
+        """Send a load and wait for its answers; one missing `patience` seconds after the last request is a failure."""
+        while len(self.idle) < load.connections:
             self.idle.append(await self.connect())
         loop = asyncio.get_running_loop()
         self.load, self.draw = load, random.Random(seed)

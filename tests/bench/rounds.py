@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tests.bench.client import Client, Load, Measured, percentile
 from tests.bench.machine import cpu_seconds
@@ -109,7 +110,7 @@ class Bar:
         return f"{word}  {self.what}: {self.figure:.2f}{self.unit} (bar: at most {self.limit:g}{self.unit})"
 
 
-def failures(results: Results) -> Bar:
+def failures(results: Mapping[Any, Sequence[Cell]]) -> Bar:
     """The bar that goes with all others: no request failed."""
     failed = sum(cell.measured.failed for cells in results.values() for cell in cells)
     return Bar("failed requests", failed, 0)
