@@ -20,10 +20,10 @@ import argparse
 import logging
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gevent  # type: ignore[import-untyped]  # ships no types
 from locust import LoadTestShape, User, events, task
@@ -44,7 +44,8 @@ from loadtest.workload import SHAPES, Item, WorkloadError, read_trace, shape  # 
 
 log = logging.getLogger("loadtest")
 DEFAULT_SECONDS = 60.0  # without -t
-SHARE_MESSAGE = "loadtest_share"
+LEAD = 0.3  # s before the first start of a schedule, so that it is not late
+DRAIN = 60.0  # s that answers under way get at the end, unless --stop-timeout says otherwise
 _LAG = ("start lag", "generator")
 
 
@@ -72,7 +73,6 @@ def build_items(options: argparse.Namespace) -> list[Item]:
     """The whole schedule (open loop), or the lengths to draw from (closed loop). Raises WorkloadError."""
     if options.rate > 0:
         asked = argparse.Namespace(**vars(options))
-        asked.seconds = seconds(options)
         asked.speedup, asked.start, asked.limit = None, 0.0, replay.MAX_REQUESTS
         items = replay.build(asked)
     else:
@@ -87,9 +87,13 @@ def build_items(options: argparse.Namespace) -> list[Item]:
     ]
 
 
-def seconds(options: argparse.Namespace) -> float:
-    """How long requests are started for."""
-    return float(options.run_time or DEFAULT_SECONDS)
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What the users of one process send. `numbers` makes the prompts of a closed loop differ."""
+
+    items: list[Item]
+    prompts: PromptMaker
+    numbers: count[int]
 
 
 def slo_of(options: argparse.Namespace) -> Slo:
@@ -101,30 +105,26 @@ def slo_row(slo: Slo) -> tuple[str, str]:
 
 
 def on_init(environment: Environment, **_: Any) -> None:
-    """Check the options before anything starts, and let a worker learn its share of the schedule."""
+    """Check the options before anything starts."""
     options: Any = environment.parsed_options
-    options.share = (0, 1)
+    options.workers = 1
+    options.seconds = float(options.run_time or DEFAULT_SECONDS)
     options.prompt_seed = time.time_ns() % 1_000_000_007  # texts never sent before: no prefix cache helps by accident
-    environment.stop_timeout = environment.stop_timeout or 30.0  # answers under way may finish
+    environment.stop_timeout = environment.stop_timeout or DRAIN
     try:
         build_items(options)
     except WorkloadError as error:
         log.error("%s", error)
         sys.exit(2)
-    if isinstance(environment.runner, WorkerRunner):
-
-        def take_share(environment: Environment, msg: Any, **_: Any) -> None:
-            options.share = (msg.data["index"], msg.data["count"])
-
-        environment.runner.register_message(SHARE_MESSAGE, take_share)
 
 
 def on_test_start(environment: Environment, **_: Any) -> None:
-    """The master tells each worker which part of the schedule is its own."""
+    """A master notes how many share the schedule; who sends makes the workload, once a process."""
+    options: Any = environment.parsed_options
     if isinstance(environment.runner, MasterRunner):
-        workers = list(environment.runner.clients.ready)
-        for index, worker in enumerate(workers):
-            environment.runner.send_message(SHARE_MESSAGE, {"index": index, "count": len(workers)}, worker.id)
+        options.workers = environment.runner.worker_count  # locust hands a master's options on to its workers
+    else:
+        StreamUser.workload = Workload(build_items(options), PromptMaker(options.prompt_seed), count())
 
 
 def on_quitting(environment: Environment, **_: Any) -> None:
@@ -138,7 +138,7 @@ def on_quitting(environment: Environment, **_: Any) -> None:
     kept = row.num_requests - row.num_failures
     log.info(
         "goodput: %.1f%% of %d requests kept %s, %.2f per s",
-        100 * kept / row.num_requests, row.num_requests, row.name, kept / seconds(options),
+        100 * kept / row.num_requests, row.num_requests, row.name, kept / options.seconds,
     )  # fmt: skip
     lag = environment.stats.get(*_LAG).get_response_time_percentile(0.99) or 0
     if lag > LAG_LIMIT * 1e3:
@@ -157,29 +157,33 @@ class Shape(LoadTestShape):
     def tick(self) -> tuple[int, float] | None:
         assert self.runner is not None
         options: Any = self.runner.environment.parsed_options
-        length, now = seconds(options), time.perf_counter() - self.start_time
-        if now >= length:
-            return None
+        now = time.perf_counter() - self.start_time
+        if now >= options.seconds:  # no new starts; answers under way may finish, and only then is the test over
+            over = now > options.seconds + 1 and (
+                not self.runner.user_count or now > options.seconds + self.runner.environment.stop_timeout
+            )
+            return None if over else (0, 100.0)
         if options.rate > 0:
             drivers = self.runner.worker_count if isinstance(self.runner, MasterRunner) else 1
             return drivers, float(drivers)
         most = options.num_users or 1
-        users = max(1, round(shape(options.shape, most, length)(now)))
+        users = max(1, round(shape(options.shape, most, options.seconds)(now)))
         return users, float(options.spawn_rate or most)
 
 
 class StreamUser(User):
     """Sends prompts of exact length, reads the streams, and reports what it measured."""
 
+    workload: ClassVar[Workload]  # set when the test starts; reading a trace once per user would stall the others
+
     def on_start(self) -> None:
         options: Any = self.environment.parsed_options
         headers = {"authorization": f"Bearer {options.api_key}"} if options.api_key else {}
         self.options = options
         self.slo = slo_of(options)
-        self.items = build_items(options)
-        self.prompts = PromptMaker(options.prompt_seed)
         self.connections = BlockingClient(Target.parse(self.host or "", options.path, headers), time.monotonic)
-        self.numbers = count(id(self) & 0xFFFFFF, 1 << 24)  # prompts of different users differ
+        runner = self.environment.runner
+        self.index = runner.worker_index if isinstance(runner, WorkerRunner) else 0
         self.zero = time.monotonic()
         self.over = False
 
@@ -195,17 +199,16 @@ class StreamUser(User):
 
     def _one_after_another(self) -> None:
         due = time.monotonic() - self.zero + self.options.think
-        number = next(self.numbers)
-        item = replace(self.items[hash((number, self.options.seed)) % len(self.items)], at=due)
-        exchange = self._prepare(item, number)
+        items = self.workload.items
+        number = next(self.workload.numbers) * self.options.workers + self.index
+        exchange = self._prepare(replace(items[number % len(items)], at=due), number)
         gevent.sleep(max(0.0, self.zero + due - time.monotonic()))
         self.connections.send(exchange)
 
     def _on_schedule(self) -> None:
-        index, share = self.options.share
         running: set[gevent.Greenlet[..., None]] = set()
-        self.zero = time.monotonic() + 0.1
-        for number, item in list(enumerate(self.items))[index::share]:
+        self.zero = time.monotonic() + LEAD
+        for number, item in self._share():
             exchange = self._prepare(item, number)
             wait = self.zero + item.at - time.monotonic()
             if wait > 0:
@@ -215,8 +218,12 @@ class StreamUser(User):
             greenlet.link(running.discard)
         gevent.joinall(list(running))
 
+    def _share(self) -> list[tuple[int, Item]]:
+        workers = self.options.workers
+        return list(enumerate(self.workload.items))[self.index % workers :: workers]
+
     def _prepare(self, item: Item, number: int) -> Exchange:
-        body = self.prompts.body(item, number, self.options.model, self.options.path)
+        body = self.workload.prompts.body(item, number, self.options.model, self.options.path)
         return Exchange(body, lambda exchange: self._report(to_record(item, exchange, self.zero)))
 
     def _report(self, record: Record) -> None:
