@@ -1,8 +1,8 @@
 """The wanted values of one scrape: Prometheus text in, sums and maxima out.
 
-The idea: an engine's page is 70 kB and holds six values that matter, so the page is not parsed. Each wanted name is
-searched for at the start of a line and only those lines are read, which costs microseconds where a full parser costs
-milliseconds (`tests/bench/scrape_cost.py`). A name counts only as a whole: `vllm:num_requests_waiting` is not
+The idea: an engine's page is 70 kB and holds six values that matter, so the page is not parsed. One regular expression
+per engine finds the lines of its wanted names and reads only those, in a tenth of a millisecond where a full parser
+takes ten (`tests/bench/scrape_cost.py`). A name counts only as a whole: `vllm:num_requests_waiting` is not
 `vllm:num_requests_waiting_by_reason`, and `x_total` is not its twin `x_created`.
 
 The page is not trusted. NaN, infinities, negative and absurd values are counted in `bad` and make their whole name
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 MAX_BYTES = 1 << 20
 # Series per name: a data-parallel server has one per rank; thousands are a mistake or an attack.
@@ -25,8 +26,10 @@ MAX_SERIES = 2048
 MAX_VALUE = 1e15
 
 # What may follow a name: labels in braces (any brace or escaped quote inside quotes), a value, perhaps a time stamp.
-_REST = re.compile(
-    rb'(?:[ \t]*\{((?:[^"}\n]|"(?:[^"\\\n]|\\.)*")*)\}[ \t]*|[ \t]+)([^\s#]+)(?:[ \t]+-?[0-9]+)?[ \t]*(?:\r?\n|\Z)'
+# Nothing is tried twice (possessive), so no line can make it slow.
+_REST = (
+    rb'(?:[ \t]*+\{((?:[^"}\n]++|"(?:[^"\\\n]++|\\.)*+")*+)\}[ \t]*+|[ \t]++)'
+    rb"([^\s#]++)(?:[ \t]++-?[0-9]++)?[ \t]*+(?=\r?\n|\r?\Z)"
 )
 _LABEL = re.compile(rb'([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\]|\\.)*)"')
 # How a page of metrics begins; a page of HTML or JSON does not.
@@ -58,37 +61,28 @@ class Samples:
         self.bad = 0
         self._series: dict[str, dict[bytes, float]] = {}
         self._unusable: set[str] = set()
-        page = b"\n" + body
-        for name in wanted:
-            self._read(page, name)
+        for found in _reader(tuple(wanted)).finditer(b"\n" + body):
+            self._take(found[1].decode(), found[2] or b"", found[3])
 
-    def _read(self, page: bytes, name: str) -> None:
-        needle = b"\n" + name.encode()
-        series: dict[bytes, float] = {}
-        at = page.find(needle)
-        while at >= 0:
-            after = at + len(needle)
-            if found := _REST.match(page, after):
-                value = _parse_value(found[2])
-                if value is None:
-                    self.bad += 1
-                    self._unusable.add(name)
-                else:
-                    # The same series twice: the last one stands, as in Prometheus.
-                    series[found[1] or b""] = value
-                if len(series) > MAX_SERIES:
-                    raise ScrapeError(f"{name} has more than {MAX_SERIES} series", "too_many_series")
-            at = page.find(needle, after)
-        if series:
-            self._series[name] = series
+    def _take(self, name: str, labels: bytes, text: bytes) -> None:
+        value = _parse_value(text)
+        series = self._series.setdefault(name, {})
+        if value is None:
+            self.bad += 1
+            self._unusable.add(name)
+        else:
+            # The same series twice: the last one stands, as in Prometheus.
+            series[labels] = value
+            if len(series) > MAX_SERIES:
+                raise ScrapeError(f"{name} has more than {MAX_SERIES} series", "too_many_series")
 
     def __bool__(self) -> bool:
         """Whether any wanted name was there."""
-        return bool(self._series or self._unusable)
+        return bool(self._series)
 
     def __contains__(self, name: str) -> bool:
         """Whether the name is there, with values that can be used or not."""
-        return name in self._series or name in self._unusable
+        return name in self._series
 
     def has(self, name: str) -> bool:
         """Whether the name is there with values that can be used."""
@@ -130,12 +124,20 @@ class Samples:
         return [(parse_labels(raw), value) for raw, value in self._series[name].items()]
 
 
+@lru_cache(maxsize=64)
+def _reader(wanted: tuple[str, ...]) -> re.Pattern[bytes]:
+    """Finds a wanted name at the start of a line, its labels and its value."""
+    names = b"|".join(re.escape(name.encode()) for name in wanted) or b"(?!)"
+    return re.compile(rb"\n(" + names + rb")" + _REST)
+
+
 def parse_labels(raw: bytes) -> dict[str, str]:
     """`a="x",b="y"` as a mapping, escapes undone, bytes that are not UTF-8 replaced."""
-    return {
-        name.decode(): re.sub(rb'\\[\\"n]', lambda m: _ESCAPES[m[0]], value).decode("utf-8", "replace")
-        for name, value in _LABEL.findall(raw)
-    }
+    return {name.decode(): _unescape(value).decode("utf-8", "replace") for name, value in _LABEL.findall(raw)}
+
+
+def _unescape(value: bytes) -> bytes:
+    return re.sub(rb'\\[\\"n]', lambda m: _ESCAPES[m[0]], value) if b"\\" in value else value
 
 
 def _parse_value(text: bytes) -> float | None:

@@ -35,6 +35,9 @@ from gateway.pace import JITTER, SLOW, Motion, Pace
 # Figures older than this many intervals are not believed, as are those that have not moved for so long.
 STALE = 3.0
 HEALTH_TIMEOUT = 5.0
+# A pool's scrapes and checks a second, at most: what a large pool may cost is bounded, its intervals stretch instead.
+MAX_SCRAPES = 200.0
+MAX_CHECKS = 100.0
 # How long `ready` waits for the first round of health checks.
 FIRST_ROUND = 2.0
 DETECT_AGAIN = 60.0
@@ -83,7 +86,9 @@ class Prober:
         self._unchecked: set[str] = set()
         self._known = asyncio.Event()
         self._checked = asyncio.Event()
-        fleet.stale_after = STALE * pool.scrape.every
+        self._scrape_every = pool.scrape.every
+        self._check_every = pool.health.every
+        self._stretch(0)
 
     def backend_for(self, endpoint_id: str) -> Backend:
         """The adapter for an endpoint: with `auto` the one that was found, until then one that knows nothing."""
@@ -133,6 +138,7 @@ class Prober:
     ) -> None:
         first = not self._known.is_set()
         self._on_freed(self.fleet.update(endpoints, self._clock(), fresh=first))
+        self._stretch(len(endpoints))
         wanted = {endpoint.id: endpoint for endpoint in endpoints}
         for endpoint_id, (endpoint, tasks) in list(self._loops.items()):
             if wanted.get(endpoint_id) != endpoint:
@@ -163,6 +169,12 @@ class Prober:
         if not self._unchecked:
             self._checked.set()
 
+    def _stretch(self, count: int) -> None:
+        """Set the intervals for so many endpoints."""
+        self._scrape_every = max(self.pool.scrape.every, count / MAX_SCRAPES)
+        self._check_every = max(self.pool.health.every, count / MAX_CHECKS)
+        self.fleet.stale_after = STALE * self._scrape_every
+
     async def _forget(self) -> None:
         while True:
             await asyncio.sleep(self.pool.scrape.every)
@@ -171,14 +183,13 @@ class Prober:
     # --- whether it lives --------------------------------------------------------------------------------------
 
     async def _check_again_and_again(self, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
-        every = self.pool.health.every
-        await asyncio.sleep(self._random.random() * min(0.25, every / 4.0))
+        await asyncio.sleep(self._random.random() * min(0.25, self._check_every / 4.0))
         while True:
             started = self._clock()
             evidence = await self._check(endpoint, session)
             self._note_checked(endpoint.id)
             row = self.fleet.row_of(endpoint.id)
-            wait = every
+            wait = self._check_every
             if row is not None:
                 before = self.fleet.health(row).state
                 after = self.fleet.see(row, evidence, self._clock())
@@ -186,7 +197,7 @@ class Prober:
                     self._log("endpoint_state", pool=self.pool.name, endpoint=endpoint.id, state=after.value,
                               reason=self.fleet.health(row).reason)  # fmt: skip
                 # The one that is missed is looked for more often.
-                wait = every / 2.0 if after is State.DOWN else every
+                wait *= 0.5 if after is State.DOWN else 1.0
             jitter = self._random.uniform(1.0 - JITTER, 1.0 + JITTER)
             await asyncio.sleep(max(wait * jitter - (self._clock() - started), wait * SLOW))
 
@@ -206,8 +217,8 @@ class Prober:
     # --- what load it tells ------------------------------------------------------------------------------------
 
     async def _scrape_again_and_again(self, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
-        pace = Pace(self.pool.scrape.every, self._random)
-        motion = Motion(STALE * self.pool.scrape.every)
+        pace = Pace(self._scrape_every, self._random)
+        motion = Motion(self.fleet.stale_after)
         if self.backend.name == "auto":
             await self._find_out(endpoint, session)
         backend = self.backend_for(endpoint.id)
@@ -218,8 +229,9 @@ class Prober:
         while True:
             row = self.fleet.row_of(endpoint.id)
             if row is None or self.fleet.health(row).state is State.DOWN:
-                await asyncio.sleep(self.pool.scrape.every)
+                await asyncio.sleep(self._scrape_every)
                 continue
+            pace.every, motion.patience = self._scrape_every, self.fleet.stale_after
             started = self._clock()
             cause = await self._scrape(endpoint, backend, url, session, motion)
             self._note_scrape(endpoint, cause)

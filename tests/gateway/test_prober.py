@@ -364,6 +364,23 @@ async def test_an_endpoint_that_joins_later_starts_slowly_and_one_from_the_start
         assert weights[1] < 1.0
 
 
+async def test_a_large_pool_is_asked_less_often_so_that_watching_it_costs_no_more():
+    pool = Pool(name="p", engine="http", scrape=Scrape(1.0, 0.5), health=HealthCheck(None, 100.0))
+    fleet = Fleet("p", Rule(), Random(1))
+
+    async def watch() -> AsyncIterator[list[Endpoint]]:
+        yield [endpoint("http://127.0.0.1:9", str(number)) for number in range(1000)]
+
+    prober = Prober(pool, fleet, create("http"), watch(), time.monotonic, lambda *_: None, lambda *_, **__: None)
+    assert fleet.stale_after == 3.0
+    running = asyncio.create_task(prober.run())
+    await until(lambda: fleet.row_of("999") is not None)
+    assert fleet.stale_after == 15.0
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
 async def test_an_engine_is_found_out_and_then_spoken_to_as_what_it_is(server):
     async with probing(endpoint(server.url), engine="auto") as at_work:
         assert at_work.prober.backend_for("nobody").name == "auto"
