@@ -17,17 +17,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from backends.sim.generation import Generation, Phase, SimRequest, Step
+from backends.sim.generation import DoesNotFit, Generation, Phase, QueueFull, SimRequest, Step
 from backends.sim.kv import BlockPool
 from backends.sim.profiles import Profile
-
-
-class QueueFull(Exception):
-    """`max_queued` requests are in the engine already; nothing was changed."""
-
-
-class DoesNotFit(ValueError):
-    """The request could never be held in the KV cache, or asks for nothing."""
 
 
 @dataclass(frozen=True, slots=True)

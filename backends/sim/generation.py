@@ -1,4 +1,4 @@
-"""The values an engine works on: what is asked for, what is being generated, and what one step did.
+"""The values an engine works on: what is asked for, what is being generated, what one step did, what is refused.
 
 They are kept apart from the scheduler so that a server, a replay and a test can name them without it.
 """
@@ -7,6 +7,14 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+
+class QueueFull(Exception):
+    """`max_queued` requests are in the engine already; nothing was changed."""
+
+
+class DoesNotFit(ValueError):
+    """The request could never be held in the KV cache, or asks for nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 The idea: an iteration reads the weights once (`base`), multiplies them with its tokens (flat while memory-bound,
 then linear: two knees, three slopes), lets each prefill chunk attend to what is before it (`pair`, `prefix`) and
-each decode read its context (`ctx`); scheduling and sampling come on top (`overhead`). The coefficients were fitted to public measurements; the figures, their sources
-and licences are in `profiles.json` beside this file. Which sequences are in an iteration is the engine's business.
+each decode read its context (`ctx`); scheduling and sampling come on top (`overhead`). The coefficients were fitted
+to public measurements; the figures, their sources and licences are in `profiles.json` beside this file. Which
+sequences are in an iteration is the engine's business.
 """
 
 import difflib

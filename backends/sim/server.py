@@ -17,9 +17,9 @@ from backends.sim import errors, text
 from backends.sim.ask import Ask
 from backends.sim.control import Control
 from backends.sim.dialects import Dialect
-from backends.sim.engine import DoesNotFit, Engine, EngineOptions, QueueFull
+from backends.sim.engine import Engine, EngineOptions
 from backends.sim.exchange import Choice, Exchange
-from backends.sim.generation import SimRequest, Step
+from backends.sim.generation import DoesNotFit, QueueFull, SimRequest, Step
 from backends.sim.http import Connection, HttpRequest, Reply
 from backends.sim.pages import JSON, Pages
 from backends.sim.profiles import Profile

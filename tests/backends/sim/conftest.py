@@ -83,3 +83,9 @@ def events(body: bytes) -> list[Any]:
     """The JSON of a stream's data lines; `[DONE]` as that text."""
     lines = [line[6:] for line in body.decode().split("\n") if line.startswith("data: ")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Let the loop run until `done`: for what another connection brings about."""
+    while not done():
+        await asyncio.sleep(0.001)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.sim.engine import DoesNotFit, Engine, EngineOptions, QueueFull
-from backends.sim.generation import Generation, Phase, SimRequest, Step
+from backends.sim.engine import Engine, EngineOptions
+from backends.sim.generation import DoesNotFit, Generation, Phase, QueueFull, SimRequest, Step
 from backends.sim.profiles import profile
 
 H100 = profile("h100_llama-3.1-8b_bf16_tp1")

@@ -21,7 +21,7 @@ def test_the_table_says_where_every_figure_comes_from() -> None:
 
 
 def test_an_unknown_name_is_answered_with_close_ones() -> None:
-    with pytest.raises(UnknownProfile, match="h100_llama-3.1-8b_bf16_tp1"):
+    with pytest.raises(UnknownProfile, match=r"h100_llama-3\.1-8b_bf16_tp1"):
         profile("h100_llama-8b_bf16_tp1")
 
 
