@@ -102,6 +102,7 @@ class Prober:
 
     async def run(self) -> None:
         """Follow discovery, scrape and check until cancelled."""
+        self._loops.clear()
         tls = _tls_context(self.pool.tls)
         connect = self.pool.timeouts.connect
         async with (
@@ -137,7 +138,9 @@ class Prober:
         checks: aiohttp.ClientSession,
     ) -> None:
         first = not self._known.is_set()
-        self._on_freed(self.fleet.update(endpoints, self._clock(), fresh=first))
+        # A fleet that lives on through a reload is not fresh: those who join it ramp.
+        fresh = first and not any(self.fleet.members())
+        self._on_freed(self.fleet.update(endpoints, self._clock(), fresh=fresh))
         self._stretch(len(endpoints))
         wanted = {endpoint.id: endpoint for endpoint in endpoints}
         for endpoint_id, (endpoint, tasks) in list(self._loops.items()):

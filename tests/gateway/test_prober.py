@@ -427,3 +427,33 @@ async def test_discovery_that_fails_is_logged_and_asked_again(server):
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
+
+
+async def test_one_that_joins_a_fleet_that_lives_on_through_a_reload_starts_slowly(server):
+    pool = Pool(name="p", engine="http", health=HealthCheck(None, 0.5))
+    fleet = Fleet("p", Rule(), Random(1))
+    fleet.update([endpoint(server.url)], time.monotonic(), fresh=True)
+
+    async def watch() -> AsyncIterator[list[Endpoint]]:
+        yield [endpoint(server.url), endpoint(server.url, "b")]
+
+    prober = Prober(pool, fleet, create("http"), watch(), time.monotonic, lambda *_: None, lambda *_, **__: None)
+    running = asyncio.create_task(prober.run())
+    await prober.ready()
+    assert fleet.health(0).weight(time.monotonic()) == 1.0
+    assert fleet.health(1).weight(time.monotonic()) < 1.0
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_a_prober_that_is_run_again_asks_again(server):
+    async with probing(endpoint(server.url)) as at_work:
+        await until(lambda: server.scrapes > 0)
+    scrapes = server.scrapes
+    at_work.sets.put_nowait([endpoint(server.url)])
+    again = asyncio.create_task(at_work.prober.run())
+    await until(lambda: server.scrapes > scrapes)
+    again.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await again
