@@ -51,7 +51,7 @@ async def serves(server: SimServer) -> bool:
 
 
 async def reopened(server: SimServer) -> None:
-    while await refused(server):
+    while await refused(server):  # noqa: ASYNC110 - a port says nothing when it opens
         await asyncio.sleep(0.005)
     assert await serves(server)
 
