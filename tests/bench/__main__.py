@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import statistics
 import sys
 import tempfile
@@ -21,11 +22,11 @@ from tests.bench.client import Client, Load, percentile
 from tests.bench.decision_cost import decision_table
 from tests.bench.machine import cpu_seconds, machine, resident_mib
 from tests.bench.rounds import Bar, Cell, Results, failures, interleave, median, table, verdict
-from tests.bench.subjects import Running, installed, subject, upstreams
+from tests.bench.subjects import RECORDS, Running, installed, subject, upstreams
 
 KIB = 1024
 PLAIN = {
-    "1 KB": Load(rate=1500, seconds=2.0, size=KIB),
+    "1 KB": Load(rate=2500, seconds=2.0, size=KIB),
     "16 KB": Load(rate=500, seconds=2.0, size=16 * KIB),
     "220 KB": Load(rate=80, seconds=2.0, size=220 * KIB),
 }
@@ -151,9 +152,9 @@ def page(text: str, kept: Sequence[Bar], options: argparse.Namespace, names: Seq
 Printed by `make bench` on {machine()}, {time.strftime("%Y-%m-%d")}, in {took:.0f} s: {options.rounds} interleaved
 rounds, medians. One proxy process each, the same {options.endpoints} upstream ports (one cheap process), an open-loop
 client. Compared: {", ".join(names)}.
-Headway runs with keys, `least_tokens`, a scrape a second and a probe every two seconds of every endpoint, a log line
-and a decision record a request, both in files; its CPU holds all of that. The others have no logic but round robin and
-write no log.
+Headway runs with keys, `least_tokens`, a scrape a second and a probe every two seconds of every endpoint, a log line a
+request in a file and the last 10,000 decision records in memory{" and a file" if os.environ.get(RECORDS) else ""}; its
+CPU holds all of that. The others have no logic but round robin and write no log.
 
 {text}
 
