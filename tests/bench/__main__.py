@@ -26,7 +26,7 @@ from tests.bench.subjects import RECORDS, Running, installed, subject, upstreams
 
 KIB = 1024
 PLAIN = {
-    "1 KB": Load(rate=2500, seconds=2.0, size=KIB),
+    "1 KB": Load(rate=1500, seconds=2.0, size=KIB),
     "16 KB": Load(rate=500, seconds=2.0, size=16 * KIB),
     "220 KB": Load(rate=80, seconds=2.0, size=220 * KIB),
 }
