@@ -57,6 +57,7 @@ class Forwarder:
     def __init__(self, trusted: Networks):
         self._trusted = trusted
         self._is_trusted: dict[str, bool] = {}
+        self._passes: dict[bytes, bool] = {}
 
     def lines(self, head: RequestHead, peer: str, request_id: str) -> bytes:
         """Every field that may pass, then our own: the request's id and whom we serve."""
@@ -65,13 +66,23 @@ class Forwarder:
         named_hops: frozenset[bytes] = frozenset()
         if connection is not None and connection.lower() not in (b"keep-alive", b"close"):
             named_hops = frozenset(word.strip() for word in connection.lower().split(b","))
+        known = self._passes
         out = []
         for name, value in head.fields:
-            if name in _STOPPED or name in named_hops or name.startswith(_STOPPED_PREFIXES):
-                continue
-            out.append(b"%b: %b\r\n" % (name, value))
+            passes = known.get(name)
+            if passes is None:
+                passes = self._judge(name)
+            if passes and name not in named_hops:
+                out.append(b"%b: %b\r\n" % (name, value))
         out.append(b"x-request-id: %b\r\nx-forwarded-for: %b\r\n" % (request_id.encode(), self._for(head, peer)))
         return b"".join(out)
+
+    def _judge(self, name: bytes) -> bool:
+        """Whether a field may pass; remembered, since clients send the same few names."""
+        passes = name not in _STOPPED and not name.startswith(_STOPPED_PREFIXES)
+        if len(self._passes) < 1000:
+            self._passes[name] = passes
+        return passes
 
     def _for(self, head: RequestHead, peer: str) -> bytes:
         before = head.named.get(b"x-forwarded-for")

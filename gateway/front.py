@@ -11,7 +11,7 @@ import hmac
 import time
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -33,6 +33,14 @@ from gateway.wire.reply import Reply
 
 _JSON = b"content-type: application/json\r\n"
 _ANYONE = Key(b"", "anonymous", None)
+
+
+class Screened(NamedTuple):
+    """What the head alone told: the path, the model it names if it does, whose request it is."""
+
+    path: Path
+    model: str | None
+    key: Key
 
 
 class Front:
@@ -57,10 +65,11 @@ class Front:
     def screen(self, head: RequestHead) -> Callable[[Reply], None] | None:
         """None when the body is wanted, else what answers."""
         try:
-            if self._paths.find(head.path) is not None:
+            found = self._paths.find(head.path)
+            if found is not None:
                 if head.method != b"POST":
                     raise BadRequest(f"use POST on {head.path.decode('latin-1')}", status=405, code="method_not_allowed")
-                self._key(head)
+                head.found = Screened(*found, self._key(head))
                 coding = head.named.get(b"content-encoding")
                 if coding is not None and coding.lower() != b"identity":
                     raise BadRequest("request bodies must not be compressed", status=415, code="content_encoding")
@@ -150,10 +159,9 @@ class Front:
             self._note(head, reply, at, ask.received, story, ask, None)
 
     def _ask(self, head: RequestHead, body: bytes, peer: str, request_id: str, received: float) -> Ask:
-        found = self._paths.find(head.path)
-        assert found is not None  # screened
-        path, in_path = found
-        key = self._key(head)
+        screened = head.found
+        assert isinstance(screened, Screened)
+        path, in_path, key = screened
         seen = self._read_body(path, head, body)
         asked = self._asked_model(path, in_path, head, body, seen)
         model = self._names.find(asked)

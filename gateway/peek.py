@@ -20,7 +20,7 @@ from gateway.core.errors import BadRequest
 DEPTH = 64
 _READ = ("model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "messages", "prompt", "input",
          "user", "prompt_cache_key", "stream_options", "n")  # fmt: skip
-_QUOTED = tuple(b'"%b"' % name.encode() for name in _READ)
+_KEYS = re.compile(b'"(' + b"|".join(name.encode() for name in _READ) + rb')"\s*:')
 _ESCAPED_ASCII = re.compile(rb"\\u00[2-7][0-9A-Fa-f]")
 _STRING = re.compile(rb'"[^"]*"')
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
@@ -93,13 +93,14 @@ def _check_repeats(body: bytes, found: Peek) -> None:
     """Refuse repeated keys. Only the part outside the prompt is searched; any doubt goes to a full parse."""
     rest = body
     prompt = found.messages or found.prompt or found.input
-    if prompt and len(prompt) > 1024:
+    if prompt and len(prompt) > 64:
         # The value's place is found by its beginning: searching for all of it costs more than parsing it.
         raw = bytes(prompt)
         at = body.find(raw[:64])
         if body.startswith(raw, at):
             rest = body[:at] + body[at + len(raw) :]
-    if any(rest.count(name) > 1 for name in _QUOTED) or (b"\\u" in rest and _ESCAPED_ASCII.search(rest)):
+    keys = _KEYS.findall(rest)
+    if len(keys) != len(set(keys)) or (b"\\u" in rest and _ESCAPED_ASCII.search(rest)):
         _parse_strictly(body)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import ClassVar
 
-from gateway.core.types import UNKNOWN, Floats
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from gateway.core.types import UNKNOWN
+
+Table = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(msgspec.Struct, frozen=True, gc=False):
     """The table a pick was made from: one entry per candidate, copied when the decision was made.
 
     `ids` are endpoint ids; `columns` has the rows (requests, tokens, prefill, kv_used, age) of float32, NaN where
@@ -17,15 +22,14 @@ class Candidates:
     """
 
     ids: tuple[str, ...]
-    columns: Floats
-    scores: Floats | None
+    columns: Table
+    scores: Table | None
     left_out: int = 0
 
-    NAMES = ("requests", "tokens", "prefill", "kv_used", "age")
+    NAMES: ClassVar[tuple[str, ...]] = ("requests", "tokens", "prefill", "kv_used", "age")
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
+class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """One request from its last byte in to its last byte out. Seconds, tokens; NaN or "" where it never came to it.
 
     `model`, `pool`, `arm`, `klass`, `tenant` are names of the configuration ("" when none was reached), never what

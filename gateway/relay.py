@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from backends.base import Backend, Meaning
 from gateway.core.errors import UpstreamError
@@ -41,8 +41,7 @@ class TryFailed(UpstreamError):
         self.answer = answer
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What holds for every try of one request: times in seconds, ready reply fields, how to word an error."""
 
     first_token: float
@@ -330,8 +329,7 @@ def _failed(cause: str, answer: Answer, meaning: Meaning) -> TryFailed:
 
 def forwardable(fields: list[tuple[bytes, bytes]]) -> bytes:
     """The engine's response fields that a client may see, as ready lines."""
-    out = []
-    for name, value in fields:
-        if name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES):
-            out += (name, b": ", value, b"\r\n")
-    return b"".join(out)
+    return b"".join(
+        [b"%b: %b\r\n" % field for field in fields
+         if field[0] not in _DROPPED and not field[0].startswith(_DROPPED_PREFIXES)]
+    )  # fmt: skip

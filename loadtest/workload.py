@@ -124,13 +124,14 @@ def arrivals(rate: Rate, seconds: float, seed: int, cv: float = 1.0, step: float
     if cv < 0 or not math.isfinite(cv):
         raise WorkloadError("cv must be 0 or more")
     rng = np.random.default_rng(seed)
-    shape = 1.0 / (cv * cv) if cv > 0 else 0.0
+    even = cv < 1e-3
+    order = 1.0 if even else 1.0 / (cv * cv)
 
     def gap() -> float:
-        return float(rng.gamma(shape, 1.0 / shape)) if shape else 1.0
+        return 1.0 if even else float(rng.gamma(order, 1.0 / order))
 
     # With even gaps the first one is random, or every seed would start alike.
-    due = gap() if shape else float(rng.random())
+    due = float(rng.random()) if even else gap()
     work = 0.0
     for cell in range(math.ceil(seconds / step)):
         start = cell * step

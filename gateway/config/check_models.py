@@ -93,6 +93,7 @@ def _check_patterns(models: Mapping[str, Any], reader: Reader) -> None:
     for group in by_length.values():
         for row, (name, pattern, where) in enumerate(group):
             for other_name, other, _ in group[:row]:
-                if name != other_name and pattern != other and overlap(pattern, other):
+                is_told = pattern == other and ANY_MODEL not in (name, other_name)  # as a repeated alias
+                if name != other_name and not is_told and overlap(pattern, other):
                     told = f"a tie: {shown(pattern)} and {shown(other)} of model {shown(other_name)} can match one name"
                     reader.error(where, told, "make one of them longer")

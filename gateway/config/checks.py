@@ -81,10 +81,11 @@ def _check_pool(draft: Draft, pool: Pool) -> None:
     reader, at = draft.reader, ("pools", pool.name)
     for name in ("connect", "first_token", "between_tokens"):
         if getattr(pool.timeouts, name) > pool.timeouts.total:
-            where = reader.value_at(*at, "timeouts", name)
+            where = reader.value_at(*at, "timeouts", name if reader.is_given(*at, "timeouts", name) else "total")
             reader.error(where, f"contradictory: `{name}` is longer than `total`", "total bounds the whole answer")
     if pool.eject.base > pool.eject.max:
-        reader.error(reader.value_at(*at, "eject", "base"), "contradictory: `base` is longer than `max`")
+        where = reader.value_at(*at, "eject", "base" if reader.is_given(*at, "eject", "base") else "max")
+        reader.error(where, "contradictory: `base` is longer than `max`")
     _check_upstream_tls(draft, pool)
 
 

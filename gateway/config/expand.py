@@ -1,7 +1,7 @@
 """`${NAME}`, `${NAME:-default}` and `${file:/run/secrets/x}` in a value; `$${` is a plain `${`.
 
 The idea: expansion happens inside one scalar after the file was parsed, so what a variable holds can never become YAML.
-A missing one is a `Fault`; what it holds is never part of a message, because it is often a secret.
+A missing one is a `Fault`. What it holds is no part of a message here, because it is often a secret.
 """
 
 from __future__ import annotations

@@ -68,10 +68,13 @@ class Reader:
         """Where the value stands; where it is not in the file, its nearest parent."""
         return self._at(path, 1)
 
+    def is_given(self, *path: str | int) -> bool:
+        """Whether the file has the key, for a pool also under `defaults`."""
+        return any(spot in self.places for spot in _spots(path))
+
     def _at(self, path: Path, which: int) -> Mark:
         while path:
-            # A pool's value may have come from `defaults: {pool: …}`.
-            for spot in (path, ("defaults", "pool", *path[2:]) if path[0] == "pools" and len(path) > 2 else path):
+            for spot in _spots(path):
                 if spot in self.places:
                     return self.places[spot][which]
             path = path[:-1]
@@ -88,6 +91,11 @@ class Reader:
             self.error(node.mark, f"control character U+{ord(bad[0]):04X} in a value")
             return NOTHING
         return text
+
+
+def _spots(path: Path) -> tuple[Path, ...]:
+    """Where a value may stand: a pool's also under `defaults: {pool: …}`."""
+    return (path, ("defaults", "pool", *path[2:])) if path[:1] == ("pools",) and len(path) > 2 else (path,)
 
 
 class Kind(ABC):
@@ -151,16 +159,16 @@ class Name(Kind):
     later: frozenset[str] = frozenset()
 
     def read(self, node: Node, at: Path, reader: Reader) -> Any:
-        value = Value(str, f"the name of an {self.registry}").read(node, at, reader)
+        return Value(lambda text: self._known(text, reader), f"the name of an {self.registry}").read(node, at, reader)
+
+    def _known(self, name: str, reader: Reader) -> str:
         known = reader.known[self.registry]
-        if isinstance(value, Nothing) or value in known or re.fullmatch(CLASS_NAME, value):
-            return value
-        if value in self.later:
-            reader.error(node.mark, f"{self.registry} {shown(value)} is not in this version")
-        else:
-            hint = did_you_mean(value, known) or "known: " + ", ".join(sorted(known))
-            reader.error(node.mark, f"unknown {self.registry} {shown(value)}", hint)
-        return NOTHING
+        if name in known or re.fullmatch(CLASS_NAME, name):
+            return name
+        if name in self.later:
+            raise Fault(f"{self.registry} {shown(name)} is not in this version")
+        hint = did_you_mean(name, known) or "known: " + ", ".join(sorted(known))
+        raise Fault(f"unknown {self.registry} {shown(name)}", hint)
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string"}
@@ -178,7 +186,7 @@ class FilePath(Kind):
             return NOTHING
         path = os.path.normpath(os.path.join(reader.folder, value))
         if self.is_read and not os.path.isfile(path):
-            reader.error(node.mark, f"file {shown(value)} does not exist", f"looked for {path}")
+            reader.error(node.mark, f"file {shown(value)} does not exist", f"looked for {shown(path)}")
             return NOTHING
         return path
 

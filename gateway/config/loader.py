@@ -3,7 +3,7 @@
 The idea: four steps, each over the whole file. The text becomes a tree with places (`tree`); it is read by the table
 of keys (`spec`); `defaults:` is laid under the pools and the dataclasses are made; what must agree is compared
 (`checks`). Whatever any step finds is raised together. It is a pure function of the file, the files it names and the
-environment it is given, with bounded cost (1 MiB, 100,000 values, nothing constructed): call it from a thread.
+environment it is given, with bounded cost (1 MiB, 50,000 values, nothing constructed): call it from a thread.
 
 Left to others: when to load and what to do with the result (`app`).
 """

@@ -12,10 +12,10 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import NamedTuple
 
-MOST_PROBLEMS = 100
+MOST_PROBLEMS = 50
 """Reading ends at this many: a file that is wrong everywhere needs no thousand lines, nor the time to write them."""
-MOST_NAMES = 500
-"""A suggestion is looked for among this many names: comparing takes some 10 µs each."""
+MOST_NAMES = 200
+"""A suggestion is looked for among this many names: comparing takes up to 100 µs each."""
 
 
 class Mark(NamedTuple):

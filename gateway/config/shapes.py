@@ -48,6 +48,11 @@ class Struct(Kind):
     rest: Kind | None = None
     whole: bool = False
     one_of: bool = False
+    arguments: Mapping[str, inspect.Parameter] = field(init=False, compare=False)
+    """The parameters of `of`; looked up once, because looking takes longer than making."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arguments", inspect.signature(self.of).parameters)
 
     def read(self, node: Node, at: Path, reader: Reader) -> Any:
         if self.short and isinstance(node, Scalar):
@@ -89,8 +94,7 @@ class Struct(Kind):
             made = key.kind.make(part) if key and part is not None else part
             if not isinstance(made, Nothing):
                 given[key.argument or name if key else name] = made
-        signature = inspect.signature(self.of).parameters.values()
-        needed = (p.name for p in signature if p.default is p.empty and p.kind is not p.VAR_KEYWORD)
+        needed = (p.name for p in self.arguments.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD)
         return self.of(**given) if all(name in given for name in needed) else NOTHING
 
     def merged(self, under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,8 +108,7 @@ class Struct(Kind):
 
     def defaults(self) -> dict[str, Any]:
         """The default of each key that has a plain one, from the signature of `of`."""
-        signature = inspect.signature(self.of).parameters
-        found = {name: signature.get(key.argument or name) for name, key in self.keys.items()}
+        found = {name: self.arguments.get(key.argument or name) for name, key in self.keys.items()}
         return {name: p.default for name, p in found.items() if p is not None and p.default is not p.empty}
 
     def schema(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ _HEAD = re.compile(
     rb"(" + _TOKEN + rb") ([!-~]+) HTTP/1\.([01])\r\n((?:" + _TOKEN + rb":[^\x00-\x08\x0a-\x1f\x7f]*\r\n)*)\r\n"
 )
 _FIELD = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
+_TRAILING = re.compile(rb"[ \t]\r\n")
 _VERSION = re.compile(rb"[^\r\n ]+ [^\r\n ]+ HTTP/(\d+)\.(\d+)\r\n")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=\-]*(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{0,5})?")
@@ -46,9 +47,13 @@ _JUDGE = _Judge()
 
 
 class RequestHead:
-    """What was parsed: `fields` are (lower-case name, value) pairs in order, `named` the same as a dict."""
+    """What was parsed: `fields` are (lower-case name, value) pairs in order, `named` the same as a dict.
 
-    __slots__ = ("method", "target", "path", "minor", "fields", "named", "length", "chunked", "keep_alive", "expects")
+    `found` is the front's: what it made of the head when it screened it.
+    """
+
+    __slots__ = ("method", "target", "path", "minor", "fields", "named", "length", "chunked", "keep_alive", "expects",
+                 "found")  # fmt: skip
 
     method: bytes
     target: bytes
@@ -60,6 +65,7 @@ class RequestHead:
     chunked: bool
     keep_alive: bool
     expects: bool  # 100-continue
+    found: object
 
     @property
     def query(self) -> bytes:
@@ -75,14 +81,16 @@ def parse_head(raw: bytes, header_count: int, target_limit: int) -> RequestHead:
     method, target, minor, block = match.groups()
     if len(target) > target_limit:
         raise WireError(414, f"the request target is longer than {target_limit} bytes", "target_too_long")
-    fields = [(name.lower(), value.rstrip(b" \t")) for name, value in _FIELD.findall(block)]
+    fields = [(name.lower(), value) for name, value in _FIELD.findall(block)]
     if len(fields) > header_count:
         raise WireError(431, f"more than {header_count} header fields", "headers_too_large")
+    if _TRAILING.search(block) is not None:
+        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
     named = dict(fields)
     if len(named) != len(fields):
         _refuse_repeats(fields)
     head = RequestHead()
-    head.method, head.minor, head.fields, head.named = method, minor == b"1" and 1 or 0, fields, named
+    head.method, head.minor, head.fields, head.named = method, int(minor), fields, named
     _read_target(head, target)
     _read_framing(head)
     try:
@@ -130,8 +138,8 @@ def _read_framing(head: RequestHead) -> None:
             raise WireError(400, "Content-Length is not a plain number")
         head.length = int(length)
     connection = named.get(b"connection")
-    if connection is None:
-        head.keep_alive = head.minor == 1
+    if connection is None or connection == b"keep-alive":
+        head.keep_alive = head.minor == 1 or connection is not None
     else:
         words = {word.strip() for word in connection.lower().split(b",")}
         head.keep_alive = b"close" not in words and (head.minor == 1 or b"keep-alive" in words)

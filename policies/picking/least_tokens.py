@@ -12,6 +12,8 @@ Lengths are estimates made at arrival; the fleet corrects them as tokens come. C
 
 from __future__ import annotations
 
+import numpy as np
+
 from gateway.core.fleet import Snapshot
 from gateway.core.types import Decision, Floats, Request
 from policies.picking.base import Policy, lowest
@@ -27,16 +29,17 @@ class LeastTokens(Policy):
     def pick(self, request: Request, snapshot: Snapshot) -> Decision:
         tokens = snapshot.tokens
         position = self.choose(tokens, snapshot)
-        reason = f"{float(tokens[position]):.0f} tokens left to do there, least of {len(tokens)}"
-        return Decision(int(snapshot.rows[position]), reason, tokens.copy())
+        reason = f"{tokens.item(position):.0f} tokens left to do there, least of {len(tokens)}"
+        return Decision(snapshot.rows.item(position), reason, tokens.copy())
 
     def choose(self, tokens: Floats, snapshot: Snapshot) -> int:
         """Position of the least of `tokens` (one value per candidate); ties by requests, then at random."""
         position = int(tokens.argmin())
-        least = tokens[position]
-        ties = (tokens <= least + self.tie).nonzero()[0]
-        if len(ties) == 1:
+        close = tokens <= tokens.item(position) + self.tie
+        count = np.count_nonzero(close)
+        if count == 1:
             return position
-        if not len(ties):  # NaN
+        if not count:  # NaN
             return lowest(tokens, snapshot.random, self.tie)
+        ties = close.nonzero()[0]
         return int(ties[lowest(snapshot.requests[ties], snapshot.random)])

@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from gateway.core.fleet import Snapshot
 from gateway.core.prefixes import PrefixIndex, hash_blocks
 from gateway.core.types import Floats, Outcome, Request
@@ -47,6 +49,7 @@ class Caches:
         share = self._index.match(chains, size)[snapshot.rows]
         if chains:
             share /= len(request.prompt)
+            np.minimum(share, 1.0, out=share)
         trust = self._index.reliability(size)[snapshot.rows]
         return Warmth(chains, share, trust, request.prompt_tokens)
 

@@ -4,7 +4,7 @@ import json
 import random
 import threading
 import tracemalloc
-from dataclasses import replace
+from msgspec.structs import replace
 from pathlib import Path
 
 import numpy as np

@@ -5,7 +5,7 @@ import random
 import socket
 from argparse import ArgumentParser
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
+from msgspec.structs import replace
 from typing import Any
 
 import numpy as np

@@ -5,7 +5,7 @@ import os
 import random
 import select
 from collections.abc import Iterator
-from dataclasses import replace
+from msgspec.structs import replace
 from pathlib import Path
 
 import pytest

@@ -2,7 +2,7 @@
 
 import math
 import random
-from dataclasses import replace
+from msgspec.structs import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
