@@ -41,7 +41,7 @@ LAZY_ONLY = {"backends.sim": ("gateway.cli", "gateway.demo"), "loadtest.lab": ("
 DOORS: dict[str, tuple[str, ...]] = {
     "numpy": OURS,
     "msgspec": ("gateway", "backends"),
-    "uvloop": ("gateway.app", "gateway.cli", "gateway.demo", "gateway.wire", "backends.sim"),
+    "uvloop": ("gateway.serve", "gateway.demo", "gateway.wire", "backends.sim", "loadtest"),
     "httptools": ("gateway.wire",),
     "aiohttp": ("gateway.admin", "gateway.prober", "gateway.jobs", "backends.sim.server"),
     "prometheus_client": ("gateway.metrics",),

@@ -1,8 +1,8 @@
 """What people install: the wheel, the lock files and the image's install lines.
 
-The wheel is built from a copy of the tree, because setuptools leaves `build/` beside the sources and would put whatever an
-earlier build left there into the next wheel. No image is built here: the Dockerfile's own RUN lines are run, in order, in
-empty virtual environments, which needs what any installation needs: a package index or its cache.
+The wheel is built from a copy of the tree, because setuptools leaves `build/` beside the sources and would put whatever
+an earlier build left there into the next wheel. No image is built here: the Dockerfile's own RUN lines are run, in
+order, in empty virtual environments, which needs what any installation needs: a package index or its cache.
 """
 
 import re
@@ -142,7 +142,7 @@ def test_the_images_install_lines_work_in_an_empty_environment(tmp_path: Path) -
         bin_ = empty_environment(tmp_path / f"stage{number}")
         for command in stage:
             here = command.replace("/tmp/dist", str(dist)).replace("/dist ", f"{dist} ").replace("/tmp/", f"{source}/")
-            done = run(["sh", "-c", here.replace("pip ", f"{bin_}/python -m pip --disable-pip-version-check ", 1)], source)
+            done = run(["sh", "-c", here.replace("pip ", f"{bin_}/python -m pip ", 1)], source)
             assert done.returncode == 0, f"RUN {command}\n{done.stderr[-3000:]}"
 
     elsewhere = tmp_path / "elsewhere"
