@@ -1,4 +1,4 @@
-"""When to scrape an endpoint again, and when to stop believing a page that does not move. Pure: no clock, no I/O.
+"""When to ask an endpoint again, and when to stop believing a page that does not move. Pure: no clock, no I/O.
 
 Left to others: the scraping itself (`prober`).
 """
@@ -9,6 +9,7 @@ import dataclasses
 import math
 from random import Random
 
+from gateway.core.health import Evidence, State
 from gateway.core.types import Load
 
 JITTER = 0.1
@@ -37,6 +38,16 @@ class Pace:
             self.factor = min(MAX_BACK_OFF, self.factor * 2.0)
         wait = self.every * self.factor * self._random.uniform(1.0 - JITTER, 1.0 + JITTER)
         return max(wait - took, SLOW * self.every)
+
+
+def until_next_check(every: float, evidence: Evidence, state: State) -> float:
+    """Seconds from the start of a health check to the next one, jitter apart.
+
+    One refused connection may be an accident, so it is asked again soon; one that is down is looked for more often.
+    """
+    if state is State.DOWN:
+        return every * 0.5
+    return every * 0.25 if evidence is Evidence.REFUSED else every
 
 
 class Motion:

@@ -30,7 +30,7 @@ from gateway.config.types import Pool, UpstreamTls
 from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, State
 from gateway.core.types import Endpoint
-from gateway.pace import JITTER, SLOW, Motion, Pace
+from gateway.pace import JITTER, SLOW, Motion, Pace, until_next_check
 
 # Figures older than this many intervals are not believed, as are those that have not moved for so long.
 STALE = 3.0
@@ -199,8 +199,7 @@ class Prober:
                 if after is not before:
                     self._log("endpoint_state", pool=self.pool.name, endpoint=endpoint.id, state=after.value,
                               reason=self.fleet.health(row).reason)  # fmt: skip
-                # The one that is missed is looked for more often.
-                wait *= 0.5 if after is State.DOWN else 1.0
+                wait = until_next_check(wait, evidence, after)
             jitter = self._random.uniform(1.0 - JITTER, 1.0 + JITTER)
             await asyncio.sleep(max(wait * jitter - (self._clock() - started), wait * SLOW))
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.health import Evidence, State
 from gateway.core.types import Load
-from gateway.pace import JITTER, MAX_BACK_OFF, Motion, Pace
+from gateway.pace import JITTER, MAX_BACK_OFF, Motion, Pace, until_next_check
 
 
 def test_a_quick_scrape_is_repeated_after_the_interval_with_jitter():
@@ -48,6 +49,14 @@ def test_there_is_always_a_rest_between_two_scrapes(story, every):
     pace = Pace(every, Random(5))
     for ok, took in story:
         assert pace.after(ok, took) >= every / 2.0
+
+
+@pytest.mark.parametrize(("evidence", "state", "wait"), [
+    (Evidence.PROBE_OK, State.HEALTHY, 2.0), (Evidence.PROBE_FAILED, State.SUSPECT, 2.0),
+    (Evidence.REFUSED, State.SUSPECT, 0.5), (Evidence.REFUSED, State.DOWN, 1.0), (Evidence.PROBE_OK, State.TRIAL, 2.0),
+])  # fmt: skip
+def test_a_refused_check_is_repeated_soon_and_one_that_is_down_is_looked_for_more_often(evidence, state, wait):
+    assert until_next_check(2.0, evidence, state) == wait
 
 
 def page(at: float, running: float = 4.0, prompt: float = 100.0) -> Load:
