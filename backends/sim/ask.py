@@ -64,7 +64,7 @@ def parse_messages(body: dict[str, Any], model: str) -> Ask:
     """`/v1/messages` and its `count_tokens`."""
     system = content_text(body.get("system"))
     limit = _integer(body, "max_tokens", least=1)
-    return _ask(body, model, (system + messages_text(_messages(body)),), limit)
+    return _ask({**body, "n": 1}, model, (system + messages_text(_messages(body)),), limit)
 
 
 def parse_responses(body: dict[str, Any], model: str) -> Ask:
@@ -72,12 +72,12 @@ def parse_responses(body: dict[str, Any], model: str) -> Ask:
     given = _required(body, "input")
     before = content_text(body.get("instructions"))
     rest = messages_text(given) if isinstance(given, list) else content_text(given)
-    return _ask(body, model, (before + rest,), _integer(body, "max_output_tokens", least=1))
+    return _ask({**body, "n": 1}, model, (before + rest,), _integer(body, "max_output_tokens", least=1))
 
 
 def parse_embeddings(body: dict[str, Any], model: str) -> Ask:
     """`/v1/embeddings`: every input is one prefill."""
-    return _ask({**body, "stream": False}, model, prompts(_required(body, "input")), 1)
+    return _ask({**body, "n": 1, "stream": False}, model, prompts(_required(body, "input")), 1)
 
 
 def prompts(value: Any) -> tuple[bytes, ...]:

@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stalls", type=float, default=0.0, metavar="R", help="stalls per busy second (default 0)")
     add("--stall-seconds", type=float, default=0.1, metavar="S", help="mean length of a stall (default 0.1)")
     add("--mean-output", type=float, default=200.0, metavar="N", help="mean tokens of answers without ignore_eos")
+    add("--keep-alive", type=float, default=5.0, metavar="S", help="close idle connections after S seconds (default 5)")
+    add("--sse-comments", type=float, default=0.0, metavar="S", help="comment in streams silent for S seconds (never)")
+    add("--api-key", default="", metavar="K", help="answer 401 on /v1 without this key (default: none needed)")
     add("--seed", type=int, default=0, metavar="N", help="of lengths, texts and noise (default 0)")
     add(
         "--fault",
@@ -72,7 +75,7 @@ def server_options(args: argparse.Namespace) -> list[ServerOptions]:
     for name in ("count", "speed", "slots", "chunk", "block", "mean_output", "stall_seconds"):
         if getattr(args, name) <= 0:
             raise ValueError(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(args, name)}")
-    for name in ("kv", "max_queued", "noise", "stalls", "port"):
+    for name in ("kv", "max_queued", "noise", "stalls", "port", "keep_alive", "sse_comments"):
         if getattr(args, name) < 0:
             raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {getattr(args, name)}")
     engine = EngineOptions(
@@ -88,7 +91,16 @@ def server_options(args: argparse.Namespace) -> list[ServerOptions]:
     )
     made: list[ServerOptions] = []
     for name in args.profile:
-        one = ServerOptions(profile(name), args.model, args.speed, args.seed, args.mean_output, engine)
+        one = ServerOptions(
+            profile(name),
+            model=args.model,
+            speed=args.speed,
+            mean_output=args.mean_output,
+            keep_alive=args.keep_alive,
+            sse_comments=args.sse_comments,
+            api_key=args.api_key,
+            engine=engine,
+        )
         made += [replace(one, seed=args.seed + len(made) + i) for i in range(args.count)]
     return made
 

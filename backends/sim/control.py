@@ -20,6 +20,7 @@ from backends.sim.pages import JSON
 if TYPE_CHECKING:
     from backends.sim.server import SimServer
 
+CLOSES_PORT = {"crash", "killed", "silent", "refuse"}
 METRICS = {"content-type": "text/plain; version=0.0.4; charset=utf-8", "vary": "Origin"}
 
 
@@ -230,9 +231,18 @@ class Control:
         self._reopen()
 
     def _reopen(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._server.listen())
+        if self._active.keys() & CLOSES_PORT:
+            return
+        task = asyncio.get_running_loop().create_task(self._listen_again())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _listen_again(self) -> None:
+        while not self._active.keys() & CLOSES_PORT:
+            try:
+                return await self._server.listen()
+            except OSError:  # somebody took the port meanwhile, for instance as the source of a connection
+                await asyncio.sleep(0.1)
 
     def _cut_open(self) -> None:
         for exchange in list(self._server.exchanges):

@@ -64,6 +64,7 @@ class Exchange:
         self._answers: dict[int, Answer] = {}
         self._prompt_tokens = 0
         self._written = 0
+        self._seen = 0
 
     def begin(self, prompt_tokens: int) -> None:
         """The engine has taken the request. A stream's head goes out now, whatever the queue."""
@@ -85,6 +86,12 @@ class Exchange:
             self._stream(choice, g, last)
         elif self.finished:
             self._send()
+
+    def comment(self) -> None:
+        """An SSE comment, if nothing was written since the last call: it keeps idle connections open."""
+        if self.streaming and self._written == self._seen:
+            self._reply.write(b": keep-alive\n\n")
+        self._seen = self._written
 
     def fail(self, error: ApiError) -> None:
         """The engine died: an event and the usual end in a stream, a plain error otherwise."""

@@ -131,15 +131,16 @@ class Connection(asyncio.Protocol):
         self._reply: Reply | None = None
         self._closing = False
         self._continued = False
+        self._idle_since = 0.0
 
-    @property
-    def idle(self) -> bool:
-        """No answer is under way."""
-        return self._reply is None
+    def is_idle(self, seconds: float) -> bool:
+        """Nothing has come or gone for so long."""
+        return self._reply is None and not self._buffer and time.monotonic() - self._idle_since > seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without being a subclass
         self._connections.add(self)
+        self._idle_since = time.monotonic()
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -190,6 +191,7 @@ class Connection(asyncio.Protocol):
     def answered(self, keep_alive: bool) -> None:
         """The reply under way is complete."""
         self._reply = None
+        self._idle_since = time.monotonic()
         if not keep_alive or self._closing:
             self.close()
         elif self._buffer:
@@ -224,7 +226,10 @@ class Connection(asyncio.Protocol):
         if "chunked" in headers.get("transfer-encoding", "").lower():
             parsed = parse_chunks(self._buffer, end + 4)
         else:
-            stop = end + 4 + int(headers.get("content-length", "0"))
+            length = int(headers.get("content-length", "0"))
+            if length < 0:
+                raise BadHttp("negative content-length")
+            stop = end + 4 + length
             parsed = (bytes(self._buffer[end + 4 : stop]), stop) if len(self._buffer) >= stop else None
         if len(self._buffer) > BODY_LIMIT:
             raise BadHttp("body too long")

@@ -36,6 +36,9 @@ class ServerOptions:
     speed: float = 1.0
     seed: int = 0
     mean_output: float = 200.0  # of answers whose length the client leaves open
+    keep_alive: float = 5.0  # seconds an idle connection stays open, as uvicorn has it; 0: for ever
+    sse_comments: float = 0.0  # seconds without an event after which a stream gets a comment; 0: never
+    api_key: str = ""  # guards /v1, as vLLM's --api-key
     engine: EngineOptions = field(default_factory=EngineOptions)
 
 
@@ -54,6 +57,7 @@ class SimServer:
         self.host = "127.0.0.1"
         self.control = Control(self)
         self._listener: asyncio.Server | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._asked = 0
         pages = Pages(self)
         self._post = {**pages.post, "/sim/fault": self.control.post_fault}
@@ -84,6 +88,8 @@ class SimServer:
         self.host = host
         self.port = port
         await self.listen()
+        self._close_idle()
+        self._comment()
 
     async def listen(self) -> None:
         """Open the port (again)."""
@@ -105,10 +111,27 @@ class SimServer:
         """Close everything."""
         self.control.stop()
         self.runner.stop()
+        for timer in self._timers.values():
+            timer.cancel()
         self.close_port()
         for connection in list(self.connections):
             connection.close()
         await asyncio.sleep(0)
+
+    def _close_idle(self) -> None:
+        if seconds := self.options.keep_alive:
+            for connection in [c for c in self.connections if c.is_idle(seconds)]:
+                connection.close()
+            self._again("idle", min(1.0, seconds), self._close_idle)
+
+    def _comment(self) -> None:
+        if seconds := self.options.sse_comments:
+            for exchange in self.exchanges:
+                exchange.comment()
+            self._again("comment", seconds, self._comment)
+
+    def _again(self, name: str, seconds: float, what: Callable[[], None]) -> None:
+        self._timers[name] = asyncio.get_running_loop().call_later(seconds, what)
 
     # -- requests
 
@@ -117,8 +140,11 @@ class SimServer:
         headers = {**JSON, "x-request-id": request.headers.get("x-request-id") or os.urandom(16).hex()}
         table = self._post if request.method == "POST" else self._get if request.method == "GET" else {}
         route = table.get(request.path)
+        key = self.options.api_key
         try:
-            if route is not None:
+            if key and request.path.startswith("/v1/") and request.headers.get("authorization") != f"Bearer {key}":
+                reply.send(401, headers, b'{"error":"Unauthorized"}')
+            elif route is not None:
                 route(request, reply)
             elif request.path in self._post or request.path in self._get:
                 headers["allow"] = "POST" if request.path in self._post else "GET"

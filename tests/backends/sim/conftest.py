@@ -16,14 +16,15 @@ Start = Callable[..., Awaitable[SimServer]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Start servers: `start(speed=..., **engine options)`."""
+    """Start servers: `start(speed=..., server={...}, **engine options)`."""
     running: list[SimServer] = []
 
-    async def one(speed: float = 50.0, name: str = "h100_llama-3.1-8b_bf16_tp1", **options: Any) -> SimServer:
-        server = SimServer(ServerOptions(profile(name), speed=speed, engine=EngineOptions(**options)))
-        await server.start()
-        running.append(server)
-        return server
+    async def one(speed: float = 50.0, server: dict[str, Any] | None = None, **engine: Any) -> SimServer:
+        which = profile("h100_llama-3.1-8b_bf16_tp1")
+        made = SimServer(ServerOptions(which, speed=speed, engine=EngineOptions(**engine), **(server or {})))
+        await made.start()
+        running.append(made)
+        return made
 
     yield one
     for server in running:

@@ -159,6 +159,31 @@ class TestStreams:
         await settled(server)
         assert server.engine.pool.usage == 0.0
 
+    async def test_a_stream_that_waits_gets_comments_if_asked_for(self, start: Start) -> None:
+        server = await start(server={"sse_comments": 0.002})
+        server.runner.freeze()
+        wire = await Wire.open(server)
+        body = b'{"prompt": "a", "stream": true, "max_tokens": 1}'
+        wire.send("POST", "/v1/completions", body, content_type="application/json")
+        await wire.head()
+        assert await wire.chunk() == b": keep-alive\n\n"
+        server.runner.thaw()
+        while not (chunk := await wire.chunk()).startswith(b"data: "):
+            assert chunk == b": keep-alive\n\n"
+        wire.close()
+
+    async def test_an_idle_connection_is_closed_after_a_while_and_a_waiting_one_is_not(self, start: Start) -> None:
+        server = await start(server={"keep_alive": 0.01})
+        server.runner.freeze()
+        idle, waiting = await Wire.open(server), await Wire.open(server)
+        waiting.send("POST", "/v1/completions", b'{"prompt": "a"}', content_type="application/json")
+        assert await idle.reader.read() == b""
+        server.runner.thaw()
+        status, _, _ = await waiting.answer()
+        assert status == 200
+        for wire in (idle, waiting):
+            wire.close()
+
 
 class TestLengths:
     @pytest.mark.parametrize("tokens", [1, 16, 17, 333])
@@ -217,6 +242,12 @@ class TestPages:
         assert await ask(server, "GET", "/ping") == (200, b"")
         assert await ask(server, "GET", "/version") == (200, {"version": "0.32.0"})
         assert await ask(server, "GET", "/load") == (200, {"server_load": 0})
+
+    async def test_a_key_guards_v1_alone(self, start: Start) -> None:
+        server = await start(server={"api_key": "sk"})
+        assert await ask(server, "GET", "/v1/models") == (401, {"error": "Unauthorized"})
+        assert (await ask(server, "GET", "/v1/models", authorization="Bearer sk"))[0] == 200
+        assert (await ask(server, "GET", "/metrics"))[0] == 200
 
     async def test_a_request_id_is_kept(self, start: Start) -> None:
         wire = await Wire.open(await start())
