@@ -1,7 +1,7 @@
 """The house's two rules about imports, checked on every import statement, those inside functions too.
 
 Floors: a module may import only what lies below it (the table `FLOORS`). Doors: an outside library enters at the places
-named in `DOORS` and nowhere else, and a library that is neither there nor in the standard library does not enter at all.
+named in `DOORS` and nowhere else; one that is neither there nor in the standard library does not enter at all.
 Imports under `if TYPE_CHECKING:` count like any other: a type is a dependency too.
 """
 
