@@ -10,9 +10,12 @@ import os
 import re
 from collections.abc import Mapping
 
-from gateway.config.problems import ConfigError, Fault, did_you_mean, shown
-from gateway.config.tree import read_bytes
+from gateway.config.files import read_regular
+from gateway.config.problems import Fault, did_you_mean, shown
 
+MOST_REFERENCES = 100
+LARGEST_SECRET = 64 << 10
+"""Bytes of a file that is put into a value: tokens and keys are far smaller."""
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
@@ -21,6 +24,8 @@ def expand(text: str, env: Mapping[str, str], folder: str) -> str:
     """`text` with its references replaced. Relative `file:` paths count from `folder`. Raises Fault."""
     if "${" not in text:
         return text
+    if text.count("${") > MOST_REFERENCES:
+        raise Fault("too many references in one value", f"at most {MOST_REFERENCES}")
     return _REFERENCE.sub(lambda found: _value(found, env, folder), text)
 
 
@@ -45,9 +50,16 @@ def _value(found: re.Match[str], env: Mapping[str, str], folder: str) -> str:
 
 
 def _content(path: str) -> str:
+    hint = "it is named by ${file:…}"
     try:
-        return read_bytes(path).decode().removesuffix("\n").removesuffix("\r")
-    except ConfigError as error:
-        raise Fault(f"file {shown(path)}: {error.problems[0].message}", "it is named by ${file:…}") from None
+        content = read_regular(path, LARGEST_SECRET + 1)
+        text = content.decode()
+    except OSError as error:
+        raise Fault(f"file {shown(path)}: cannot be read: {error.strerror or error}", hint) from None
     except UnicodeDecodeError:
-        raise Fault(f"file {shown(path)}: not UTF-8", "it is named by ${file:…}") from None
+        raise Fault(f"file {shown(path)}: not UTF-8", hint) from None
+    except ValueError as error:  # a path that no file system takes
+        raise Fault(f"file {shown(path)}: {error}", hint) from None
+    if len(content) > LARGEST_SECRET:
+        raise Fault(f"file {shown(path)}: too large", f"at most {LARGEST_SECRET >> 10} KiB")
+    return text.removesuffix("\n").removesuffix("\r")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.config.expand import expand
+from gateway.config.files import MOST
 from gateway.config.problems import MOST_PROBLEMS, START, ConfigError, Fault, Mark, Problem, did_you_mean, shown
 from gateway.config.tree import Node, Scalar
 
@@ -50,6 +51,8 @@ class Reader:
     places: dict[Path, tuple[Mark, Mark]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
+    expanded: int = 0
+    """Characters that references gave so far: a short file must not grow large by naming a large one often."""
 
     def error(self, mark: Mark, message: str, hint: str = "") -> None:
         self.problems.append(Problem(self.source, mark.line, mark.column, message, hint))
@@ -87,6 +90,11 @@ class Reader:
         except Fault as fault:
             self.error(node.mark, fault.message, fault.hint)
             return NOTHING
+        if text is not node.text:
+            self.expanded += len(text)
+            if self.expanded > MOST:
+                self.error(node.mark, "too large", "all references together give more than 1 MiB")
+                raise ConfigError(self.problems)
         if bad := re.search("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text):
             self.error(node.mark, f"control character U+{ord(bad[0]):04X} in a value")
             return NOTHING

@@ -1,0 +1,170 @@
+"""The schema and the reference file say what the loader does."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.config import types
+from gateway.config.kinds import NOTHING, Later, Reader
+from gateway.config.loader import load, load_bytes
+from gateway.config.problems import ConfigError
+from gateway.config.schema import json_schema
+from gateway.config.shapes import ListOf, MapOf, Struct
+from gateway.config.spec import CONFIG, ENGINES, POLICIES
+from gateway.config.tree import parse_tree
+
+CONFIG_FOLDER = Path(__file__).resolve().parents[3] / "config"
+REFERENCE = CONFIG_FOLDER / "headway.yaml"
+EXAMPLES = sorted((CONFIG_FOLDER / "examples").glob("*.yaml"))
+ENV = {"ADMIN_TOKEN": "token", "VLLM_KEY": "key", "TEST_KEY": "another"}
+
+
+def faults(value: Any, schema: dict[str, Any], at: str = "$") -> Iterator[str]:
+    """A validator of the few words of JSON Schema that ours uses. Any other word is a fault of the test."""
+    used = {"$schema", "title", "description", "default", "type", "properties", "additionalProperties", "required",
+            "anyOf", "items", "minItems", "minProperties", "maxProperties", "enum", "const", "pattern", "minLength",
+            "minimum", "maximum", "not"}  # fmt: skip
+    assert schema.keys() <= used, schema.keys() - used
+    if "not" in schema:
+        yield f"{at}: not allowed"
+    if "anyOf" in schema and all(any(True for _ in faults(value, one, at)) for one in schema["anyOf"]):
+        yield f"{at}: fits none"
+    if "enum" in schema and value not in schema["enum"]:
+        yield f"{at}: not in enum"
+    if "const" in schema and value != schema["const"]:
+        yield f"{at}: not {schema['const']}"
+    names = schema.get("type", [])
+    if names and not any(is_a(value, name) for name in ([names] if isinstance(names, str) else names)):
+        yield f"{at}: {value!r} is no {names}"
+        return
+    if isinstance(value, str) and not re.search(schema.get("pattern", ""), value):
+        yield f"{at}: {value!r} does not match"
+    if isinstance(value, int) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+        yield f"{at}: out of range"
+    if isinstance(value, list):
+        yield from (f for n, item in enumerate(value) for f in faults(item, schema.get("items", {}), f"{at}[{n}]"))
+    if isinstance(value, dict):
+        yield from object_faults(value, schema, at)
+
+
+def is_a(value: Any, name: str) -> bool:
+    kinds = {"object": dict, "array": list, "string": str, "null": type(None), "boolean": bool}
+    if name in ("integer", "number"):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kinds[name])
+
+
+def object_faults(value: dict[str, Any], schema: dict[str, Any], at: str) -> Iterator[str]:
+    yield from (f"{at}: {name} is missing" for name in schema.get("required", []) if name not in value)
+    if not schema.get("minProperties", 0) <= len(value) <= schema.get("maxProperties", len(value)):
+        yield f"{at}: number of keys"
+    for name, part in value.items():
+        inner = schema.get("properties", {}).get(name, schema.get("additionalProperties", {}))
+        if inner is False:
+            yield f"{at}: {name} is unknown"
+        else:
+            yield from faults(part, inner, f"{at}.{name}")
+
+
+def plain(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize("path", [REFERENCE, *EXAMPLES], ids=lambda path: path.name)
+def test_the_schema_takes_what_the_loader_takes(path: Path) -> None:
+    found = list(faults(plain(path), json_schema()))
+    if path.name == "contract.yaml":
+        assert {fault.rpartition(": ")[2] for fault in found} == {"not allowed"}
+    else:
+        assert found == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("enigne", 1), ("limits", {"body": "8MB"}), ("drain", {"delay": "5"}), ("version", 2), ("classes", {}),
+     ("pools", {}), ("pools", {"p": {"endpoints": 7}}), ("models", {"m": {"to": 7}}), ("log", {"level": "all"}),
+     ("limits", {"connections": 0}), ("trusted_proxies", "10.0.0.0/8"), ("paths", [{"model_from": "body"}])],
+)  # fmt: skip
+def test_the_schema_refuses_what_the_loader_refuses(key: str, value: Any) -> None:
+    good = {"pools": {"p": {"endpoints": ["http://a"]}}, "models": {"m": {"to": "p"}}}
+    assert not list(faults(good, json_schema()))
+    assert list(faults(good | {key: value}, json_schema()))
+    with pytest.raises(ConfigError):
+        load_bytes(json.dumps(good | {key: value}).encode(), "f.yaml", {})
+
+
+def test_the_schema_is_json_and_states_defaults_and_purposes() -> None:
+    schema = json.loads(json.dumps(json_schema()))
+    limits = schema["properties"]["limits"]["properties"]
+    assert limits["body"]["default"] == "32MiB"
+    assert limits["idle"]["default"] == "75s"
+    assert schema["properties"]["expose"]["default"] == "url"
+    assert all(part["description"] for part in schema["properties"].values())
+
+
+def test_the_reference_file_says_the_defaults() -> None:
+    loaded = load(REFERENCE, {})
+    config = loaded.config
+    assert loaded.warnings == ()
+    endpoint = types.EndpointSpec("http://127.0.0.1:8000")
+    assert config == types.Config(
+        {"main": types.Pool("main", endpoints=(endpoint,))},
+        {"my-model": types.Model("my-model", "main")},
+        digest=config.digest,
+        source=str(REFERENCE),
+    )
+
+
+def keys_of(kind: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every key of the table that is not for later; `*` is a name or an entry that the author chooses."""
+    if isinstance(kind, Struct):
+        for name, key in kind.keys.items():
+            if not isinstance(key.kind, Later):
+                yield (*at, name)
+                yield from keys_of(key.kind, (*at, name))
+    elif isinstance(kind, MapOf | ListOf):
+        yield from keys_of(kind.kind, (*at, "*"))
+
+
+def test_the_reference_file_shows_every_key() -> None:
+    text = REFERENCE.read_text()
+    reader = Reader("f", {}, "/", {"engine": ENGINES, "policy": POLICIES})
+    assert CONFIG.read(parse_tree(text.encode(), "f", reader.error), (), reader) is not NOTHING
+    written = {tuple("*" if isinstance(part, int) or part in ("main", "my-model") else part for part in place)
+               for place in reader.places}  # fmt: skip
+    for path in keys_of(CONFIG):
+        if path[:2] == ("pools", "*") and ("defaults", "pool", *path[2:]) in written:
+            continue
+        # What stands under a value that is null or an empty list by default is shown in that line's comment.
+        shown_in_comment = re.search(rf"#.*\b{path[-1]}\b", text)
+        assert path in written or shown_in_comment, path
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_examples_load(path: Path) -> None:
+    try:
+        load(path, ENV)
+    except ConfigError as error:
+        messages = {problem.message for problem in error.problems}
+        if path.name == "contract.yaml":
+            assert all(message.endswith("is not in this version") for message in messages)
+            assert len(messages) == 9
+        else:
+            assert path.name == "production.yaml"
+            assert messages == {"file `tls/cert.pem` does not exist", "file `tls/key.pem` does not exist"}
+
+
+def test_the_contracts_example_is_the_contracts() -> None:
+    contract = CONFIG_FOLDER.parent.parent / "shared" / "contract.md"
+    if not os.path.exists(contract):
+        pytest.skip("the contract is not beside this checkout")
+    block = contract.read_text().partition("```yaml\n")[2].partition("```")[0]
+    example = (CONFIG_FOLDER / "examples" / "contract.yaml").read_text()
+    # The contract shortens one hash with an ellipsis, which no file can.
+    assert re.sub(r"sha256:[0-9a-f]{64}", "sha256:9f86d0…", example) == block
