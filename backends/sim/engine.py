@@ -115,12 +115,13 @@ class Engine:
         engine down; call again while `next_event_at() <= now`.
         """
         due = self.next_event_at()
-        step = Step(min(now, due), 0.0, 0, [], [], [], [], [])
+        step = Step(min(now, due), 0.0, 0, 0, 0, [], [], [], [], [])
         if due > now:
             return step
         if self._ends_at <= due:
             step.seconds, step.tokens = self._seconds, self._tokens
             self._end_iteration(step)
+            step.running, step.waiting = len(self.running), len(self.waiting)
         self._ends_at = self._wakes_at = math.inf
         self._start_iteration(step)
         return step

@@ -99,6 +99,8 @@ class Step:
     at: float
     seconds: float  # of the iteration that ended; 0 if none did
     tokens: int  # new tokens it processed
+    running: int  # sequences after it, before the next one was scheduled
+    waiting: int
     emitted: list[Generation]
     first: list[Generation]
     finished: list[Generation]

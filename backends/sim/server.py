@@ -221,7 +221,7 @@ class SimServer:
         return max(1, least, min(most, round(drawn)))
 
     def _on_step(self, step: Step) -> None:
-        self.stats.observe(step)
+        self.stats.observe(step, self.engine)
         for g in step.emitted:
             choice: Choice = g.tag
             choice.exchange.token(choice, g)
@@ -234,8 +234,8 @@ class SimServer:
 
     def _orca(self, form: str) -> str:
         """The load report a request's header asks for: JSON or TEXT, otherwise none."""
-        waiting = float(len(self.engine.waiting))
-        values = {"num_requests_waiting": waiting, "kv_cache_usage_perc": self.engine.pool.usage}
+        gauges = self.stats.gauges
+        values = {"num_requests_waiting": float(gauges.waiting), "kv_cache_usage_perc": gauges.kv_usage}
         if form.upper() == "JSON":
             inside = ", ".join(f'"{name}": {value!r}' for name, value in values.items())
             return f'JSON {{"named_metrics": {{{inside}}}}}'

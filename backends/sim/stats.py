@@ -1,12 +1,14 @@
 """What a simulated engine counts about itself, and how it says so on `/metrics`: vLLM V1's names, labels and buckets.
 
-Fed with the engine's steps, so it knows exactly what happened and when; gauges are read from the engine at the moment
-of the scrape. Names, label order and buckets are those of a recorded vLLM 0.32; each counter has its `_created`
-series, as there. Lying about all this on demand is the faults' business.
+Fed with the engine's steps, so it knows exactly what happened and when. Gauges are those of the last iteration that
+ended, as in vLLM: while a long one runs, whoever has come since is on no page. Names, label order and buckets are those
+of a recorded vLLM 0.32; each counter has its `_created` series, as there. Lying about all this on demand is the faults'
+business.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from backends.sim.engine import Engine
 from backends.sim.generation import Generation, Step
@@ -117,8 +119,17 @@ class Histogram:
         self.total += value
 
 
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What an engine says of its load: requests, and the share of the KV cache in use."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+
+
 class Stats:
-    """Counters and histograms of one engine since its start."""
+    """Counters and histograms of one engine since its start, and the gauges it last published."""
 
     def __init__(self, model: str, created: float) -> None:
         self.model = model
@@ -128,12 +139,16 @@ class Stats:
         self.output_tokens = 0
         self.successes = {"stop": 0, "length": 0, "abort": 0, "error": 0, "repetition": 0}
         self.rejections = 0
+        self.gauges = Gauges()
+        self._queued = 0  # left waiting when the iteration under way was scheduled
         self.histograms = {name: Histogram(bounds) for name, bounds in _BUCKETS.items()}
 
-    def observe(self, step: Step) -> None:
-        """Count what a step did."""
+    def observe(self, step: Step, engine: Engine) -> None:
+        """Count what a step of `engine` did."""
+        queued, self._queued = self._queued, len(engine.waiting)
         if not step.tokens:
             return
+        self.gauges = Gauges(step.running, min(queued, step.waiting), engine.pool.usage)
         self.histograms["iteration_tokens_total"].observe(step.tokens)
         self.output_tokens += len(step.emitted)
         gaps = self.histograms["inter_token_latency_seconds"]
@@ -173,7 +188,7 @@ class Stats:
         """The body of `/metrics`. With `idle` the gauges are zero: what a frozen engine leaves behind."""
         lines: list[str] = []
         labels = f'engine="0",model_name="{self.model}"'
-        for name, text, series in self._gauges(engine, labels, idle):
+        for name, text, series in self._gauge_series(Gauges() if idle else self.gauges, labels):
             lines += [f"# HELP vllm:{name} {text}", f"# TYPE vllm:{name} gauge"]
             lines += [f"vllm:{name}{{{label}}} {float(value)!r}" for label, value in series]
         for name, text, series in self._counters(engine, labels):
@@ -186,17 +201,15 @@ class Stats:
         lines += self._configuration(engine)
         return ("\n".join(lines) + "\n").encode()
 
-    def _gauges(self, engine: Engine, labels: str, idle: bool) -> Iterable[tuple[str, str, list[tuple[str, float]]]]:
-        waiting = 0 if idle else len(engine.waiting)
-        running = 0 if idle else len(engine.running)
+    def _gauge_series(self, gauges: Gauges, labels: str) -> Iterable[tuple[str, str, list[tuple[str, float]]]]:
+        waiting = float(gauges.waiting)
         reasons = [(f'{labels},reason="capacity"', waiting), (f'{labels},reason="deferred"', 0)]
         states = [(f'{labels},sleep_state="{s}"', float(s == "awake")) for s in _SLEEP_STATES]
-        yield "num_requests_running", "Number of requests in model execution batches.", [(labels, running)]
+        yield "num_requests_running", "Number of requests in model execution batches.", [(labels, gauges.running)]
         yield "num_requests_waiting", "Number of requests waiting to be processed.", [(labels, waiting)]
         yield "num_requests_waiting_by_reason", "Number of waiting requests by reason.", list(reasons)
         yield "engine_sleep_state", "Engine sleep state; awake = 1 means engine is awake.", states
-        usage = 0.0 if idle else engine.pool.usage
-        yield "kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", [(labels, usage)]
+        yield "kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", [(labels, gauges.kv_usage)]
 
     def _counters(self, engine: Engine, labels: str) -> Iterable[tuple[str, str, list[tuple[str, float]]]]:
         computed = self.prompt_tokens - self.cached_tokens

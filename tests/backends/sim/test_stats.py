@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from backends.sim.engine import Engine, EngineOptions
 from backends.sim.generation import SimRequest
 from backends.sim.profiles import profile
-from backends.sim.stats import Histogram, Stats
+from backends.sim.stats import Gauges, Histogram, Stats
 
 CAPTURE = Path(__file__).parents[2] / "data" / "sim" / "vllm_metrics.txt"
 
@@ -21,7 +21,7 @@ def served(count: int = 5, output: int = 20) -> tuple[Engine, Stats]:
         engine.submit(SimRequest(str(i), 64, output, [("p", k) for k in range(4)]), 1.0)
     while engine.in_flight:
         step = engine.step(engine.next_event_at())
-        stats.observe(step)
+        stats.observe(step, engine)
         for g in step.finished:
             stats.finished(g, "length", output, 1)
     return engine, stats
@@ -81,15 +81,34 @@ def test_counters_are_what_happened() -> None:
     assert value(page, "vllm:e2e_request_latency_seconds_count") == 5
 
 
-def test_a_frozen_engine_reads_as_idle() -> None:
-    engine = Engine(profile("h100_llama-3.1-8b_bf16_tp1"), EngineOptions(), Random(0))
-    engine.submit(SimRequest("a", 64, 20), 1.0)
-    engine.step(1.0)
+def test_gauges_lag_by_an_iteration_and_a_frozen_engine_reads_as_idle() -> None:
+    engine = Engine(profile("h100_llama-3.1-8b_bf16_tp1"), EngineOptions(max_seqs=1), Random(0))
     stats = Stats("m", 1.75e9)
-    for idle, running in ((False, 1.0), (True, 0.0)):
-        page = stats.text(engine, idle)
-        assert value(page, "vllm:num_requests_running") == running
-        assert (value(page, "vllm:kv_cache_usage_perc") > 0) == (not idle)
+    pages: list[tuple[float, float]] = []
+    for name, count in (("a", 1), ("b", 0), ("c", 0)):
+        for i in range(3 * count):
+            engine.submit(SimRequest(f"{name}{i}", 64, 20), 1.0)
+        stats.observe(engine.step(engine.next_event_at()), engine)
+        page = stats.text(engine)
+        pages.append((value(page, "vllm:num_requests_running"), value(page, "vllm:num_requests_waiting{")))
+    assert pages == [(0, 0), (1, 2), (1, 2)]
+    assert value(stats.text(engine), "vllm:kv_cache_usage_perc") > 0
+    frozen = stats.text(engine, idle=True)
+    assert value(frozen, "vllm:num_requests_running") == value(frozen, "vllm:kv_cache_usage_perc") == 0
+
+
+def test_when_the_last_one_leaves_the_gauges_say_so() -> None:
+    engine = Engine(profile("h100_llama-3.1-8b_bf16_tp1"), EngineOptions(max_seqs=1), Random(0))
+    stats = Stats("m", 1.75e9)
+    for name in "ab":
+        engine.submit(SimRequest(name, 64, 20), 1.0)
+    for _ in range(3):
+        stats.observe(engine.step(engine.next_event_at()), engine)
+    assert (stats.gauges.running, stats.gauges.waiting) == (1, 1)
+    engine.abort("a", 1.0)
+    engine.abort("b", 1.0)
+    stats.observe(engine.step(engine.next_event_at()), engine)
+    assert stats.gauges == Gauges(0, 0, 0.0)
 
 
 def test_a_value_on_a_bound_belongs_below_it() -> None:
