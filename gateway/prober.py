@@ -1,15 +1,10 @@
-"""Brings the outside into a pool's fleet: which endpoints exist, whether they live, what load they tell.
+"""Brings the outside into a pool's fleet: which endpoints exist, whether they live, and (`scraper`) what they tell.
 
-The idea: each endpoint has two loops of its own that ask, wait and ask again, so nothing overlaps and a slow server
-delays nobody else. Scrapes are jittered and back off from a server that is slow or fails; a scrape that fails is only a
-scrape that fails: its old figures grow stale in the fleet, and nothing is held against the endpoint. The health check
-is another matter, and it opens a new connection each time: a server that shuts down still answers on its old ones.
+The idea: each endpoint has two loops of its own, one that scrapes and one that checks its health. The check opens a new
+connection each time: a server that shuts down still answers on its old ones. This is also the only place that fetches
+pages: with a limit on size and time, without following redirects, unpacking anything or keeping cookies.
 
-A page whose figures stand still while our requests there come and go is not believed either: a frozen engine's page
-says idle for as long as one cares to look.
-
-Left to others: what pages mean (`backends`), what evidence leads to (`gateway.core.health`), where endpoints come from
-(`gateway.discovery`).
+Left to others: what evidence leads to (`gateway.core.health`), where endpoints come from (`gateway.discovery`).
 """
 
 from __future__ import annotations
@@ -24,23 +19,20 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from backends import Backend, create, detect, telling_pages
-from backends.samples import MAX_BYTES, Samples, ScrapeError
+from backends import Backend
+from backends.samples import MAX_BYTES, ScrapeError
 from gateway.config.types import Pool, UpstreamTls
 from gateway.core.fleet import Fleet
-from gateway.core.health import Evidence, State
+from gateway.core.health import Evidence
 from gateway.core.types import Endpoint
-from gateway.pace import JITTER, SLOW, Motion, Pace, until_next_check
+from gateway.pace import JITTER, SLOW, until_next_check
+from gateway.scraper import Log, Scraper
 
-# Figures older than this many intervals are not believed, as are those that have not moved for so long.
-STALE = 3.0
 HEALTH_TIMEOUT = 5.0
-# A pool's scrapes and checks a second, at most: what a large pool may cost is bounded, its intervals stretch instead.
-MAX_SCRAPES = 200.0
+# A pool's checks a second, at most: what a large pool may cost is bounded, its interval stretches instead.
 MAX_CHECKS = 100.0
 # How long `ready` waits for the first round of health checks.
 FIRST_ROUND = 2.0
-DETECT_AGAIN = 60.0
 
 Clock = Callable[[], float]
 Endpoints = Collection[Endpoint]
@@ -48,10 +40,6 @@ Endpoints = Collection[Endpoint]
 
 class Discovery(Protocol):
     def watch(self) -> AsyncIterator[Endpoints]: ...
-
-
-class Log(Protocol):
-    def __call__(self, event: str, **fields: object) -> None: ...
 
 
 class Prober:
@@ -75,24 +63,21 @@ class Prober:
         self.backend = backend
         self._watch = watch
         self._clock = clock
-        self._on_scrape_failure = on_scrape_failure
         self._log = log
         self._on_freed = on_freed
         self._random = random or Random()
-        self._backends: dict[str, Backend] = {}
         self._loops: dict[str, tuple[Endpoint, list[asyncio.Task[None]]]] = {}
-        self._failing: dict[str, str] = {}
         self._warned: set[str] = set()
         self._unchecked: set[str] = set()
         self._known = asyncio.Event()
         self._checked = asyncio.Event()
-        self._scrape_every = pool.scrape.every
         self._check_every = pool.health.every
-        self._stretch(0)
+        self._pages: aiohttp.ClientSession | None = None
+        self._scraper = Scraper(pool, fleet, backend, self._get, _cause, clock, on_scrape_failure, log, self._random)
 
     def backend_for(self, endpoint_id: str) -> Backend:
         """The adapter for an endpoint: with `auto` the one that was found, until then one that knows nothing."""
-        return self._backends.get(endpoint_id, self.backend)
+        return self._scraper.backend_for(endpoint_id)
 
     async def ready(self) -> None:
         """Return when the first endpoints are in the fleet and have been checked once, or 2 s after they came."""
@@ -110,19 +95,18 @@ class Prober:
             _session(tls, keep=False, timeout=min(self.pool.health.every, HEALTH_TIMEOUT), connect=connect) as checks,
             asyncio.TaskGroup() as loops,
         ):
+            self._pages = pages
             loops.create_task(self._forget())
-            await self._follow(loops, pages, checks)
+            await self._follow(loops, checks)
 
     # --- who is there ------------------------------------------------------------------------------------------
 
-    async def _follow(
-        self, loops: asyncio.TaskGroup, pages: aiohttp.ClientSession, checks: aiohttp.ClientSession
-    ) -> None:
+    async def _follow(self, loops: asyncio.TaskGroup, checks: aiohttp.ClientSession) -> None:
         while True:
             sets = self._watch if isinstance(self._watch, AsyncIterator) else self._watch.watch()
             try:
                 async for endpoints in sets:
-                    self._take(endpoints, loops, pages, checks)
+                    self._take(endpoints, loops, checks)
                 return
             except Exception as error:  # discovery is someone's plug-in: the last good set goes on
                 self._log("discovery_failed", pool=self.pool.name, error=repr(error))
@@ -130,18 +114,13 @@ class Prober:
                     return
             await asyncio.sleep(self.pool.health.every)
 
-    def _take(
-        self,
-        endpoints: Endpoints,
-        loops: asyncio.TaskGroup,
-        pages: aiohttp.ClientSession,
-        checks: aiohttp.ClientSession,
-    ) -> None:
+    def _take(self, endpoints: Endpoints, loops: asyncio.TaskGroup, checks: aiohttp.ClientSession) -> None:
         first = not self._known.is_set()
         # A fleet that lives on through a reload is not fresh: those who join it ramp.
         fresh = first and not any(self.fleet.members())
         self._on_freed(self.fleet.update(endpoints, self._clock(), fresh=fresh))
-        self._stretch(len(endpoints))
+        self._scraper.stretch(len(endpoints))
+        self._check_every = max(self.pool.health.every, len(endpoints) / MAX_CHECKS)
         wanted = {endpoint.id: endpoint for endpoint in endpoints}
         for endpoint_id, (endpoint, tasks) in list(self._loops.items()):
             if wanted.get(endpoint_id) != endpoint:
@@ -154,7 +133,7 @@ class Prober:
                     self._unchecked.add(endpoint.id)
                 tasks = [
                     loops.create_task(self._check_again_and_again(endpoint, checks)),
-                    loops.create_task(self._scrape_again_and_again(endpoint, pages)),
+                    loops.create_task(self._scraper.watch(endpoint)),
                 ]
                 self._loops[endpoint.id] = (endpoint, tasks)
         self._known.set()
@@ -162,8 +141,7 @@ class Prober:
 
     def _drop(self, endpoint_id: str) -> None:
         del self._loops[endpoint_id]
-        self._backends.pop(endpoint_id, None)
-        self._failing.pop(endpoint_id, None)
+        self._scraper.forget(endpoint_id)
         self._warned = {warned for warned in self._warned if not warned.endswith(f" {endpoint_id}")}
         self._note_checked(endpoint_id)
 
@@ -171,12 +149,6 @@ class Prober:
         self._unchecked.discard(endpoint_id)
         if not self._unchecked:
             self._checked.set()
-
-    def _stretch(self, count: int) -> None:
-        """Set the intervals for so many endpoints."""
-        self._scrape_every = max(self.pool.scrape.every, count / MAX_SCRAPES)
-        self._check_every = max(self.pool.health.every, count / MAX_CHECKS)
-        self.fleet.stale_after = STALE * self._scrape_every
 
     async def _forget(self) -> None:
         while True:
@@ -216,84 +188,14 @@ class Prober:
             self._warn("health_path", endpoint, path=path, status=status)
         return Evidence.PROBE_OK
 
-    # --- what load it tells ------------------------------------------------------------------------------------
-
-    async def _scrape_again_and_again(self, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
-        pace = Pace(self._scrape_every, self._random)
-        motion = Motion(self.fleet.stale_after)
-        if self.backend.name == "auto":
-            await self._find_out(endpoint, session)
-        backend = self.backend_for(endpoint.id)
-        url = backend.metrics_url(endpoint)
-        if url is None:
-            return
-        await asyncio.sleep(pace.first())
-        while True:
-            row = self.fleet.row_of(endpoint.id)
-            if row is None or self.fleet.health(row).state is State.DOWN:
-                await asyncio.sleep(self._scrape_every)
-                continue
-            pace.every, motion.patience = self._scrape_every, self.fleet.stale_after
-            started = self._clock()
-            cause = await self._scrape(endpoint, backend, url, session, motion)
-            self._note_scrape(endpoint, cause)
-            await asyncio.sleep(pace.after(not cause, self._clock() - started))
-
-    async def _scrape(
-        self, endpoint: Endpoint, backend: Backend, url: str, session: aiohttp.ClientSession, motion: Motion
-    ) -> str:
-        """One scrape into the fleet. Returns why it gave nothing (one word), or an empty string."""
-        row = self.fleet.row_of(endpoint.id)
-        ours = float(self.fleet.ours[row]) if row is not None else 0.0
-        try:
-            samples = Samples(await self._get(session, url, endpoint), backend.wanted)
-            load = backend.load(samples, self._clock())
-        except Exception as error:  # whatever a server can think of: it is a failed scrape and no more
-            return _cause(error)
-        if samples.bad:
-            self._on_scrape_failure(self.pool.name, endpoint.id, "bad_value")
-        if motion.is_frozen(load, ours):
-            return "frozen"
-        row = self.fleet.row_of(endpoint.id)
-        if row is not None:
-            self.fleet.observe(row, load, ours)
-        return ""
-
-    def _note_scrape(self, endpoint: Endpoint, cause: str) -> None:
-        """Every failure is counted, but only a change is logged."""
-        if cause:
-            self._on_scrape_failure(self.pool.name, endpoint.id, cause)
-        before = self._failing.get(endpoint.id, "")
-        if cause and cause != before:
-            self._failing[endpoint.id] = cause
-            self._log("scrape_failed", pool=self.pool.name, endpoint=endpoint.id, cause=cause)
-        elif before and not cause:
-            del self._failing[endpoint.id]
-            self._log("scrape_works_again", pool=self.pool.name, endpoint=endpoint.id)
-
-    async def _find_out(self, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
-        """Ask until it is known which engine this is. Endpoints that never tell stay plain HTTP, asked ever less."""
-        wait = self.pool.scrape.every
-        while True:
-            pages = {}
-            for key, url in telling_pages(endpoint.url).items():
-                with contextlib.suppress(Exception):
-                    pages[key] = await self._get(session, url, endpoint)
-            engine = detect(pages)
-            if engine is not None:
-                self._backends[endpoint.id] = create(engine)
-                self._log("engine_detected", pool=self.pool.name, endpoint=endpoint.id, engine=engine)
-                return
-            await asyncio.sleep(wait * self._random.uniform(1.0 - JITTER, 1.0 + JITTER))
-            wait = min(DETECT_AGAIN, wait * 2.0)
-
     # --- asking ------------------------------------------------------------------------------------------------
 
-    async def _get(self, session: aiohttp.ClientSession, url: str, endpoint: Endpoint) -> bytes:
+    async def _get(self, url: str, endpoint: Endpoint) -> bytes:
         """The body of a 200. Raises ScrapeError (`status`, `encoded`, `too_big`) and what aiohttp raises."""
+        assert self._pages is not None
         guarded = urlsplit(url).hostname == urlsplit(endpoint.url).hostname
         headers = self._headers() if guarded else {}
-        async with session.get(url, headers=headers, allow_redirects=False) as answer:
+        async with self._pages.get(url, headers=headers, allow_redirects=False) as answer:
             if answer.status != 200:
                 raise ScrapeError(f"{url} answered {answer.status}", "status")
             if answer.headers.get("Content-Encoding", "identity") != "identity":
