@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from gateway.config.kinds import Reader
-from gateway.config.problems import shown
+from gateway.config.problems import shown_path
 from gateway.config.types import Config
 
 
@@ -23,9 +23,10 @@ def check_tls(config: Config, reader: Reader) -> None:
     for at, cert, key, authorities, name in wanted:
         if cert and key and (fault := _fault(partial(_load_pair, cert, key))):
             hint = "PEM files are expected, the key one of the certificate's and without a passphrase"
-            reader.error(reader.value_at(*at, "cert"), f"certificate {shown(cert)} cannot be used: {fault}", hint)
+            reader.error(reader.value_at(*at, "cert"), f"certificate {shown_path(cert)} cannot be used: {fault}", hint)
         if authorities and (fault := _fault(partial(_load_authorities, authorities))):
-            reader.error(reader.value_at(*at, name), f"{shown(authorities)} cannot be used: {fault}", "PEM is expected")
+            told = f"{shown_path(authorities)} cannot be used: {fault}"
+            reader.error(reader.value_at(*at, name), told, "a PEM file is expected")
 
 
 def _load_pair(cert: str, key: str) -> None:

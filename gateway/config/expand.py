@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from gateway.config.files import read_regular
-from gateway.config.problems import Fault, did_you_mean, shown
+from gateway.config.problems import Fault, did_you_mean, shown, shown_path
 
 MOST_REFERENCES = 100
 LARGEST_SECRET = 64 << 10
@@ -55,11 +55,11 @@ def _content(path: str) -> str:
         content = read_regular(path, LARGEST_SECRET + 1)
         text = content.decode()
     except OSError as error:
-        raise Fault(f"file {shown(path)}: cannot be read: {error.strerror or error}", hint) from None
+        raise Fault(f"file {shown_path(path)}: cannot be read: {error.strerror or error}", hint) from None
     except UnicodeDecodeError:
-        raise Fault(f"file {shown(path)}: not UTF-8", hint) from None
+        raise Fault(f"file {shown_path(path)}: not UTF-8", hint) from None
     except ValueError as error:  # a path that no file system takes
-        raise Fault(f"file {shown(path)}: {error}", hint) from None
+        raise Fault(f"file {shown_path(path)}: {error}", hint) from None
     if len(content) > LARGEST_SECRET:
-        raise Fault(f"file {shown(path)}: too large", f"at most {LARGEST_SECRET >> 10} KiB")
+        raise Fault(f"file {shown_path(path)}: too large", f"at most {LARGEST_SECRET >> 10} KiB")
     return text.removesuffix("\n").removesuffix("\r")

@@ -48,16 +48,15 @@ def _look(path: str, most: int) -> bytes | None:
 
 
 async def changes(
-    path: str, most: int = MOST + 1, *, every: float = EVERY, first: bool = True
+    path: str, most: int = MOST + 1, *, every: float = EVERY
 ) -> AsyncGenerator[bytes | None, None]:
-    """The file's first `most` bytes now (if `first`) and after each change; None when it cannot be read.
+    """The file's first `most` bytes now and after each change; None when it cannot be read.
 
     `most` is one more than what is acceptable, so that who parses it can tell. Ends only by being closed.
     """
     state = await asyncio.to_thread(_state, path)
     known = await asyncio.to_thread(_look, path, most)
-    if first:
-        yield known
+    yield known
     pending: State = state
     while True:
         await asyncio.sleep(every)

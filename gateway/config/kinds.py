@@ -18,7 +18,17 @@ from typing import Any, Final
 
 from gateway.config.expand import expand
 from gateway.config.files import MOST
-from gateway.config.problems import MOST_PROBLEMS, START, ConfigError, Fault, Mark, Problem, did_you_mean, shown
+from gateway.config.problems import (
+    MOST_PROBLEMS,
+    START,
+    ConfigError,
+    Fault,
+    Mark,
+    Problem,
+    did_you_mean,
+    shown,
+    shown_path,
+)
 from gateway.config.tree import Node, Scalar
 
 Path = tuple[str | int, ...]
@@ -194,7 +204,7 @@ class FilePath(Kind):
             return NOTHING
         path = os.path.normpath(os.path.join(reader.folder, value))
         if self.is_read and not os.path.isfile(path):
-            reader.error(node.mark, f"file {shown(value)} does not exist", f"looked for {shown(path)}")
+            reader.error(node.mark, f"file {shown_path(value)} does not exist", f"looked for {shown_path(path)}")
             return NOTHING
         return path
 

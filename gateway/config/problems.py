@@ -79,7 +79,12 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     return f"did you mean `{near[0]}`?" if near else ""
 
 
-def shown(text: str) -> str:
-    """A value as a message shows it: in backticks, on one line, not longer than a line takes."""
-    plain = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text[:60])
-    return f"`{plain}{'…' if len(text) > 60 else ''}`"
+def shown(text: str, most: int = 60) -> str:
+    """A value as a message shows it: in backticks, on one line, of at most `most` characters."""
+    plain = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text[:most])
+    return f"`{plain}{'…' if len(text) > most else ''}`"
+
+
+def shown_path(path: str) -> str:
+    """A path as a message shows it: paths are long, and their ends matter."""
+    return shown(path, 400)

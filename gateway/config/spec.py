@@ -174,7 +174,7 @@ POOL_POLICY = {
     "eject": Key(EJECT, "taking a failing endpoint out for a while"),
     "health": Key(HEALTH, "active probes"),
     "scrape": Key(SCRAPE, "reading the endpoints' metrics"),
-    "usage": Key(choice("auto", "inject", "off"), "inject: ask for token usage on streams, hide it if unasked"),
+    "usage": Key(choice("auto", "inject"), "inject: ask for token usage on streams, hide it if unasked"),
     "keepalive": Key(TIME, "how long an idle upstream connection is kept; below what the servers allow"),
 }
 POOL_DEFAULTS = Struct(types.Pool, POOL_POLICY)
@@ -201,7 +201,7 @@ CLIENT_KEY = Struct(_make_key, {
 })  # fmt: skip
 LIMITS = Struct(types.Limits, {
     "body": Key(SIZE_OF, "one request's body"),
-    "file": Key(SIZE_OF, "one uploaded file"),
+    "file": Key(LATER, "one uploaded file"),
     "buffered": Key(SIZE_OF, "all bodies in memory at once"),
     "headers": Key(SIZE_OF, "all headers of one request"),
     "header_count": Key(count(1, 10_000), "their number"),

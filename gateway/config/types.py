@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
-Usage = Literal["auto", "inject", "off"]
+Usage = Literal["auto", "inject"]
 ModelSource = Literal["body", "path", "header", "default"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Expose = Literal["url", "id"]
@@ -213,7 +213,6 @@ class Limits:
     """What a client may ask of us. Sizes in bytes, times in seconds."""
 
     body: int = 32 << 20
-    file: int = 200 << 20
     buffered: int = 1 << 30
     """All bodies held in memory at once."""
     headers: int = 64 << 10

@@ -11,7 +11,14 @@ from collections.abc import AsyncGenerator
 from gateway.config.files import EVERY, changes
 
 
-async def watch(path: str, every: float = EVERY) -> AsyncGenerator[None, None]:
-    """One event after each change of the content, also when the file goes away. Ends only by being closed."""
-    async for _ in changes(path, every=every, first=False):
+async def watch(path: str, every: float = EVERY, known: bytes | None = None) -> AsyncGenerator[None, None]:
+    """One event after each change of the content, also when the file goes away. Ends only by being closed.
+
+    `known` is what was read before: if the file is different already, that is the first event. Without it, a change
+    between that reading and the first look is missed.
+    """
+    contents = changes(path, every=every)
+    if await anext(contents) != known and known is not None:
+        yield None
+    async for _ in contents:
         yield None

@@ -203,6 +203,7 @@ LATER = {
     "jobs: {store: x}\n": "jobs",
     "shared: redis://h:1/1\n": "shared",
     "keys: {k: {tenant: t, limits: {requests: 1/s}}}\n": "limits",
+    "limits: {file: 1MiB}\n": "file",
     "keys: {k: {tenant: t, classes: [a]}}\n": "classes",
 }
 

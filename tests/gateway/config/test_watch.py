@@ -90,6 +90,14 @@ async def test_watching_the_configuration_tells_only_of_changes(tmp_path: Path) 
     await events.aclose()
 
 
+async def test_a_change_before_the_first_look_is_told_to_who_knows_what_was_read(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"two")
+    events = watch(str(path), EVERY, known=b"one")
+    assert await asyncio.wait_for(anext(events), 10) is None
+    await events.aclose()
+
+
 def test_pipes_devices_and_folders_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
