@@ -4,11 +4,13 @@ The idea: a warm cache is worth nearly any queue short of saturation, because a 
 and pushes something out of the cache there. So the choice is made among the endpoints that hold most of it, as long as
 the best of them has no more than so many uncached tokens in flight beyond the least loaded endpoint: a lead of
 R x T, where R is the rate at which an endpoint prefills (tokens per second) and T the time to first token that is still
-tolerable. Published by llm-d in
-August 2026, where it equals or beats their trained latency predictor wherever prefill is the bottleneck.
+tolerable. Published by llm-d in August 2026, where it equals or beats their trained latency predictor wherever prefill
+is the bottleneck.
 
-It takes its default from there: 286,720 = 20,480 tokens/s (Qwen3-32B on two H100) x 14 s, which favours throughput.
-For a time to first token of 2 s and 10,000 tokens/s, set `max_lead_tokens: 20000`.
+The default lead is the published one: 286,720 = 20,480 tokens/s (Qwen3-32B on two H100) x 14 s, which favours
+throughput. For a time to first token of 2 s and 10,000 tokens/s, set `max_lead_tokens: 20000`. The published threshold
+is 0.8; the default here is "more is cached than not", as in Preble, because with 0.8 a conversation leaves its endpoint
+whenever its last message is longer than a quarter of what was said before.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class StickyUntilSaturated(Policy):
     loaded one. `max_blocks`: the size of the index (150 bytes each; a prompt of 16 KB has 35).
     """
 
-    def __init__(self, threshold: float = 0.8, max_lead_tokens: float = 286_720, max_blocks: int = 65_536):
+    def __init__(self, threshold: float = 0.5, max_lead_tokens: float = 286_720, max_blocks: int = 65_536):
         self.threshold = number("threshold", threshold, 0.01, 1.0)
         self.max_lead = number("max_lead_tokens", max_lead_tokens, 0.0)
         self._caches = Caches(whole("max_blocks", max_blocks, 1_000, 100_000_000))

@@ -69,8 +69,8 @@ def test_a_burst_with_one_prefix_sticks_from_its_second_request_on():
     assert len(set(rows)) == 1
 
 
-def test_half_a_prompt_is_not_warm():
-    policy, fleet = StickyUntilSaturated(), make_fleet()
+def test_less_of_a_prompt_than_the_threshold_is_not_warm():
+    policy, fleet = StickyUntilSaturated(threshold=0.8), make_fleet()
     home = pick(policy, fleet, make_request(0)).row
     fleet.reserve(Decision(home, ""), make_request(1), 0.0)
     longer = make_request(2, SYSTEM + random.Random(2).randbytes(8000), 4000.0)
