@@ -54,6 +54,7 @@ class Target:
 
     @property
     def is_loopback(self) -> bool:
+        """Whether the host is this machine."""
         return self.host in ("localhost", "::1") or self.host.startswith("127.")
 
 

@@ -97,10 +97,12 @@ class Workload:
 
 
 def slo_of(options: argparse.Namespace) -> Slo:
+    """The limits of goodput."""
     return Slo(options.slo_ttft, options.slo_tpot)
 
 
 def slo_row(slo: Slo) -> tuple[str, str]:
+    """Name and kind of the row that counts goodput."""
     return f"TTFT<={(slo.ttft or 0) * 1e3:.0f}ms TPOT<={(slo.tpot or 0) * 1e3:.0f}ms", "SLO"
 
 
@@ -121,6 +123,8 @@ def on_init(environment: Environment, **_: Any) -> None:
 def on_test_start(environment: Environment, **_: Any) -> None:
     """A master notes how many share the schedule; who sends makes the workload, once a process."""
     options: Any = environment.parsed_options
+    if not isinstance(environment.runner, WorkerRunner):
+        options.seconds = float(options.run_time or DEFAULT_SECONDS)  # the web page may have changed it
     if isinstance(environment.runner, MasterRunner):
         options.workers = environment.runner.worker_count  # locust hands a master's options on to its workers
     else:
@@ -155,6 +159,7 @@ class Shape(LoadTestShape):
     use_common_options = True
 
     def tick(self) -> tuple[int, float] | None:
+        """Users wanted now and users per second to get there; None ends the test."""
         assert self.runner is not None
         options: Any = self.runner.environment.parsed_options
         now = time.perf_counter() - self.start_time
@@ -189,6 +194,7 @@ class StreamUser(User):
 
     @task
     def load(self) -> None:
+        """One request (closed loop), or this process's share of the schedule, once (open loop)."""
         if self.options.rate <= 0:
             self._one_after_another()
         elif self.over:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ class Record:
 
     @property
     def ok(self) -> bool:
+        """Answered whole."""
         return not self.failure
 
     @property
@@ -108,14 +109,9 @@ def quantiles(values: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, float
 def summarize(records: Sequence[Record], slo: Slo, generator: Generator) -> dict[str, Any]:
     """The figures of a run, as plain values for JSON. Latencies in seconds, rates per second."""
     good = [record for record in records if record.ok]
-    span = max((record.intended for record in records), default=0.0)
     first_start = min((record.started for record in records), default=0.0)
-    last_end = max((record.ended for record in records), default=0.0)
-    wall = max(last_end - first_start, 1e-9)
-    offered = (len(records) - 1) / span if len(records) > 1 and span > 0 else 0.0
-    starts = max((record.started for record in records), default=0.0) - first_start
+    wall = max(max((record.ended for record in records), default=0.0) - first_start, 1e-9)
     met = sum(slo.met(record) for record in records)
-    gap_arrays = [np.frombuffer(record.gaps) for record in good if record.gaps]
     return {
         "requests": len(records),
         "ok": len(good),
@@ -125,8 +121,8 @@ def summarize(records: Sequence[Record], slo: Slo, generator: Generator) -> dict
         "slo_met": met,
         "slo_share": met / len(records) if records else 0.0,
         "rate": {
-            "offered": offered,
-            "started": (len(records) - 1) / starts if len(records) > 1 and starts > 0 else 0.0,
+            "offered": _rate([record.intended for record in records]),
+            "started": _rate([record.started for record in records]),
             "completed": len(good) / wall,
             "goodput": met / wall,
         },
@@ -137,21 +133,27 @@ def summarize(records: Sequence[Record], slo: Slo, generator: Generator) -> dict
             "short_answers": sum(record.tokens < record.asked_tokens for record in good),
             "output_per_s": sum(record.tokens for record in good) / wall,
         },
-        "latency": {
-            "ttft": quantiles([r.ttft for r in good if r.ttft is not None]),
-            "ttft_from_start": quantiles([r.ttft - r.lag for r in good if r.ttft is not None]),
-            "tpot": quantiles([r.tpot for r in good if r.tpot is not None]),
-            "gap": quantiles(np.concatenate(gap_arrays) if gap_arrays else ()),
-            "e2e": quantiles([r.e2e for r in good]),
-            "start_lag": quantiles([r.lag for r in records]),
-        },
+        "latency": _latency(records, good),
         "endpoints": _by_endpoint(good),
-        "generator": {
-            "seconds": generator.seconds,
-            "cpu_mean": generator.cpu_mean,
-            "cpu_peak": generator.cpu_peak,
-            "connections": generator.connections,
-        },
+        "generator": asdict(generator),
+    }
+
+
+def _rate(times: Sequence[float]) -> float:
+    """Events per second between the first and the last."""
+    span = max(times) - min(times) if times else 0.0
+    return (len(times) - 1) / span if span > 0 else 0.0
+
+
+def _latency(records: Sequence[Record], good: Sequence[Record]) -> dict[str, dict[str, float] | None]:
+    gaps = [np.frombuffer(record.gaps) for record in good if record.gaps]
+    return {
+        "ttft": quantiles([r.ttft for r in good if r.ttft is not None]),
+        "ttft_from_start": quantiles([r.ttft - r.lag for r in good if r.ttft is not None]),
+        "tpot": quantiles([r.tpot for r in good if r.tpot is not None]),
+        "gap": quantiles(np.concatenate(gaps) if gaps else ()),
+        "e2e": quantiles([r.e2e for r in good]),
+        "start_lag": quantiles([r.lag for r in records]),
     }
 
 

@@ -50,6 +50,7 @@ class OpenLoop:
 
     @property
     def in_flight(self) -> int:
+        """Requests started and not yet over."""
         return self.started - len(self.records)
 
     @property

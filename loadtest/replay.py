@@ -43,6 +43,7 @@ from loadtest.workload import (
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?\Z")
 _UNITS = {"ms": 1e-3, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
 MAX_REQUESTS = 200_000
+PROGRESS = 10.0  # s between lines about a run under way
 
 
 def parse_duration(text: str) -> float:
@@ -184,22 +185,42 @@ async def run_load(
     timeout: float,
     grace: float,
     max_open: int = 10_000,
+    progress: float | None = None,
 ) -> tuple[dict[str, Any], list[Record]]:
-    """Send the items and summarize; what was measured until then if it is cancelled by Ctrl-C."""
+    """Send the items and summarize; what was measured until then if it is cancelled by Ctrl-C.
+
+    With `progress`, a line about the run goes to stderr every so many seconds.
+    """
     raise_file_limit(max_open)
     client = Client(target, time.monotonic, max_open)
     loop = OpenLoop(client, asking, timeout=timeout)
     gc.collect()
     gc.freeze()  # the workload is not garbage: keep the collector from walking it while we measure
     async with CpuWatch() as watch:
+        telling = asyncio.create_task(_tell(loop, progress)) if progress else None
         try:
             await loop.run(items, grace)
         except asyncio.CancelledError:
             if not loop.records:
                 raise
+        finally:
+            if telling is not None:
+                telling.cancel()
         generator = watch.result(client.opened)
     gc.unfreeze()
     return summarize(loop.records, slo, generator), loop.records
+
+
+async def _tell(loop: OpenLoop, every: float) -> None:
+    while True:
+        await asyncio.sleep(every)
+        failed = sum(not record.ok for record in loop.records)
+        print(
+            f"{loop.elapsed:7.0f} s  {loop.started} started, {len(loop.records)} over, {failed} failed, "
+            f"{loop.in_flight} in flight",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def run_in_loop(coroutine: Any) -> Any:
@@ -225,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asking = Asking(options.model, options.path, not options.no_stream, prompt_seed(options))
     print(f"{len(items)} requests in {items[-1].at:.1f} s to {options.url}{options.path}", file=sys.stderr)
     summary, records = run_in_loop(
-        run_load(target, items, asking, slo, options.timeout, options.grace, options.max_open)
+        run_load(target, items, asking, slo, options.timeout, options.grace, options.max_open, PROGRESS)
     )
     print(report.table(summary))
     for warning in warnings(summary):

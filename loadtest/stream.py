@@ -139,6 +139,7 @@ class AnswerMeter:
 
     @property
     def tokens(self) -> int:
+        """Tokens of the answer so far."""
         return self.usage_tokens if self.usage_tokens is not None else len(self.arrivals)
 
     def failure(self, body_complete: bool) -> str:
