@@ -83,5 +83,6 @@ def profile(name: str) -> Profile:
     table = _table()
     if name in table:
         return table[name]
-    close = difflib.get_close_matches(name, table, n=3, cutoff=0.4) or list(table)[:3]
+    close = [known for known in table if name and name.lower() in known][:5]
+    close = close or difflib.get_close_matches(name, table, n=3, cutoff=0.4) or list(table)
     raise UnknownProfile(f"unknown profile {name!r}; close names: {', '.join(close)}")

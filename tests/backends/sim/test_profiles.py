@@ -25,6 +25,14 @@ def test_an_unknown_name_is_answered_with_close_ones() -> None:
         profile("h100_llama-8b_bf16_tp1")
 
 
+def test_a_part_of_a_name_is_answered_with_those_that_have_it_and_nonsense_with_all() -> None:
+    with pytest.raises(UnknownProfile, match=r"close names: rtxpro6000_\S+, rtxpro6000_\S+$"):
+        profile("RTXPRO6000")
+    with pytest.raises(UnknownProfile) as refused:
+        profile("?")
+    assert all(name in str(refused.value) for name in names())
+
+
 def test_an_iteration_is_the_sum_of_its_terms() -> None:
     p = profile("h100_llama-3.1-8b_bf16_tp1")
     tokens, context = 1000 + 10, 10 * 500
