@@ -33,7 +33,7 @@ class StickyUntilSaturated(Policy):
     """`threshold`: the share of the prompt that an endpoint must hold to be warm.
 
     `max_lead_tokens`: how many more uncached prompt tokens in flight the best warm endpoint may have than the least
-    loaded one. `max_blocks`: the size of the index (150 bytes each; a prompt of 16 KB has 35).
+    loaded one. `max_blocks`: the size of the index (150 bytes each; a prompt of 16 KB has 57).
     """
 
     def __init__(self, threshold: float = 0.5, max_lead_tokens: float = 286_720, max_blocks: int = 65_536):
