@@ -47,9 +47,7 @@ def _look(path: str, most: int) -> bytes | None:
         return None
 
 
-async def changes(
-    path: str, most: int = MOST + 1, *, every: float = EVERY
-) -> AsyncGenerator[bytes | None, None]:
+async def changes(path: str, most: int = MOST + 1, *, every: float = EVERY) -> AsyncGenerator[bytes | None, None]:
     """The file's first `most` bytes now and after each change; None when it cannot be read.
 
     `most` is one more than what is acceptable, so that who parses it can tell. Ends only by being closed.
