@@ -164,13 +164,13 @@ class Fleet:
 
     # --- columns -----------------------------------------------------------------------------------------------
 
-    _NAMES = ("ours", "others", "requests", "tokens", "prefill", "decoding", "output", "progress_at",
+    _NAMES = ("ours", "others", "requests", "tokens", "prefill", "decoding", "output", "progress_at", "sent_at",
               "waiting", "running", "kv_used", "kv_capacity", "at", "limit")  # fmt: skip
 
     def _allocate(self, size: int) -> None:
         old = {name: getattr(self, name, None) for name in self._NAMES}
         blank = {"waiting": UNKNOWN, "running": UNKNOWN, "kv_used": UNKNOWN, "kv_capacity": UNKNOWN,
-                 "at": -math.inf, "limit": math.inf, "others": UNKNOWN}  # fmt: skip
+                 "at": -math.inf, "sent_at": -math.inf, "limit": math.inf, "others": UNKNOWN}  # fmt: skip
         for name in self._NAMES:
             column = np.full(size, blank.get(name, 0.0), np.float64)
             before = old[name]
@@ -186,6 +186,7 @@ class Fleet:
     decoding: Floats
     output: Floats
     progress_at: Floats
+    sent_at: Floats
     waiting: Floats
     running: Floats
     kv_used: Floats
@@ -250,7 +251,7 @@ class Fleet:
             getattr(self, name)[row] = 0.0
         for name in ("waiting", "running", "kv_used", "kv_capacity", "others"):
             getattr(self, name)[row] = UNKNOWN
-        self.at[row] = -math.inf
+        self.at[row] = self.sent_at[row] = -math.inf
         self._dirty = True
 
     def endpoint(self, row: int) -> Endpoint:
@@ -417,7 +418,8 @@ class Fleet:
         for row in self._partial:
             health = self._health[row]
             if health.state is State.TRIAL:
-                if self.ours[row] == 0.0:
+                # Streams from before the ejection may go on for long; they do not put the trial off.
+                if self.ours[row] == 0.0 or self.sent_at[row] < health.since:
                     extra.append(row)
             elif self.random.random() < health.weight(now):
                 extra.append(row)
@@ -431,6 +433,7 @@ class Fleet:
         work = uncached + reservation.left
         if self.ours[row] == 0.0:
             self.progress_at[row] = now
+        self.sent_at[row] = now
         self.ours[row] += 1.0
         self.requests[row] += 1.0
         self.prefill[row] += uncached

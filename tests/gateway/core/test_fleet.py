@@ -387,3 +387,16 @@ def test_an_endpoint_on_trial_gets_one_request_at_a_time():
     trial.settle()
     fleet.see(0, Evidence.SUCCESS, 10.5)
     assert fleet.health(0).state is State.HEALTHY
+
+
+def test_a_long_stream_from_before_the_ejection_does_not_put_the_trial_off():
+    fleet = make_fleet(2, after=1, base=10.0)
+    take(fleet, 0)
+    fleet.see(0, Evidence.FAILURE, 1.0)
+    assert fleet.snapshot(5.0).ids() == ["e1"]
+    assert sorted(fleet.snapshot(11.1).ids()) == ["e0", "e1"]
+    trial = take(fleet, 0, now=11.1)
+    assert fleet.snapshot(11.2).ids() == ["e1"]
+    trial.settle()
+    fleet.see(0, Evidence.SUCCESS, 11.5)
+    assert fleet.health(0).state is State.HEALTHY
