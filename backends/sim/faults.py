@@ -67,6 +67,8 @@ def fault(kind: str, value: Any = None, seconds: Any = None, at: float = 0.0, in
         numbers.append(None if given is None else float(given))
     if kind == "slow" and not value:
         raise BadFault("fault slow: the factor must be greater than 0")
+    if kind == "5xx" and value is not None and not (0 < value <= 1 or 500 <= value <= 599):
+        raise BadFault(f"fault 5xx: the value is a status from 500 to 599 or a share up to 1, got {value!r}")
     return Fault(kind, numbers[0], numbers[1], at, index)
 
 

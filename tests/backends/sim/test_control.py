@@ -74,7 +74,7 @@ async def test_a_hung_engine_looks_idle_and_answers_when_it_wakes(start: Start) 
 
 async def test_slow_changes_the_pace_and_ends_by_itself(start: Start) -> None:
     server = await start(speed=10.0)
-    await switch(server, kind="slow", value=4, **{"for": 0.01})
+    server.control.begin(fault("slow", 4, 0.01))
     assert server.engine.pace == pytest.approx(0.4)
     await until(lambda: not server.control.active)
     assert server.engine.pace == pytest.approx(0.1)

@@ -27,6 +27,7 @@ def test_a_fault_is_a_kind_with_value_start_length_and_server(text: str, expecte
         ("hangs", "did you mean hang"),
         ("slow", "needs a value: a factor"),
         ("slow:0", "greater than 0"),
+        ("5xx:7", "a status from 500 to 599 or a share"),
         ("hang@x", "cannot read fault"),
         ("", "cannot read fault"),
         ("slow:1.2.3", "cannot read a number"),

@@ -112,6 +112,19 @@ def test_what_is_not_http_gets_400_and_a_close(raw: bytes) -> None:
     assert sink.closed
 
 
+async def test_a_connection_is_idle_between_requests_only() -> None:
+    seen: list[tuple[HttpRequest, Reply]] = []
+    connection, _ = connect(seen)
+    assert connection.is_idle(-1.0)
+    assert not connection.is_idle(3600.0)
+    connection.data_received(REQUEST[:10])
+    assert not connection.is_idle(-1.0)
+    connection.data_received(REQUEST[10:])
+    assert not connection.is_idle(-1.0)
+    seen[0][1].send(200, {})
+    assert connection.is_idle(-1.0)
+
+
 def test_a_lost_connection_is_told_once_and_writing_to_it_does_nothing() -> None:
     seen: list[tuple[HttpRequest, Reply]] = []
     connection, sink = connect(seen)

@@ -172,17 +172,10 @@ class TestStreams:
             assert chunk == b": keep-alive\n\n"
         wire.close()
 
-    async def test_an_idle_connection_is_closed_after_a_while_and_a_waiting_one_is_not(self, start: Start) -> None:
-        server = await start(server={"keep_alive": 0.01})
-        server.runner.freeze()
-        idle, waiting = await Wire.open(server), await Wire.open(server)
-        waiting.send("POST", "/v1/completions", b'{"prompt": "a"}', content_type="application/json")
-        assert await idle.reader.read() == b""
-        server.runner.thaw()
-        status, _, _ = await waiting.answer()
-        assert status == 200
-        for wire in (idle, waiting):
-            wire.close()
+    async def test_an_idle_connection_is_closed_after_a_while(self, start: Start) -> None:
+        wire = await Wire.open(await start(server={"keep_alive": 0.01}))
+        assert await wire.reader.read() == b""
+        wire.close()
 
 
 class TestLengths:
