@@ -7,8 +7,8 @@ A probe is a short open-loop run: Poisson arrivals at one rate, lengths from the
 out as warm-up. It passes if the p99 of TTFT and of TPOT are inside the SLO, a failed request counting as
 infinitely late. Rates are doubled until one fails, then the gap is halved (as a ratio) to the precision
 asked for. Close to capacity queues grow slowly and a short probe is kind to the server; hence the 0.7, which
-also leaves room for bursts and for one server of a few being away. A probe the generator could not drive
-counts as failed, and the answer says so.
+also leaves room for bursts and for one server of a few being away. A probe the generator could not
+drive is run once more and then counts as failed, and the answer says so.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from loadtest.measure import Record, Slo, warnings
 from loadtest.open_loop import Asking
 from loadtest.replay import (
     add_target_options,
+    make_asking,
     make_target,
     parse_duration,
     parse_positive,
-    prompt_seed,
     run_in_loop,
     run_load,
 )
-from loadtest.workload import Item, arrivals, constant, read_trace, with_arrivals
+from loadtest.workload import Item, WorkloadError, arrivals, constant, read_trace, with_arrivals
 
 SHARE = 0.7  # of the highest rate: what to plan for
 WARM_UP = 0.2  # of a probe: not judged
@@ -131,13 +131,16 @@ class Prober:
         self._count = 0
 
     async def __call__(self, rate: float) -> Probe:
-        """One probe at `rate` requests per second."""
+        """One probe at `rate` requests per second; run once more if the generator fell behind in the first."""
+        found = await self._once(rate)
+        return await self._once(rate) if found.limited else found
+
+    async def _once(self, rate: float) -> Probe:
         self._count += 1
         if self._count > 1:
             await asyncio.sleep(1.0)  # let the server finish with what the last probe left behind
         seconds = min(max(self._seconds, ENOUGH / rate / (1 - WARM_UP)), 4 * self._seconds)
-        times = arrivals(constant(rate), seconds, self._count)
-        items = list(with_arrivals(self._items, times))
+        items = list(with_arrivals(self._items, arrivals(constant(rate), seconds, self._count)))
         asking = dataclasses.replace(self._asking, seed=self._asking.seed + self._count)
         patience = 10 * (self._slo.ttft or 1.0) + 60.0
         summary, records = await run_load(self._target, items, asking, self._slo, patience, patience)
@@ -184,11 +187,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments.parse_args(argv)
     try:
         target, items = make_target(options), read_trace(options.trace)
+        if options.lowest > options.highest:
+            raise WorkloadError("--lowest is above --highest")
+        asking = make_asking(options)
     except (ValueError, OSError) as error:
         arguments.error(str(error))
-    if not options.lowest <= options.highest:
-        arguments.error("--lowest is above --highest")
-    asking = Asking(options.model, options.path, seed=prompt_seed(options))
     prober = Prober(target, items, asking, Slo(options.slo_ttft, options.slo_tpot), options.probe)
     bounds = (options.first, options.lowest, options.highest, options.precision, options.most_probes)
     answer: Answer = run_in_loop(search(prober, *bounds))

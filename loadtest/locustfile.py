@@ -38,6 +38,7 @@ from loadtest import replay  # noqa: E402
 from loadtest.blocking import BlockingClient  # noqa: E402
 from loadtest.client import Exchange, Target  # noqa: E402
 from loadtest.measure import LAG_LIMIT, Record, Slo  # noqa: E402
+from loadtest.models import first_model  # noqa: E402
 from loadtest.open_loop import to_record  # noqa: E402
 from loadtest.prompts import PromptMaker  # noqa: E402
 from loadtest.workload import SHAPES, Item, WorkloadError, read_trace, shape  # noqa: E402
@@ -58,7 +59,7 @@ def add_options(parser: Any, **_: Any) -> None:
     group.add_argument("--arrivals", default="poisson", help="open loop: poisson, even, gamma:CV or trace")
     group.add_argument("--trace", default=default_trace, help="lengths (and with --arrivals trace, times) come from it")
     group.add_argument("--tokens", default="", help="PROMPT,OUTPUT: lengths for every request, instead of the trace's")
-    group.add_argument("--model", default="llama-3.1-8b", help="model name to ask for")
+    group.add_argument("--model", default="", help="model name to ask for (the first of /v1/models)")
     group.add_argument("--path", default="/v1/chat/completions", help="path to post to")
     parser.add_argument(
         "--api-key", default="", env_var="LOADTEST_API_KEY", is_secret=True, help="sent as bearer token"
@@ -96,6 +97,11 @@ class Workload:
     numbers: count[int]
 
 
+def headers_of(options: argparse.Namespace) -> dict[str, str]:
+    """The headers every request carries."""
+    return {"authorization": f"Bearer {options.api_key}"} if options.api_key else {}
+
+
 def slo_of(options: argparse.Namespace) -> Slo:
     """The limits of goodput."""
     return Slo(options.slo_ttft, options.slo_tpot)
@@ -125,6 +131,7 @@ def on_test_start(environment: Environment, **_: Any) -> None:
     options: Any = environment.parsed_options
     if not isinstance(environment.runner, WorkerRunner):
         options.seconds = float(options.run_time or DEFAULT_SECONDS)  # the web page may have changed it
+        options.model = options.model or first_model(environment.host or "", headers_of(options))
     if isinstance(environment.runner, MasterRunner):
         options.workers = environment.runner.worker_count  # locust hands a master's options on to its workers
     else:
@@ -183,10 +190,11 @@ class StreamUser(User):
 
     def on_start(self) -> None:
         options: Any = self.environment.parsed_options
-        headers = {"authorization": f"Bearer {options.api_key}"} if options.api_key else {}
         self.options = options
         self.slo = slo_of(options)
-        self.connections = BlockingClient(Target.parse(self.host or "", options.path, headers), time.monotonic)
+        self.connections = BlockingClient(
+            Target.parse(self.host or "", options.path, headers_of(options)), time.monotonic
+        )
         runner = self.environment.runner
         self.index = runner.worker_index if isinstance(runner, WorkerRunner) else 0
         self.zero = time.monotonic()

@@ -26,6 +26,7 @@ from typing import Any
 from loadtest import report
 from loadtest.client import Client, Target
 from loadtest.measure import Record, Slo, summarize, warnings
+from loadtest.models import first_model
 from loadtest.open_loop import Asking, CpuWatch, OpenLoop
 from loadtest.workload import (
     SHAPES,
@@ -77,7 +78,7 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
     """What every program here asks: where to, what to ask for, and what counts as good."""
     parser.add_argument("--url", required=True, help="base URL, e.g. http://127.0.0.1:8080")
     parser.add_argument("--path", default="/v1/chat/completions", help="appended to the URL (%(default)s)")
-    parser.add_argument("--model", default="llama-3.1-8b", help="model name to ask for (%(default)s)")
+    parser.add_argument("--model", default="", help="model name to ask for (the first of /v1/models)")
     parser.add_argument("--api-key", default="", help="sent as a bearer token")
     parser.add_argument("--header", action="append", default=[], type=parse_header, metavar="NAME: VALUE")
     parser.add_argument("--trace", required=True, help="trace file (.jsonl or .jsonl.gz)")
@@ -152,12 +153,20 @@ def _bounded(items: Iterable[Item], limit: int, seconds: float) -> Iterator[Item
         yield item
 
 
+def _headers(options: argparse.Namespace) -> dict[str, str]:
+    key = {"authorization": f"Bearer {options.api_key}"} if options.api_key else {}
+    return {**key, **dict(options.header)}
+
+
+def make_asking(options: argparse.Namespace, stream: bool = True) -> Asking:
+    """How items become requests. Raises ValueError if the server has to be asked for its model and names none."""
+    model = options.model or first_model(options.url, _headers(options))
+    return Asking(model, options.path, stream, prompt_seed(options))
+
+
 def make_target(options: argparse.Namespace) -> Target:
     """Where to send. Raises ValueError, also for a remote host that was not allowed."""
-    headers = dict(options.header)
-    if options.api_key:
-        headers["authorization"] = f"Bearer {options.api_key}"
-    target = Target.parse(options.url, options.path, headers)
+    target = Target.parse(options.url, options.path, _headers(options))
     if not target.is_loopback and not options.allow_remote:
         raise ValueError(f"{target.host} is not this machine; add --allow-remote if its owner agrees to the load")
     return target
@@ -238,12 +247,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments.parse_args(argv)
     try:
         target, items = make_target(options), build(options)
+        if not items:
+            raise WorkloadError("the workload is empty: raise --limit or --seconds")
+        asking = make_asking(options, not options.no_stream)
     except (ValueError, OSError) as error:
         arguments.error(str(error))
-    if not items:
-        arguments.error("the workload is empty: raise --limit or --seconds")
     slo = Slo(options.slo_ttft, options.slo_tpot)
-    asking = Asking(options.model, options.path, not options.no_stream, prompt_seed(options))
     print(f"{len(items)} requests in {items[-1].at:.1f} s to {options.url}{options.path}", file=sys.stderr)
     summary, records = run_in_loop(
         run_load(target, items, asking, slo, options.timeout, options.grace, options.max_open, PROGRESS)
@@ -251,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(report.table(summary))
     for warning in warnings(summary):
         print(f"WARNING: {warning}", file=sys.stderr)
-    facts = {"url": options.url + options.path, "model": options.model, "trace": Path(options.trace).name,
+    facts = {"url": options.url + options.path, "model": asking.model, "trace": Path(options.trace).name,
              "arrivals": options.arrivals, "shape": options.shape, "seed": options.seed}  # fmt: skip
     if options.json:
         Path(options.json).write_text(json.dumps({"run": facts, **summary}, indent=1) + "\n")
