@@ -50,10 +50,18 @@ def latency(cell: Cell, load: Load, share: float) -> float:
     return percentile(cell.measured.first if load.tokens else cell.measured.total, share)
 
 
+def median_cpu(cells: Sequence[Cell], load: Load) -> float:
+    return median(cells, lambda cell: cpu_per_unit(cell, load))
+
+
+def median_latency(cells: Sequence[Cell], load: Load, share: float) -> float:
+    return median(cells, lambda cell: latency(cell, load, share))
+
+
 def cpu_table(results: Results, names: Sequence[str]) -> str:
     rows = []
     for case, load in CASES.items():
-        values = {name: median(results[case, name], lambda cell, load=load: cpu_per_unit(cell, load)) for name in names}
+        values = {name: median_cpu(results[case, name], load) for name in names}
         unit = "µs a chunk" if load.tokens else "µs a request"
         ratio = values["headway"] / values["aiohttp"] if {"headway", "aiohttp"} <= set(names) else float("nan")
         rows.append([f"{case} ({unit})", *(f"{values[name]:.1f}" for name in names), f"{ratio:.2f}"])
@@ -65,11 +73,11 @@ def latency_table(results: Results, names: Sequence[str]) -> str:
     for case, load in CASES.items():
         cells = [case + (" (first token)" if load.tokens else "")]
         for share in (50, 99):
-            direct = median(results[case, DIRECT], lambda cell, load=load, share=share: latency(cell, load, share))
+            direct = median_latency(results[case, DIRECT], load, share)
             cells.append(f"{direct * 1e3:.2f}")
             for name in names:
-                through = median(results[case, name], lambda cell, load=load, share=share: latency(cell, load, share))
-                cells.append(f"+{(through - direct) * 1e3:.2f}")
+                through = median_latency(results[case, name], load, share)
+                cells.append(f"{(through - direct) * 1e3:+.2f}")
         rows.append(cells)
     head = [f"{name} p{share}" for share in (50, 99) for name in (DIRECT, *names)]
     return table(["latency, ms", *head], rows)
@@ -86,9 +94,7 @@ def memory_table(memory: dict[str, tuple[float, float]], idle: dict[str, float],
 
 def bars(results: Results, names: Sequence[str]) -> list[Bar]:
     def ratio(case: str) -> float:
-        load = CASES[case]
-        ours = median(results[case, "headway"], lambda cell: cpu_per_unit(cell, load))
-        return ours / median(results[case, "aiohttp"], lambda cell: cpu_per_unit(cell, load))
+        return median_cpu(results[case, "headway"], CASES[case]) / median_cpu(results[case, "aiohttp"], CASES[case])
 
     kept = [failures(results)]
     if {"headway", "aiohttp"} <= set(names):
