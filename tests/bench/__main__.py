@@ -59,13 +59,14 @@ def median_latency(cells: Sequence[Cell], load: Load, share: float) -> float:
 
 
 def cpu_table(results: Results, names: Sequence[str]) -> str:
+    compared = ["headway / aiohttp"] if {"headway", "aiohttp"} <= set(names) else []
     rows = []
     for case, load in CASES.items():
         values = {name: median_cpu(results[case, name], load) for name in names}
         unit = "µs a chunk" if load.tokens else "µs a request"
-        ratio = values["headway"] / values["aiohttp"] if {"headway", "aiohttp"} <= set(names) else float("nan")
-        rows.append([f"{case} ({unit})", *(f"{values[name]:.1f}" for name in names), f"{ratio:.2f}"])
-    return table(["CPU", *names, "headway / aiohttp"], rows)
+        ratios = [f"{values['headway'] / values['aiohttp']:.2f}" for _ in compared]
+        rows.append([f"{case} ({unit})", *(f"{values[name]:.1f}" for name in names), *ratios])
+    return table(["CPU", *names, *compared], rows)
 
 
 def latency_table(results: Results, names: Sequence[str]) -> str:
