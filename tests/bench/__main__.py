@@ -32,7 +32,7 @@ PLAIN = {
 }
 STREAMED = {
     f"{size}, streamed": Load(rate=rate, seconds=1.6, size=load.size, tokens=60, token_rate=50)
-    for (size, load), rate in zip(PLAIN.items(), (60, 60, 40), strict=True)
+    for (size, load), rate in zip(PLAIN.items(), (100, 100, 40), strict=True)
 }
 CASES = PLAIN | STREAMED
 DIRECT = "direct"
@@ -40,9 +40,12 @@ CPU_PER_REQUEST = 0.45
 CPU_PER_CHUNK = 0.60
 
 
-def cpu_per_unit(cell: Cell, load: Load) -> float:
-    """Microseconds of CPU an answered request; of a streamed one, each of its chunks (its request is not taken out)."""
-    return cell.cpu * 1e6 / (cell.answered * (load.tokens or 1))
+def cpu_per_unit(cell: Cell, load: Load, idle: float = 0.0) -> float:
+    """Microseconds of CPU an answered request, or a chunk of a streamed one (its request's share is in it).
+
+    `idle`: the share of a core the subject spends without requests, to be taken out; by default it is in.
+    """
+    return (cell.cpu - idle * cell.wall) * 1e6 / (cell.answered * (load.tokens or 1))
 
 
 def latency(cell: Cell, load: Load, share: float) -> float:
@@ -50,23 +53,25 @@ def latency(cell: Cell, load: Load, share: float) -> float:
     return percentile(cell.measured.first if load.tokens else cell.measured.total, share)
 
 
-def median_cpu(cells: Sequence[Cell], load: Load) -> float:
-    return median(cells, lambda cell: cpu_per_unit(cell, load))
+def median_cpu(cells: Sequence[Cell], load: Load, idle: float = 0.0) -> float:
+    return median(cells, lambda cell: cpu_per_unit(cell, load, idle))
 
 
 def median_latency(cells: Sequence[Cell], load: Load, share: float) -> float:
     return median(cells, lambda cell: latency(cell, load, share))
 
 
-def cpu_table(results: Results, names: Sequence[str]) -> str:
-    compared = ["headway / aiohttp"] if {"headway", "aiohttp"} <= set(names) else []
+def cpu_table(results: Results, names: Sequence[str], idle: dict[str, float]) -> str:
+    compared = {"headway", "aiohttp"} <= set(names)
     rows = []
     for case, load in CASES.items():
         values = {name: median_cpu(results[case, name], load) for name in names}
-        unit = "µs a chunk" if load.tokens else "µs a request"
-        ratios = [f"{values['headway'] / values['aiohttp']:.2f}" for _ in compared]
-        rows.append([f"{case} ({unit})", *(f"{values[name]:.1f}" for name in names), *ratios])
-    return table(["CPU", *names, *compared], rows)
+        row = [f"{case} (µs a {'chunk' if load.tokens else 'request'})", *(f"{values[name]:.1f}" for name in names)]
+        if compared:
+            alone = median_cpu(results[case, "headway"], load, idle["headway"])
+            row += [f"{values['headway'] / values['aiohttp']:.2f}", f"{alone:.1f}"]
+        rows.append(row)
+    return table(["CPU", *names, *(["headway / aiohttp", "headway, requests alone"] if compared else [])], rows)
 
 
 def latency_table(results: Results, names: Sequence[str]) -> str:
@@ -128,7 +133,7 @@ async def bench(rounds: int, names: Sequence[str], endpoints: int, where: Path) 
         memory = {name: (before[name], resident_mib(one.pids())) for name, one in running.items()}
         for client in clients.values():
             client.close()
-    tables = [cpu_table(results, names), latency_table(results, names), memory_table(memory, idle, names)]
+    tables = [cpu_table(results, names, idle), latency_table(results, names), memory_table(memory, idle, names)]
     return "\n\n".join([*tables, spread(results)]), bars(results, names)
 
 
@@ -166,7 +171,8 @@ CPU holds all of that. The others have no logic but round robin and write no log
 {text}
 
 Latency runs from the write of the request to the last byte, or to the first token of a stream (60 tokens, 50 a second);
-the direct columns are absolute, the others what the proxy adds. CPU a chunk holds the stream's share of its request.
+the direct columns are absolute, the others what the proxy adds. CPU a chunk holds the stream's share of its request;
+"requests alone" is Headway's CPU less what it spends on scrapes and probes when nobody asks anything.
 A run counts only if no process used over 80 % of a core and the client's start lag p99 was under 10 ms. A decision is
 look, pick and reserve in one process, no I/O (`python -m tests.bench.decision_cost`).
 

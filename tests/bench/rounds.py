@@ -26,6 +26,7 @@ class Cell:
     """One load against one subject, once. Seconds; `cpu` is what the subject spent, `busiest` a share of a core."""
 
     measured: Measured
+    wall: float
     cpu: float
     busiest: float
     busiest_name: str
@@ -58,7 +59,7 @@ async def measure(client: Client, load: Load, subject: Running | None, others: S
     cpu = spent[subject.name] if subject else 0.0
     spent["client"] = time.process_time() - own
     name = max(spent, key=lambda one: spent[one])
-    return Cell(measured, cpu, spent[name] / wall, name)
+    return Cell(measured, wall, cpu, spent[name] / wall, name)
 
 
 Results = dict[tuple[str, str], list[Cell]]
