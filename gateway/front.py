@@ -25,9 +25,10 @@ from gateway.fields import Forwarder, digest, own_request_id, presented_key, req
 from gateway.form import form_model, replace_form_model
 from gateway.paths import MODELS, OWN, Path, Paths
 from gateway.peek import Peek, peek, rewrite
-from gateway.proxy import Ask, Proxy, Story
+from gateway.proxy import Ask, Facts, Proxy
 from gateway.records import RequestRecord
 from gateway.relay import TryFailed, forwardable
+from gateway.story import Story
 from gateway.wire.head import RequestHead, WireError
 from gateway.wire.reply import Reply
 
@@ -85,7 +86,7 @@ class Front:
             return self._answer_error(error, head)
 
     def _answer_error(self, error: HeadwayError, head: RequestHead) -> Callable[[Reply], None]:
-        return lambda reply: self._fail(error, head, reply, time.time(), time.monotonic(), Story())
+        return lambda reply: self._fail(error, head, reply, time.time(), time.monotonic(), Facts())
 
     def _key(self, head: RequestHead) -> Key:
         """Whose request this is. One answer for a missing and a wrong key, the same work for both."""
@@ -131,32 +132,34 @@ class Front:
 
     # --- requests that are routed --------------------------------------------------------------------------------
 
-    def handle(self, head: RequestHead, body: bytes, reply: Reply, peer: str) -> asyncio.Task[None] | None:
-        """A whole request: check it, then answer it in a task of its own."""
+    def handle(self, head: RequestHead, body: bytes, reply: Reply, peer: str) -> Story | None:
+        """A whole request: check it, then begin its story."""
         received, at = time.monotonic(), time.time()
         request_id = own_request_id(head) or self._new_id()
-        story = Story()
+        facts = Facts()
         try:
             ask = self._ask(head, body, peer, request_id, received)
         except HeadwayError as error:
-            self._fail(error, head, reply, at, received, story, request_id)
+            self._fail(error, head, reply, at, received, facts, request_id)
             return None
-        return asyncio.get_running_loop().create_task(self._serve(ask, head, reply, at, story))
+        story = Story(self._serve(ask, head, reply, at, facts), _report_bug)
+        story.step(None)
+        return story
 
-    async def _serve(self, ask: Ask, head: RequestHead, reply: Reply, at: float, story: Story) -> None:
+    async def _serve(self, ask: Ask, head: RequestHead, reply: Reply, at: float, facts: Facts) -> None:
         try:
-            await self._proxy.serve(ask, reply, story)
+            await self._proxy.serve(ask, reply, facts)
         except asyncio.CancelledError:
-            story.ended = "client_gone"
-            self._note(head, reply, at, ask.received, story, ask, None)
+            facts.ended = "client_gone"
+            self._note(head, reply, at, ask.received, facts, ask, None)
             raise
         except HeadwayError as error:
-            self._fail(error, head, reply, at, ask.received, story, ask.request.id, ask)
+            self._fail(error, head, reply, at, ask.received, facts, ask.request.id, ask)
         except Exception as error:  # a bug of ours: the client gets a clear 500, the log the trace
-            self._fail(HeadwayError("an internal error"), head, reply, at, ask.received, story, ask.request.id, ask)
-            asyncio.get_running_loop().call_exception_handler({"message": "a request failed", "exception": error})
+            self._fail(HeadwayError("an internal error"), head, reply, at, ask.received, facts, ask.request.id, ask)
+            _report_bug(error)
         else:
-            self._note(head, reply, at, ask.received, story, ask, None)
+            self._note(head, reply, at, ask.received, facts, ask, None)
 
     def _ask(self, head: RequestHead, body: bytes, peer: str, request_id: str, received: float) -> Ask:
         screened = head.found
@@ -181,9 +184,9 @@ class Front:
             lengths.output_tokens(seen.limit), bool(seen.stream),
             session.decode("latin-1") if session is not None else seen.prompt_cache_key or seen.user or "", key.tenant,
         )  # fmt: skip
-        wants_usage = seen.stream_options is not None and bool(seen.stream_options.include_usage)
-        return Ask(request, model, asked, target, self._forwarder.lines(head, peer, request_id), body, wants_usage,
-                   path.dialect.event, received, None if wants_usage or not seen.stream else _inject_usage)  # fmt: skip
+        asks_usage = seen.stream_options is not None and bool(seen.stream_options.include_usage)
+        return Ask(request, model, asked, upstream, target, self._forwarder.lines(head, peer, request_id), body,
+                   path.dialect.event, received, _inject_usage if seen.stream and not asks_usage else None)  # fmt: skip
 
     def _read_body(self, path: Path, head: RequestHead, body: bytes) -> Peek:
         if not path.json or b"inference-header-content-length" in head.named:
@@ -222,14 +225,14 @@ class Front:
             fields += b"retry-after: 1\r\nx-headway-reason: memory\r\n"
         reply.send(error.status, fields, self._paths.dialect(path).body(own))
 
-    def _fail(self, error: HeadwayError, head: RequestHead, reply: Reply, at: float, received: float, story: Story,
+    def _fail(self, error: HeadwayError, head: RequestHead, reply: Reply, at: float, received: float, facts: Facts,
               request_id: str | None = None, ask: Ask | None = None) -> None:  # fmt: skip
         request_id = request_id or own_request_id(head) or self._new_id()
         if not reply.started:
             self._write_error(error, self._paths.dialect(head.path), reply, request_id)
         elif not reply.ended:
             reply.cut()
-        self._note(head, reply, at, received, story, ask, error, request_id)
+        self._note(head, reply, at, received, facts, ask, error, request_id)
 
     def _write_error(self, error: HeadwayError, dialect: Dialect, reply: Reply, request_id: str) -> None:
         fields = b"x-request-id: %b\r\n" % request_id.encode()
@@ -246,22 +249,22 @@ class Front:
             fields += b"x-headway-reason: %b\r\n" % error.code.encode()
         reply.send(error.status, fields + _JSON, dialect.body(error))
 
-    def _note(self, head: RequestHead, reply: Reply, at: float, received: float, story: Story, ask: Ask | None,
+    def _note(self, head: RequestHead, reply: Reply, at: float, received: float, facts: Facts, ask: Ask | None,
               error: HeadwayError | None, request_id: str = "") -> None:  # fmt: skip
-        relay = story.relay
+        relay = facts.relay
         meter = relay.meter if relay is not None else None
         request = ask.request if ask is not None else None
         self._record(RequestRecord(
-            request_id=request.id if request is not None else request_id, at=at, status=reply.status, ended=story.ended,
+            request_id=request.id if request is not None else request_id, at=at, status=reply.status, ended=facts.ended,
             method=head.method.decode("latin-1"), path=head.path.decode("latin-1"),
-            model=request.model if request is not None else "", pool=story.pool,
+            model=request.model if request is not None else "", pool=facts.pool,
             tenant=request.tenant if request is not None else "", stream=request.stream if request is not None else False,
-            endpoint=story.endpoint, policy=story.policy, reason=story.reason,
-            code=error.code if error is not None else "", tries=story.tries, queued=story.queued,
-            overhead=story.overhead, ttft=story.ttft, tpot=story.tpot, duration=time.monotonic() - received,
+            endpoint=facts.endpoint, policy=facts.policy, reason=facts.reason,
+            code=error.code if error is not None else "", tries=facts.tries, queued=facts.queued,
+            overhead=facts.overhead, ttft=facts.ttft, tpot=facts.tpot, duration=time.monotonic() - received,
             prompt_tokens=_count(meter.prompt if meter else -1), cached_tokens=_count(meter.cached if meter else -1),
             completion_tokens=_count(meter.tokens if meter else -1), bytes_in=len(ask.body) if ask is not None else 0,
-            bytes_out=reply.bytes_out, candidates=story.candidates,
+            bytes_out=reply.bytes_out, candidates=facts.candidates,
         ))  # fmt: skip
 
 
@@ -271,6 +274,10 @@ def _count(tokens: int) -> float:
 
 def _may_use(key: Key, model: Model) -> bool:
     return key.models is None or model.name in key.models
+
+
+def _report_bug(error: BaseException) -> None:
+    asyncio.get_running_loop().call_exception_handler({"message": "a request failed", "exception": error})
 
 
 def _inject_usage(body: bytes) -> bytes:

@@ -19,7 +19,7 @@ from gateway.config.types import Pool
 from gateway.core.errors import UpstreamError
 from gateway.core.fleet import Fleet, Reservation
 from gateway.core.health import Evidence, State
-from gateway.core.types import Outcome
+from gateway.core.types import UNKNOWN, Outcome, Request
 from gateway.relay import Relay
 from gateway.wire.pool import EndpointPool
 from policies.picking.base import Policy
@@ -69,7 +69,11 @@ class Lane:
                     tls: ssl.SSLContext | None) -> None:  # fmt: skip
         """A reload: what is in flight stays counted; new connections are made by the new rules."""
         self.config = config
+        self.name = config.name
+        self.policy_name = config.pick.policy
         self.policy = policy
+        self._learns = type(policy).observe is not Policy.observe
+        self._reply_fields: dict[tuple[str, str], bytes] = {}
         self.backend_for = backend_for
         self.budget = Budget(config.retry.budget)
         self.authorization = b""
@@ -89,18 +93,33 @@ class Lane:
             self._connections[endpoint_id] = pool
         return pool
 
+    def reply_fields(self, reservation: Reservation, expose: str) -> bytes:
+        """The reply header lines that say who answered; `expose: id` shows a number instead of an address."""
+        endpoint = reservation.endpoint
+        fields = self._reply_fields.get((endpoint.id, expose))
+        if fields is None:
+            shown = endpoint.url if expose == "url" else f"{self.name}-{reservation.row}"
+            fields = b"x-headway-endpoint: %b\r\nx-headway-pool: %b\r\n" % (shown.encode(), self.name.encode())
+            self._reply_fields[endpoint.id, expose] = fields
+        return fields
+
     # --- learning ------------------------------------------------------------------------------------------------
 
-    def settle(self, reservation: Reservation, outcome: Outcome, queued_tokens: float) -> None:
+    def settle(self, reservation: Reservation, relay: Relay, request: Request, ttft: float, queued_tokens: float) -> None:
         """Give the place back and learn. `queued_tokens`: prompt tokens waiting there when it was dispatched."""
         fleet, row = self.fleet, reservation.row
         reservation.settle()
         if len(self.turnstile):
             self.turnstile.release()
-        self.policy.observe(outcome)
-        if outcome.ttft > 0.0 and outcome.request.stream:
-            self._ttft.append(outcome.ttft)
-            self._pace.append(outcome.ttft / max(500.0, queued_tokens))
+        if self._learns:
+            meter = relay.meter
+            self.policy.observe(Outcome(
+                request, reservation.endpoint, row, relay.status, relay.ended, relay.last_at - relay.began_at, ttft,
+                _count(meter.prompt), _count(meter.cached), float(meter.tokens) if meter.tokens else UNKNOWN,
+            ))  # fmt: skip
+        if relay.stream and ttft > 0.0:
+            self._ttft.append(ttft)
+            self._pace.append(ttft / max(500.0, queued_tokens))
         if fleet.row_of(reservation.endpoint.id) is None:  # it had left, and this was its last request
             self.policy.leave(row)
 
@@ -171,9 +190,14 @@ class Lane:
             if endpoint_id not in present:
                 pool.close()
                 del self._connections[endpoint_id]
+                self._reply_fields.clear()
             else:
                 pool.reap(now)
 
     def close(self) -> None:
         for pool in self._connections.values():
             pool.close()
+
+
+def _count(tokens: int) -> float:
+    return float(tokens) if tokens >= 0 else UNKNOWN

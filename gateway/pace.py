@@ -5,8 +5,8 @@ Left to others: the scraping itself (`prober`).
 
 from __future__ import annotations
 
-import dataclasses
 import math
+import struct
 from random import Random
 
 from gateway.core.health import Evidence, State
@@ -16,6 +16,8 @@ JITTER = 0.1
 # A scrape is slow when it takes longer than this share of the interval.
 SLOW = 0.5
 MAX_BACK_OFF = 16.0
+# Every figure of a Load but the moment.
+_FIGURES = struct.Struct("6d")
 
 
 class Pace:
@@ -55,15 +57,17 @@ class Motion:
 
     def __init__(self, patience: float):
         self.patience = patience
-        self._last: Load | None = None
+        self._last = b""
         self._since = -math.inf
         self._ours: set[float] = set()
 
     def is_frozen(self, load: Load, ours: float) -> bool:
         """Whether nothing on the page has moved for `patience` seconds while our requests in flight there did."""
-        # As text, because NaN is not equal to itself.
-        if self._last is None or repr(dataclasses.replace(load, at=self._last.at)) != repr(self._last):
-            self._last, self._since, self._ours = load, load.at, {ours}
+        # As bytes, because NaN is not equal to itself.
+        said = _FIGURES.pack(load.waiting, load.running, load.kv_used, load.kv_capacity, load.prompt_tokens,
+                             load.cached_tokens)  # fmt: skip
+        if said != self._last:
+            self._last, self._since, self._ours = said, load.at, {ours}
             return False
         self._ours.add(ours)
         return len(self._ours) > 1 and load.at - self._since > self.patience and load.running == load.running

@@ -8,17 +8,17 @@ connection that does not end as if the answer were whole.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 from backends.base import Backend, Meaning
 from gateway.core.errors import UpstreamError
 from gateway.core.fleet import Reservation
 from gateway.core.health import Evidence
+from gateway.config.types import Timeouts
 from gateway.core.meter import TAIL, Meter, status_of
 from gateway.edit import Editor
+from gateway.story import Turn
 from gateway.wire.reply import Reply
 from gateway.wire.upstream import UpstreamConnection
 
@@ -30,7 +30,8 @@ _DROPPED = frozenset(
 )  # fmt: skip
 _DROPPED_PREFIXES = (b"x-headway-", b"x-gateway-", b"x-llm-d-")
 
-Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+Fields = Sequence[tuple[bytes, bytes]]
+Answer = tuple[int, Fields, bytes]
 
 
 class TryFailed(UpstreamError):
@@ -41,66 +42,63 @@ class TryFailed(UpstreamError):
         self.answer = answer
 
 
-class Terms(NamedTuple):
-    """What holds for every try of one request: times in seconds, ready reply fields, how to word an error."""
-
-    first_token: float
-    between_tokens: float
-    total: float
-    fields: bytes
-    error_event: Callable[[UpstreamError], bytes]
-
-
 class Relay:
-    """The receiver of one upstream answer. `done` is set when it has ended, well or not."""
+    """The receiver of one upstream answer. `done` happens when it has ended, well or not. Times are monotonic seconds."""
 
-    def __init__(self, reply: Reply, backend: Backend, reservation: Reservation, terms: Terms, *, stream: bool,
-                 editor: Editor | None, on_orca: Callable[[bytes], None] | None):  # fmt: skip
+    first_at = 0.0
+    status = 0
+    ended = ""
+    error: UpstreamError | None = None
+    connection: UpstreamConnection | None = None
+    was_reused = False
+    heard = False  # a byte of the answer came
+    _fields: Fields = ()
+    _length: int | None = None
+    _held = b""
+    _tail = b""
+    _is_stream = False
+    _seen = 0
+    _marked = 0
+
+    def __init__(self, reply: Reply, backend: Backend, reservation: Reservation, timeouts: Timeouts, fields: bytes,
+                 error_event: Callable[[UpstreamError], bytes], stream: bool, editor: Editor | None):  # fmt: skip
         self.reply = reply
         self.reservation = reservation
-        self.terms = terms
         self.stream = stream  # asked for; the answer may still be plain
         self.meter = Meter()
         self.began_at = self.last_at = time.monotonic()
-        self.first_at = 0.0
-        self.status = 0
-        self.ended = ""
-        self.error: UpstreamError | None = None
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.connection: UpstreamConnection | None = None
-        self.was_reused = False
-        self.heard = False  # a byte of the answer came
+        self.done = Turn()
         self.piece: Callable[[bytes], None] = self._piece_early
         self._backend = backend
+        self._timeouts = timeouts
+        self._reply_fields = fields  # ready lines of our own
+        self._error_event = error_event
         self._editor = editor
-        self._on_orca = on_orca
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._length: int | None = None
-        self._held = b""
-        self._tail = b""
-        self._is_stream = False
-        self._seen = 0
-        self._marked = 0
 
     # --- the receiver's side -------------------------------------------------------------------------------------
 
-    def head(self, status: int, fields: list[tuple[bytes, bytes]], length: int | None) -> None:
+    def head(self, status: int, fields: Fields, length: int | None) -> None:
         # A head is no sign of life: vLLM sends it while its engine hangs.
         self.status, self._fields, self._length = status, fields, length
         if status >= 500 or status == 429 or 300 <= status < 400:
             self.piece = self._piece_judged
             return
-        for name, value in fields:
-            if name == b"content-type":
-                self._is_stream = value[:17].lower() == b"text/event-stream"
-            elif name == b"endpoint-load-metrics" and self._on_orca is not None:
-                self._on_orca(value)
+        named = dict(fields)
+        self._is_stream = named.get(b"content-type", b"")[:17].lower() == b"text/event-stream"
+        if self._backend.orca_header is not None and b"endpoint-load-metrics" in named:
+            self._read_report(named[b"endpoint-load-metrics"])
         if self._is_stream:
             self.piece = self._piece_early
         elif status == 200 and (self._backend.errs_in_ok_body or (self._editor and self._editor.changes_plain)):
             self.piece = self._piece_whole
         else:
             self.piece = self._piece_plain
+
+    def _read_report(self, value: bytes) -> None:
+        """A load report that came with the answer: fresher than any scrape."""
+        load = self._backend.orca(value.decode("latin-1"), time.monotonic())
+        if load is not None and load.kv_used == load.kv_used:
+            self.reservation.fleet.kv_used[self.reservation.row] = load.kv_used
 
     def _piece_early(self, data: bytes) -> None:
         """A stream that has not started: hold, look, decide."""
@@ -201,7 +199,7 @@ class Relay:
         length = self._length
         if editor is not None and self._is_stream:
             first, length = editor.stream(first), None
-        self.reply.start(self.status, self.terms.fields + forwardable(self._fields), length, first)
+        self.reply.start(self.status, self._reply_fields + forwardable(self._fields), length, first)
 
     def _finish_stream(self) -> None:
         meter = self.meter
@@ -228,7 +226,7 @@ class Relay:
         if self._editor is not None:
             body = self._editor.plain(body)
         self._length = len(body)
-        self.reply.start(self.status, self.terms.fields + forwardable(self._fields), len(body), body)
+        self.reply.start(self.status, self._reply_fields + forwardable(self._fields), len(body), body)
         self.reply.end()
         self._done("complete")
 
@@ -240,7 +238,7 @@ class Relay:
             return
         meaning = self._backend.meaning(status, body)
         if meaning is Meaning.CLIENT:
-            self.reply.start(status, self.terms.fields + forwardable(self._fields), len(body), body)
+            self.reply.start(status, self._reply_fields + forwardable(self._fields), len(body), body)
             self.reply.end()
             self._done("complete")
             return
@@ -256,7 +254,7 @@ class Relay:
         self._abandon()
         if meaning is Meaning.CLIENT:
             self.status = status
-            self.reply.start(status, self.terms.fields + forwardable(fields), len(body), body)
+            self.reply.start(status, self._reply_fields + forwardable(fields), len(body), body)
             self.reply.end()
             self._done("complete")
             return
@@ -272,7 +270,7 @@ class Relay:
         self._abandon()
         if self.reply.started and not self.reply.ended:
             if self._is_stream:
-                own = b"" if self.meter.failed else self.terms.error_event(error)
+                own = b"" if self.meter.failed else self._error_event(error)
                 if own and self.meter.holds_partial:
                     own = b"\n\n" + own
                 self.reply.break_off(own)
@@ -293,8 +291,7 @@ class Relay:
         if not self.ended:
             self.ended = ended
             self.reply.on_pause = self.reply.on_resume = None
-            if not self.done.done():
-                self.done.set_result(None)
+            self.done.take()
 
     def abandon(self) -> None:
         """The client is gone."""
@@ -307,16 +304,16 @@ class Relay:
         """Called a few times a second: has the engine taken too long?"""
         if self.ended or self.reply.paused:
             return
-        terms = self.terms
-        if now - self.began_at > terms.total:
+        timeouts = self._timeouts
+        if now - self.began_at > timeouts.total:
             self.fail(UpstreamError("the model server took too long", cause="total", status=504), "timeout")
         elif not self.stream:
             return
         elif not self.first_at:
-            if now - self.began_at > terms.first_token:
+            if now - self.began_at > timeouts.first_token:
                 error = UpstreamError("the model server sent no first token in time", cause="first_token", status=504)
                 self.fail(error, "timeout")
-        elif now - self.last_at > terms.between_tokens:
+        elif now - self.last_at > timeouts.between_tokens:
             error = UpstreamError("the model server stopped sending", cause="between_tokens", status=504)
             self.fail(error, "timeout")
 
@@ -327,9 +324,10 @@ def _failed(cause: str, answer: Answer, meaning: Meaning) -> TryFailed:
     return TryFailed(f"the model server answered {answer[0]}", cause=cause, answer=answer)
 
 
-def forwardable(fields: list[tuple[bytes, bytes]]) -> bytes:
+def _passes(name: bytes) -> bool:
+    return name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES)
+
+
+def forwardable(fields: Fields) -> bytes:
     """The engine's response fields that a client may see, as ready lines."""
-    return b"".join(
-        [b"%b: %b\r\n" % field for field in fields
-         if field[0] not in _DROPPED and not field[0].startswith(_DROPPED_PREFIXES)]
-    )  # fmt: skip
+    return b"".join([b"%b: %b\r\n" % field for field in fields if _passes(field[0])])

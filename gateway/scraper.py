@@ -5,7 +5,7 @@ Scrapes are jittered and back off from a server that is slow or fails. A scrape 
 its old figures grow stale in the fleet, and nothing is held against the endpoint. A page whose figures stand still
 while our requests there come and go is not believed either: a frozen engine's page says idle for ever.
 
-Left to others: fetching pages and naming why one did not come (`prober`), what they mean (`backends`).
+Left to others: fetching pages (`fetch`), naming why one did not come (`prober`), what they mean (`backends`).
 """
 
 from __future__ import annotations

@@ -154,12 +154,12 @@ class Connection(asyncio.Protocol):
         exchange.finished(exchange)
 
     def cancel(self, reason: str) -> None:
-        """Give up on the exchange in flight and drop the connection."""
+        """Give up on the exchange in flight, if any, and end the connection."""
         if self._exchange is not None:
             self._now = self._client.clock()
             self._end(reason)
-        else:
-            self.abort()
+        elif self._transport is not None:
+            self._transport.close()
 
     def abort(self) -> None:
         """Drop the connection at once."""

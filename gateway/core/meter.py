@@ -25,11 +25,11 @@ _CONTENT = re.compile(
 )
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _STATUS = re.compile(rb'"(?:code|status)"\s*:\s*"?([45]\d\d)\b')
-_NUMBERS = {
-    "prompt": re.compile(rb'"(?:prompt_tokens|input_tokens)"\s*:\s*(\d{1,9})'),
-    "completion": re.compile(rb'"(?:completion_tokens|output_tokens)"\s*:\s*(\d{1,9})'),
-    "cached": re.compile(rb'"(?:cached_tokens|cache_read_input_tokens)"\s*:\s*(\d{1,9})'),
-}
+_NUMBERS = re.compile(
+    rb'"(prompt_tokens|input_tokens|completion_tokens|output_tokens|cached_tokens|cache_read_input_tokens)"\s*:\s*(\d{1,9})'
+)
+_MEANS = {b"prompt_tokens": 0, b"input_tokens": 0, b"completion_tokens": 1, b"output_tokens": 1, b"cached_tokens": 2,
+          b"cache_read_input_tokens": 2}  # fmt: skip
 _PARTIAL = 256 * 1024  # an event longer than this is passed without being understood
 TAIL = 4096  # how much of the end of a plain answer is searched for its usage
 
@@ -69,18 +69,15 @@ class Meter:
     `began` turns true with the first event that is neither a comment nor an error; `first` when content comes.
     """
 
-    __slots__ = ("began", "first", "failed", "error_event", "events", "prompt", "completion", "cached", "_partial")
-
-    def __init__(self) -> None:
-        self.began = False
-        self.first = False
-        self.failed = False
-        self.error_event = b""
-        self.events = 0  # content events: about one token each
-        self.prompt = -1
-        self.completion = -1
-        self.cached = -1
-        self._partial = b""
+    began = False
+    first = False
+    failed = False
+    error_event = b""
+    events = 0  # content events: about one token each
+    prompt = -1
+    completion = -1
+    cached = -1
+    _partial = b""
 
     @property
     def tokens(self) -> int:
@@ -144,10 +141,14 @@ class Meter:
 
     def read_numbers(self, usage: bytes) -> None:
         """Take what a usage object says; a later one adds to an earlier one (Anthropic splits them)."""
-        for name, pattern in _NUMBERS.items():
-            match = pattern.search(usage)
-            if match is not None:
-                setattr(self, name, max(getattr(self, name), int(match[1])))
+        for name, digits in _NUMBERS.findall(usage):
+            value, means = int(digits), _MEANS[name]
+            if means == 0:
+                self.prompt = max(self.prompt, value)
+            elif means == 1:
+                self.completion = max(self.completion, value)
+            else:
+                self.cached = max(self.cached, value)
 
     def read_plain(self, tail: bytes) -> None:
         """The end of an answer that was no stream: its usage, if it has one."""

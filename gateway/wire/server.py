@@ -51,14 +51,20 @@ class Limits(Protocol):
     def write_stall(self) -> float: ...
 
 
+class Answering(Protocol):
+    """Who is busy with an answer."""
+
+    def cancel(self) -> None: ...
+
+
 class Front(Protocol):
     """What the listener needs from above: a verdict on heads, and somebody to answer."""
 
     def screen(self, head: RequestHead) -> Callable[[Reply], None] | None:
         """None when the body is wanted; otherwise what answers instead."""
 
-    def handle(self, head: RequestHead, body: bytes, reply: Reply, peer: str) -> asyncio.Task[None] | None:
-        """Answer a whole request, now (None) or in a task that ends when it has been answered."""
+    def handle(self, head: RequestHead, body: bytes, reply: Reply, peer: str) -> Answering | None:
+        """Answer a whole request: at once (None), or later by somebody who can be told that the client left."""
 
     def refuse(self, error: WireError, reply: Reply, path: bytes) -> None:
         """Answer a request that was refused by its framing, size or slowness."""
@@ -88,7 +94,7 @@ class ServerConnection(asyncio.Protocol):
         self._verdict: Callable[[Reply], None] | None = None
         self._counted = 0
         self._reply: Reply | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: Answering | None = None
         self._advancing = False
         self._read_paused = False
         self._eof = False

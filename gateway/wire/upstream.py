@@ -49,9 +49,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.on_body = self._parts.append
         self._parser = httptools.HttpResponseParser(self)  # looks its callbacks up now
         self._fields: list[tuple[bytes, bytes]] = []
-        self._field_bytes = 0
-        self._status = 0
-        self._length: int | None = None
         self._until_close = False
         self._complete = False
         self._clean = True
@@ -144,12 +141,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._complete:
             raise _Refuse("the model server sent more than one answer")
         self._fields = []
-        self._field_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._field_bytes += len(name) + len(value)
-        if self._field_bytes > _HEADER_BYTES:
-            raise _Refuse("the model server's response head is too large")
         self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -158,30 +151,29 @@ class UpstreamConnection(asyncio.Protocol):
             if status == 101:
                 raise _Refuse("the model server switched protocols without being asked")
             return
-        self._status = status
-        length, chunked = None, False
-        for name, value in self._fields:
-            if _BAD_VALUE.search(value):
-                raise _Refuse("a control byte in the model server's response head")
-            if name == b"content-length":
-                if length is not None or not value.isdigit():
-                    raise _Refuse("the model server's Content-Length is not one number")
-                length = int(value)
-            elif name == b"transfer-encoding":
-                if chunked or value.lower() != b"chunked":
-                    raise _Refuse("the model server used an unknown transfer coding")
-                chunked = True
-            elif name == b"keep-alive":
-                self._read_keepalive(value)
-        if chunked and length is not None:
-            raise _Refuse("the model server sent both Content-Length and Transfer-Encoding")
-        if status in (204, 304):
-            length = 0
-        self._length = length
-        self._until_close = length is None and not chunked
+        fields = self._fields
+        named = dict(fields)
+        values = b"".join([value for _, value in fields])
+        if len(values) > _HEADER_BYTES:
+            raise _Refuse("the model server's response head is too large")
+        if _BAD_VALUE.search(values) is not None:
+            raise _Refuse("a control byte in the model server's response head")
+        length, coding = named.get(b"content-length"), named.get(b"transfer-encoding")
+        if len(named) != len(fields):
+            names = [name for name, _ in fields]
+            if names.count(b"content-length") > 1 or names.count(b"transfer-encoding") > 1:
+                raise _Refuse("the model server sent its framing twice")
+        if coding is not None and (length is not None or coding.lower() != b"chunked"):
+            raise _Refuse("the model server sent two framings, or an unknown transfer coding")
+        if length is not None and not length.isdigit():
+            raise _Refuse("the model server's Content-Length is not a number")
+        if b"keep-alive" in named:
+            self._read_keepalive(named[b"keep-alive"])
+        size = 0 if status in (204, 304) else int(length) if length is not None else None
+        self._until_close = size is None and coding is None
         receiver = self._receiver
         if receiver is not None:
-            receiver.head(status, self._fields, length)
+            receiver.head(status, fields, size)
 
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < 200:

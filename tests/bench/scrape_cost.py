@@ -33,9 +33,13 @@ RECORDED = Path(__file__).resolve().parent.parent / "data" / "engines" / "vllm_u
 
 
 def make_page(size: int) -> bytes:
-    """The recorded page, with histogram lines added as a busy server has them, up to `size` bytes."""
-    lines = [RECORDED.read_bytes()]
-    missing = size - len(lines[0])
+    """The recorded page with histogram lines added as a busy server has them, or less of it, to about `size` bytes."""
+    recorded = RECORDED.read_bytes()
+    if len(recorded) > size:
+        wanted = tuple(name.encode() for name in create("vllm").wanted)
+        recorded = b"".join(line for line in recorded.splitlines(keepends=True) if line.startswith(wanted))
+    lines = [recorded]
+    missing = size - len(recorded)
     for number in range(max(0, missing) // 90):
         lines.append(b'vllm:e2e_request_latency_seconds_bucket{engine="0",le="%06d.0",model_name="small-llama"} 41.0\n'
                      % number)  # fmt: skip

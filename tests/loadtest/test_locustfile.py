@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from loadtest.workload import arrivals, constant
 from tests.loadtest.serving import ROOT, SseProcess
 
 pytestmark = [
@@ -33,7 +35,7 @@ def locust(tmp_path: Path, url: str, *options: str) -> tuple[int, str, dict[str,
         "--only-summary",
     ]
     files = ["--csv", str(tmp_path / "l"), "--html", str(tmp_path / "l.html")]
-    done = subprocess.run([*command, *files, *options], cwd=ROOT, capture_output=True, text=True, timeout=90)
+    done = subprocess.run([*command, *files, *options], cwd=ROOT, capture_output=True, text=True, timeout=40)
     path = tmp_path / "l_stats.csv"
     rows = {row["Name"]: row for row in csv.DictReader(path.open())} if path.exists() else {}
     return done.returncode, done.stdout + done.stderr, rows
@@ -66,3 +68,22 @@ def test_a_broken_stream_is_a_failure_and_never_good(tmp_path: Path) -> None:
 def test_bad_options_stop_it_before_anything_is_sent(tmp_path: Path) -> None:
     code, text, rows = locust(tmp_path, "http://127.0.0.1:1", "--tokens", "40", "-t", "2s")
     assert code != 0 and "is not PROMPT,OUTPUT" in text and not rows
+
+
+def test_two_processes_send_one_schedule_between_them(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    processes = [
+        "--processes",
+        "2",
+        "--master-bind-port",
+        port,
+        "--master-port",
+        port,
+        "--master-bind-host",
+        "127.0.0.1",
+    ]
+    with SseProcess(gap=0.01) as url:
+        code, text, rows = locust(tmp_path, url, "--rate", "20", "-t", "2s", *LENGTHS, "good", *processes)
+    assert code == 0, text
+    assert int(rows["/v1/chat/completions"]["Request Count"]) == len(list(arrivals(constant(20.0), 2.0, 0)))

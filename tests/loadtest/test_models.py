@@ -32,7 +32,7 @@ async def test_the_first_model_is_taken_and_the_key_is_sent() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"data":[]}', b'{"data":[{"id":7}]}', b'{"data":null}'])
 async def test_a_list_without_a_model_is_an_error_that_names_the_option(body: bytes) -> None:
-    with pytest.raises(ValueError, match="names no model.*--model"):
+    with pytest.raises(ValueError, match=r"names no model.*--model"):
         await ask(body)
 
 
