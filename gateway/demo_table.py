@@ -1,0 +1,117 @@
+"""The demo's table: where requests go and why, from what any operator has: log lines and `GET /api/endpoints`.
+
+The idea: nothing here knows that this is a demo. One log line per request says who answered, how fast and for which
+reason; the endpoints' page says what is in flight. So what a person sends with curl is counted like anything else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+WINDOW = 15.0  # seconds that tokens/s looks back
+KEPT = 200  # first tokens per endpoint that the median is of
+LATEST = 5  # decisions shown
+
+HEADINGS = ("endpoint", "GPU", "state", "requests", "share", "in flight", "KV used", "TTFT p50", "tokens/s")
+
+
+class Tally:
+    """What the log lines of requests add up to. `now` is any clock that only goes forward, in seconds."""
+
+    def __init__(self, now: float):
+        self.total = 0
+        self.failed = 0
+        self.latest: deque[Mapping[str, Any]] = deque(maxlen=LATEST)
+        self._began = now
+        self._requests: dict[str, int] = {}
+        self._ttft: dict[str, deque[float]] = {}
+        self._written: dict[str, deque[tuple[float, float]]] = {}
+
+    def note(self, line: Mapping[str, Any], now: float) -> None:
+        """Count one line of the request log."""
+        self.total += 1
+        self.failed += line["status"] >= 500 or line["ended"] not in ("complete", "client_gone")
+        endpoint = line["endpoint"]
+        if not endpoint:
+            return
+        self.latest.append(line)
+        self._requests[endpoint] = self._requests.get(endpoint, 0) + 1
+        if line["stream"] and line["ttft"] is not None:
+            self._ttft.setdefault(endpoint, deque(maxlen=KEPT)).append(line["ttft"])
+        self._written.setdefault(endpoint, deque()).append((now, line["completion_tokens"] or 0.0))
+
+    def row(self, endpoint: Mapping[str, Any], now: float) -> tuple[str, ...]:
+        """The cells of one endpoint, as `/api/endpoints` describes it, in the order of `HEADINGS`."""
+        name, said = endpoint["id"], endpoint["said"]
+        requests, ttft = self._requests.get(name, 0), self._ttft.get(name)
+        share = requests / max(1, sum(self._requests.values()))
+        return (
+            name, endpoint["labels"].get("gpu", ""), endpoint["state"], str(requests), f"{share:.0%}",
+            str(endpoint["inflight"]), "?" if said["kv_used"] is None else f"{said['kv_used']:.0%}",
+            f"{median(ttft) * 1000:.0f} ms" if ttft else "-", f"{self._speed(name, now):.0f}",
+        )  # fmt: skip
+
+    def _speed(self, name: str, now: float) -> float:
+        """Output tokens per second of the answers that ended within the window."""
+        written = self._written.get(name, deque())
+        while written and written[0][0] < now - WINDOW:
+            written.popleft()
+        return sum(tokens for _, tokens in written) / max(1.0, min(WINDOW, now - self._began))
+
+
+def render(tally: Tally, endpoints: Sequence[Mapping[str, Any]], explain: str, now: float) -> list[str]:
+    """The table as lines. `explain` is the command that explains a request, up to its id."""
+    lines = _align([HEADINGS, *(tally.row(endpoint, now) for endpoint in endpoints)])
+    lines += ["", "the latest answers, and why they came from there:"]
+    lines += _align([(line["request_id"], "->", line["endpoint"], _came_of(line), line["reason"])
+                     for line in tally.latest], left=5)  # fmt: skip
+    if tally.latest:
+        lines += ["", f"all that was known then:  {explain} {tally.latest[-1]['request_id']}"]
+    return [_printable(line) for line in lines]
+
+
+def _came_of(line: Mapping[str, Any]) -> str:
+    if line["ended"] != "complete":
+        return str(line["ended"])
+    return f"{line['duration']:.1f} s" if line["ttft"] is None else f"first token {line['ttft'] * 1000:.0f} ms"
+
+
+def _align(rows: Sequence[Sequence[str]], left: int = 3) -> list[str]:
+    """Columns of one width each; the first `left` begin at their left, figures end at their right."""
+    if not rows:
+        return []
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  " + "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]  # fmt: skip
+
+
+def _printable(text: str) -> str:
+    """Nothing that a terminal would obey: request ids and reasons may hold what a client or server sent."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+class Screen:
+    """Shows a block of lines: on a terminal in place of the last one, else below it."""
+
+    def __init__(self, write: Any, is_terminal: bool):
+        self._write = write
+        self._is_terminal = is_terminal
+        self._shown = 0
+
+    def show(self, lines: Sequence[str], columns: int, rows: int) -> None:
+        """Draw. A line is cut to `columns`, the block to `rows`: a wrapped line could not be taken back."""
+        if not self._is_terminal:
+            self._write("\n".join(lines) + "\n\n")
+            return
+        lines = [line[: columns - 1] for line in lines[: rows - 1]]
+        up = f"\x1b[{self._shown}A\r" if self._shown else ""
+        self._write(f"{up}\x1b[J" + "\n".join(lines) + "\n")
+        self._shown = len(lines)
