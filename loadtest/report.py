@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from loadtest.measure import Record, Slo, warnings
-from loadtest.svg import Axis, Series, chart, show, spanning
+from loadtest.svg import Axis, Series, chart, spanning
 
+PER_CELL = 30  # requests on average behind each percentile over time
 MAX_DOTS = 3000  # more do not show anything new and make the page slow
 _ROWS = (
     ("ttft", "first token (TTFT)", 1e3),
@@ -46,11 +47,11 @@ th, td { padding: .25rem .8rem; border-bottom: 1px solid var(--rule); text-align
 th:first-child, td:first-child { text-align: left } th { color: var(--soft); font-weight: 500 }
 svg { width: 100%; height: auto; font: 11px system-ui, sans-serif } svg text { fill: var(--soft) }
 svg .title { fill: var(--ink); font-size: 13px; font-weight: 600 } .grid { stroke: var(--rule); stroke-width: 1 }
-.line { fill: none; stroke-width: 1.8 } .dots { fill: none; stroke-width: 2.4; stroke-linecap: round; opacity: .35 }
+.line { fill: none; stroke-width: 1.8 } .dots { fill: none; stroke-width: 3.5; stroke-linecap: round; opacity: .4 }
 .s0 { stroke: var(--c0) } .s1 { stroke: var(--c1) } .s2 { stroke: var(--c2) } .s3 { stroke: var(--c3) }
 .s4 { stroke: var(--c4) } .key { stroke-width: 0 } .key.s0, .bar { fill: var(--c0) } .key.s1 { fill: var(--c1) }
 .key.s2 { fill: var(--c2) } .key.s3 { fill: var(--c3) } .key.s4 { fill: var(--c4) }
-.share { display: inline-block; height: .7em; background: var(--c0); border-radius: 2px }
+td { white-space: nowrap } .share { display: inline-block; height: .7em; background: var(--c0); border-radius: 2px }
 """
 
 
@@ -171,9 +172,10 @@ def _over_time(good: Sequence[Record], end: float) -> str:
         return ""
     at, ttft = np.array(pairs).T
     stride = -(-len(at) // MAX_DOTS)
-    edges = np.linspace(0.0, max(end, 1e-3), 41)
-    cells = np.clip(np.digitize(at, edges) - 1, 0, 39)
-    full = [cell for cell in range(40) if (cells == cell).any()]
+    count = min(40, max(1, len(at) // PER_CELL))
+    edges = np.linspace(0.0, max(end, 1e-3), count + 1)
+    cells = np.clip(np.digitize(at, edges) - 1, 0, count - 1)
+    full = [cell for cell in range(count) if (cells == cell).any()]
     middles = [float(edges[cell] + edges[cell + 1]) / 2 for cell in full]
     series = [
         Series("each request", at[::stride].tolist(), ttft[::stride].tolist(), dots=True),
@@ -239,6 +241,19 @@ def _endpoint_table(summary: dict[str, Any]) -> str:
 
 
 def _generator_table(summary: dict[str, Any]) -> str:
-    values = {**summary["rate"], **summary["tokens"], **summary["generator"], "resent": summary["resent"]}
-    rows = [[escape(name.replace("_", " ")), escape(show(round(float(value), 4)))] for name, value in values.items()]
+    rate, tokens, generator = summary["rate"], summary["tokens"], summary["generator"]
+    rows = [
+        ["requests per second: offered, started", f"{rate['offered']:.2f}, {rate['started']:.2f}"],
+        ["answered whole per second, of which inside the SLO", f"{rate['completed']:.2f}, {rate['goodput']:.2f}"],
+        ["prompt tokens, of which cached", f"{tokens['prompt']:,}, {tokens['cached']:,}"],
+        ["output tokens, per second", f"{tokens['output']:,}, {tokens['output_per_s']:,.0f}"],
+        ["answers shorter than asked", f"{tokens['short_answers']:,}"],
+        ["requests sent again after a connection closed under them", f"{summary['resent']:,}"],
+        ["connections opened", f"{generator['connections']:,}"],
+        [
+            "generator's CPU, share of a core: mean, busiest second",
+            f"{generator['cpu_mean']:.0%}, {generator['cpu_peak']:.0%}",
+        ],
+        ["length of the run", f"{generator['seconds']:.1f} s"],
+    ]
     return _html_table("Rates, tokens and the generator itself", ["", ""], rows)

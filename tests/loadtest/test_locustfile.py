@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import os
 import socket
 import subprocess
 import sys
@@ -35,7 +36,9 @@ def locust(tmp_path: Path, url: str, *options: str) -> tuple[int, str, dict[str,
         "--only-summary",
     ]
     files = ["--csv", str(tmp_path / "l"), "--html", str(tmp_path / "l.html")]
-    done = subprocess.run([*command, *files, *options], cwd=ROOT, capture_output=True, text=True, timeout=40)
+    # Locust's pytest plugin sets LOCUST_SKIP_MONKEY_PATCH for this process; a program of its own needs the patches.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
+    done = subprocess.run([*command, *files, *options], cwd=ROOT, capture_output=True, text=True, timeout=60, env=clean)
     path = tmp_path / "l_stats.csv"
     rows = {row["Name"]: row for row in csv.DictReader(path.open())} if path.exists() else {}
     return done.returncode, done.stdout + done.stderr, rows
