@@ -144,6 +144,7 @@ class Control:
             "port": server.port,
             "running": len(engine.running),
             "waiting": len(engine.waiting),
+            "asked": server.asked,
             "open_requests": len(server.exchanges),
             "connections": len(server.connections),
             "kv_usage": engine.pool.usage,

@@ -58,7 +58,7 @@ class SimServer:
         self.control = Control(self)
         self._listener: asyncio.Server | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._asked = 0
+        self.asked = 0
         pages = Pages(self)
         self._post = {**pages.post, "/sim/fault": self.control.post_fault}
         self._get = {
@@ -193,12 +193,12 @@ class SimServer:
         try:
             for index in range(len(ask.prompts) * ask.copies):
                 prompt, tokens = ask.prompts[index // ask.copies], counts[index // ask.copies]
-                self._asked += 1
+                self.asked += 1
                 start = self.random.randrange(text.VOCABULARY)
                 output = limit if ask.ignore_eos else self._draw(min(ask.min_tokens, limit), limit)
                 keys = self._keys(prompt, start, output)
                 choice = Choice(exchange, index, start, limit)
-                wanted = SimRequest(f"{self._asked}", tokens, output, keys)
+                wanted = SimRequest(f"{self.asked}", tokens, output, keys)
                 exchange.generations.append(self.engine.submit(wanted, now, choice))
         except QueueFull as error:
             self.drop(exchange)
