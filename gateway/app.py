@@ -112,9 +112,12 @@ class Gateway:
         return Front(config, self.proxy, self._record, self.is_ready, self._known_models)
 
     def _known_models(self, pool: str) -> list[str]:
-        """What the endpoints of a pool say they serve: the names behind a model that stands for any."""
-        lane = self._lanes.get(pool)
-        return sorted({name for _, endpoint in lane.fleet.members() for name in endpoint.models}) if lane else []
+        """What the endpoints of a pool serve, as configured or else as they say: behind a model that stands for any."""
+        lane, prober = self._lanes.get(pool), self._prober_of.get(pool)
+        if lane is None or prober is None:
+            return []
+        said = prober.models
+        return sorted({name for _, e in lane.fleet.members() for name in e.models or said.get(e.id, ())})
 
     def _record(self, record: RequestRecord) -> None:
         self.metrics.finished(record)
@@ -138,9 +141,7 @@ class Gateway:
         self._lanes = lanes
         self.proxy.lanes = lanes
         self.proxy.expose = config.expose
-        if config.decisions != self.config.decisions:
-            self.decisions.close()
-            self.decisions = self.proxy.decisions = DecisionRing(config.decisions.keep, config.decisions.file)
+        self.decisions.reconfigure(config.decisions.keep, config.decisions.file)
         self.config = config
         self.server.limits = config.limits
         self.front = self.server.front = self._front(config)
@@ -163,7 +164,7 @@ class Gateway:
         lane = old
         prober = Prober(pool, fleet, create_backend(pool.engine),
                         source_of(pool, self._discovery_event(pool.name)), time.monotonic,
-                        self.metrics.scrape_failed, self._pool_event,
+                        self.metrics.scrape_failed, self._pool_event, tls=parts.tls,
                         on_freed=lambda rows: self._rows_freed(pool.name, rows))  # fmt: skip
         if lane is None:
             lane = Lane(pool, fleet, parts.policy, prober.backend_for, parts.tls)
@@ -210,7 +211,7 @@ class Gateway:
         """Find the endpoints, then listen. Raises OSError, ValueError or ssl.SSLError with what is wrong."""
         config = self.config
         self._apply(config)
-        self.metrics.watch(self.fleets, lambda: len(self.server.connections))
+        self.metrics.watch(self.fleets, lambda: len(self.server.connections), lambda: self._request_log.dropped)
         await asyncio.gather(*(prober.ready() for prober in self._prober_of.values()))
         tls = listener_tls(config.listen.tls) if config.listen.tls is not None else None
         await self.server.start(client_socket, tls)

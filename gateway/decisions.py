@@ -76,23 +76,18 @@ class DecisionRing:
         no scores), the chosen one always among them.
         """
         rows, scores = snapshot.rows, decision.scores
-        fleet, part = snapshot.fleet, snapshot.column
-        known = self._ids.get(fleet.pool)
+        pool = snapshot.fleet.pool
+        known = self._ids.get(pool)
         if known is not None and known[0] is rows:
             ids = known[1]
         else:
             # The fleet makes a new array whenever its members or their states change, so the array itself is the key.
             ids = self._share(tuple(snapshot.ids()))
-            self._ids[fleet.pool] = (rows, ids)
-        # In the order of Candidates.NAMES. One call that converts and copies all is the cheapest way there is.
-        table: Table = np.array(
-            (part(fleet.requests), part(fleet.tokens), part(fleet.prefill), part(fleet.kv_used),
-             snapshot.now - part(fleet.at)), np.float32,
-        )  # fmt: skip
+            self._ids[pool] = (rows, ids)
+        table = snapshot.picture()
         if len(rows) > MANY:
             return self._best(rows, ids, table, scores, decision.row)
-        few: Table | None = None if scores is None else scores.astype(np.float32)
-        return Candidates(ids, table, few)
+        return Candidates(ids, table, scores)
 
     def put(self, record: RequestRecord) -> None:
         """Keep a record; the oldest goes when the ring is full."""
@@ -127,7 +122,7 @@ class DecisionRing:
             kept[-1] = chosen
         kept.sort()
         few = self._share(tuple([ids[i] for i in kept.tolist()]))
-        picked: Table | None = None if scores is None else scores[kept].astype(np.float32)
+        picked = None if scores is None else scores[kept]
         return Candidates(few, table[:, kept], picked, left_out=len(rows) - BEST)
 
     # --- off the hot path --------------------------------------------------------------------------------------

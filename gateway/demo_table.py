@@ -24,6 +24,7 @@ class Tally:
     def __init__(self, now: float):
         self.total = 0
         self.failed = 0
+        self.last_failure = ""
         self.latest: deque[Mapping[str, Any]] = deque(maxlen=LATEST)
         self._began = now
         self._requests: dict[str, int] = {}
@@ -33,7 +34,9 @@ class Tally:
     def note(self, line: Mapping[str, Any], now: float) -> None:
         """Count one line of the request log."""
         self.total += 1
-        self.failed += line["status"] >= 500 or line["ended"] not in ("complete", "client_gone")
+        if line["ended"] not in ("complete", "client_gone") or line["status"] >= 400:
+            self.failed += 1
+            self.last_failure = " ".join(filter(None, (line["request_id"], str(line["status"]), line["code"])))
         endpoint = line["endpoint"]
         if not endpoint:
             return
@@ -68,6 +71,8 @@ def render(tally: Tally, endpoints: Sequence[Mapping[str, Any]], explain: str, n
     lines += ["", "the latest answers, and why they came from there:"]
     lines += _align([(line["request_id"], "->", line["endpoint"], _came_of(line), line["reason"])
                      for line in tally.latest], left=5)  # fmt: skip
+    if tally.failed:
+        lines += ["", f"{tally.failed} of {tally.total} requests failed, the last: {tally.last_failure}"]
     if tally.latest:
         lines += ["", f"all that was known then:  {explain} {tally.latest[-1]['request_id']}"]
     return [_printable(line) for line in lines]

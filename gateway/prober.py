@@ -28,6 +28,7 @@ from gateway.core.types import Endpoint
 from gateway.fetch import Site
 from gateway.model_names import ModelNames
 from gateway.pace import JITTER, SLOW, until_next_check
+from gateway.rounds import Rounds
 from gateway.scraper import Log, Scraper
 
 HEALTH_TIMEOUT = 5.0
@@ -87,7 +88,9 @@ class Prober:
         self._checked = asyncio.Event()
         self._check_every = pool.health.every
         self._tls = tls
-        self._scraper = Scraper(pool, fleet, backend, self._get, _cause, clock, on_scrape_failure, log, self._random)
+        self._rounds = Rounds()
+        self._scraper = Scraper(pool, fleet, backend, self._get, _cause, clock, on_scrape_failure, log, self._random,
+                                self._rounds)  # fmt: skip
         self._models = ModelNames(self._get, lambda endpoint_id: self.backend_for(endpoint_id).name, self._random)
 
     @property
@@ -138,6 +141,8 @@ class Prober:
         self._on_freed(self.fleet.update(endpoints, self._clock(), fresh=fresh))
         self._scraper.stretch(len(endpoints))
         self._check_every = max(self.pool.health.every, len(endpoints) / MAX_CHECKS)
+        often = min(self._check_every, self._scraper.every)
+        self._rounds.set_step(len(endpoints) * (1.0 / self._check_every + 1.0 / self._scraper.every), often)
         wanted = {endpoint.id: endpoint for endpoint in endpoints}
         for endpoint_id, watched in list(self._watched.items()):
             if wanted.get(endpoint_id) != watched.endpoint:
@@ -201,7 +206,7 @@ class Prober:
                               reason=self.fleet.health(row).reason)  # fmt: skip
                 wait = until_next_check(wait, evidence, after)
             jitter = self._random.uniform(1.0 - JITTER, 1.0 + JITTER)
-            await asyncio.sleep(max(wait * jitter - (self._clock() - started), wait * SLOW))
+            await self._rounds.wait(max(wait * jitter - (self._clock() - started), wait * SLOW))
 
     async def _check(self, watched: Watched) -> Evidence:
         endpoint = watched.endpoint

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.core.types import UNKNOWN
+from gateway.core.types import UNKNOWN, Floats
 
 Table = npt.NDArray[np.float32]
 
@@ -23,7 +23,7 @@ class Candidates(msgspec.Struct, frozen=True, gc=False):
 
     ids: tuple[str, ...]
     columns: Table
-    scores: Table | None
+    scores: Floats | None
     left_out: int = 0
 
     NAMES: ClassVar[tuple[str, ...]] = ("requests", "tokens", "prefill", "kv_used", "age")

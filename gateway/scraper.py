@@ -23,6 +23,7 @@ from gateway.core.fleet import Fleet
 from gateway.core.health import State
 from gateway.core.types import Endpoint
 from gateway.pace import JITTER, Motion, Pace
+from gateway.rounds import Rounds
 
 # Figures older than this many intervals are not believed, as are those that have not moved for so long.
 STALE = 3.0
@@ -53,6 +54,7 @@ class Scraper:
         on_failure: Callable[[str, str, str], None],
         log: Log,
         random: Random,
+        rounds: Rounds,
     ):
         self.pool = pool
         self.fleet = fleet
@@ -64,6 +66,7 @@ class Scraper:
         self._on_failure = on_failure
         self._log = log
         self._random = random
+        self._rounds = rounds
         self._backends: dict[str, Backend] = {}
         self._failing: dict[str, str] = {}
         self.stretch(0)
@@ -92,17 +95,17 @@ class Scraper:
         url = backend.metrics_url(endpoint)
         if url is None:
             return
-        await asyncio.sleep(pace.first())
+        await self._rounds.wait(pace.first())
         while True:
             row = self.fleet.row_of(endpoint.id)
             if row is None or self.fleet.health(row).state is State.DOWN:
-                await asyncio.sleep(self.every)
+                await self._rounds.wait(self.every)
                 continue
             pace.every, motion.patience = self.every, self.fleet.stale_after
             started = self._clock()
             cause = await self._scrape(endpoint, row, backend, url, motion)
             self._note(endpoint, cause)
-            await asyncio.sleep(pace.after(not cause, self._clock() - started))
+            await self._rounds.wait(pace.after(not cause, self._clock() - started))
 
     async def _scrape(self, endpoint: Endpoint, row: int, backend: Backend, url: str, motion: Motion) -> str:
         """One scrape into the fleet. Returns why it gave nothing (one word), or an empty string."""

@@ -122,11 +122,9 @@ class AnswerMeter:
             self._read_usage(_parse(payload))
 
     def _read_error(self, payload: bytes, name: bytes) -> None:
-        value = _parse(payload)
-        error = value.get("error")
+        error = _parse(payload).get("error")
         if self.error is None and (error or name == b"error"):
-            kind = error.get("type") or error.get("code") if isinstance(error, dict) else None
-            self.error = f"error event ({kind})" if kind else "error event"
+            self.error = "error event" + _kind(error)
 
     def _read_usage(self, value: dict[str, Any]) -> None:
         usage = value.get("usage")
@@ -145,7 +143,7 @@ class AnswerMeter:
     def failure(self, body_complete: bool) -> str:
         """Why this answer does not count as good; "" if it does. Ask once, at the end."""
         if self.status != 200:
-            return f"status {self.status}" if self.status else "no answer"
+            return self._refusal() if self.status else "no answer"
         if self.error is not None:
             return self.error
         if not body_complete:
@@ -158,6 +156,10 @@ class AnswerMeter:
             return "no [DONE]"
         return "" if self.arrivals else "no content"
 
+    def _refusal(self) -> str:
+        error = _parse(b"".join(self._plain[:4])).get("error")
+        return f"status {self.status}" + _kind(error)
+
     def _plain_failure(self) -> str:
         value = _parse(b"".join(self._plain)) if sum(map(len, self._plain)) <= MAX_PLAIN else {}
         self._plain.clear()
@@ -165,6 +167,14 @@ class AnswerMeter:
         if value.get("error"):
             return "error in a 200"
         return "" if value else "not a JSON object"
+
+
+def _kind(error: object) -> str:
+    """An error's code or type as a short suffix; "" without one."""
+    if not isinstance(error, dict):
+        return ""
+    kind = error.get("code") or error.get("type")
+    return f" ({kind[:40]})" if isinstance(kind, str) else ""
 
 
 def _count(value: object, otherwise: int | None) -> int | None:

@@ -43,7 +43,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "msgspec": ("gateway", "backends"),
     "uvloop": ("gateway.serve", "gateway.demo", "gateway.wire", "backends.sim", "loadtest"),
     "httptools": ("gateway.wire",),
-    "aiohttp": ("gateway.admin", "gateway.prober", "gateway.jobs", "backends.sim.server"),
+    "aiohttp": ("gateway.admin", "gateway.jobs", "backends.sim.server"),
     "prometheus_client": ("gateway.metrics",),
     "yaml": ("gateway.config",),
     "redis": ("gateway.jobs.redis",),

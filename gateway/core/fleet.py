@@ -15,8 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from random import Random
+from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from gateway.core.errors import NoEndpoint, Refused
 from gateway.core.health import Evidence, Health, Rule, State
@@ -28,6 +30,8 @@ OTHERS_LEFT = 0.5
 SIZE_WEIGHT = 0.02
 # A reservation never claims less than this share of its expected output while it runs: long answers stay long.
 FLOOR = 0.1
+# How exact the ages in a decision record are, in seconds.
+AGED = 0.05
 
 
 class Snapshot:
@@ -79,6 +83,16 @@ class Snapshot:
     def kv_used(self) -> Floats:
         """Share of KV blocks held by running requests; NaN where not said."""
         return self.column(self.fleet.kv_used)
+
+    def picture(self) -> npt.NDArray[np.float32]:
+        """A copy for the record: requests, tokens, prefill, kv_used and age, one column per candidate."""
+        fleet, now = self.fleet, self.now
+        if now - fleet._aged_at > AGED:
+            np.subtract(now, fleet.at, out=fleet.aged)
+            fleet._aged_at = now
+        shown = fleet._table[:5]
+        part = shown[:, : len(self.rows)] if self._all else shown[:, self.rows]
+        return part.astype(np.float32)
 
     @property
     def age(self) -> Floats:
@@ -160,24 +174,29 @@ class Fleet:
         self._spare: Rows = np.empty(0, np.intp)
         self._partial: list[int] = []
         self._limited = False
+        self._table: Floats = np.zeros((len(self._NAMES), 0))
         self._allocate(size)
 
     # --- columns -----------------------------------------------------------------------------------------------
 
-    _NAMES = ("ours", "others", "requests", "tokens", "prefill", "decoding", "output", "progress_at", "sent_at",
-              "waiting", "running", "kv_used", "kv_capacity", "at", "limit")  # fmt: skip
+    # One table, a row for each of these; the first five are what a decision record shows.
+    _NAMES = ("requests", "tokens", "prefill", "kv_used", "aged", "ours", "others", "decoding", "output", "progress_at",
+              "waiting", "running", "kv_capacity", "at", "sent_at", "limit")  # fmt: skip
+    _BLANK: ClassVar[Mapping[str, float]] = {
+        "waiting": UNKNOWN, "running": UNKNOWN, "kv_used": UNKNOWN, "kv_capacity": UNKNOWN, "others": UNKNOWN,
+        "at": -math.inf, "sent_at": -math.inf, "limit": math.inf, "aged": math.inf,
+    }  # fmt: skip
 
     def _allocate(self, size: int) -> None:
-        old = {name: getattr(self, name, None) for name in self._NAMES}
-        blank = {"waiting": UNKNOWN, "running": UNKNOWN, "kv_used": UNKNOWN, "kv_capacity": UNKNOWN,
-                 "at": -math.inf, "sent_at": -math.inf, "limit": math.inf, "others": UNKNOWN}  # fmt: skip
-        for name in self._NAMES:
-            column = np.full(size, blank.get(name, 0.0), np.float64)
-            before = old[name]
-            if before is not None:
-                column[: len(before)] = before
-            setattr(self, name, column)
+        before = self._table
+        self._table = np.zeros((len(self._NAMES), size))
+        for row, name in enumerate(self._NAMES):
+            self._table[row] = self._BLANK.get(name, 0.0)
+            setattr(self, name, self._table[row])
+        self._table[:, : before.shape[1]] = before
+        self._aged_at = -math.inf
 
+    aged: Floats  # `now - at`, as it was at most AGED seconds ago
     ours: Floats
     others: Floats
     requests: Floats

@@ -13,10 +13,17 @@ from gateway.config.types import Pool, Scrape
 from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, Rule, State
 from gateway.core.types import Endpoint
+from gateway.rounds import Rounds
 from gateway.scraper import Scraper
 
 PAGE = b"vllm:num_requests_waiting 3\nvllm:num_requests_running 4\n"
 A = Endpoint(id="a", url="http://a:1", pool="p", engine="vllm")
+
+
+def strokes() -> Rounds:
+    rounds = Rounds()
+    rounds.set_step(1.0, 0.002)
+    return rounds
 
 
 class Bench:
@@ -35,7 +42,7 @@ class Bench:
             Pool(name="p", engine=engine, scrape=Scrape(0.002, 0.001)), self.fleet, create(engine), self.get,
             lambda error: getattr(error, "cause", "broken"), lambda: self.now,
             lambda pool, endpoint, cause: self.failures.append(cause),
-            lambda event, **fields: self.events.append(event), Random(1),
+            lambda event, **fields: self.events.append(event), Random(1), strokes(),
         )  # fmt: skip
 
     async def get(self, url: str, endpoint: Endpoint) -> bytes:
@@ -128,6 +135,6 @@ def test_the_interval_and_the_age_of_belief_stretch_with_the_pool(count, stale):
         return b""
 
     scraper = Scraper(Pool(name="p"), fleet, create("http"), get, str, lambda: 0.0, lambda *_: None,
-                      lambda *_, **__: None, Random(1))  # fmt: skip
+                      lambda *_, **__: None, Random(1), Rounds())  # fmt: skip
     scraper.stretch(count)
     assert fleet.stale_after == stale

@@ -134,6 +134,13 @@ def test_a_status_other_than_200_is_the_failure() -> None:
     assert made.failure(True) == "status 503" and not made.arrivals
 
 
+def test_a_refusal_is_counted_by_its_code() -> None:
+    made = AnswerMeter()
+    made.head(429, {b"content-type": b"application/json"})
+    made.feed(b'{"error":{"message":"later","type":"rate_limit","code":"queue_full"}}', 1.0)
+    assert made.failure(True) == "status 429 (queue_full)"
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_metered_without_raising(data: bytes) -> None:
     meter(data or b"x", 9).failure(True)

@@ -39,15 +39,7 @@ def test_work_that_was_done_no_longer_counts():
     assert policy.pick(make_request(), fleet.snapshot(0.0)).row == 0
 
 
-def test_equal_work_goes_where_fewer_requests_are():
-    policy, fleet = LeastTokens(), make_fleet(2)
-    fleet.reserve(Decision(0, ""), make_request(100.0, 100.0), 0.0)
-    fleet.reserve(Decision(0, ""), make_request(100.0, 100.0), 0.0)
-    fleet.reserve(Decision(1, ""), make_request(300.0, 100.0), 0.0)
-    assert {policy.pick(make_request(), fleet.snapshot(0.0)).row for _ in range(50)} == {1}
-
-
-def test_equal_work_and_requests_are_decided_by_chance():
+def test_equal_work_is_decided_by_chance():
     policy, fleet = LeastTokens(), make_fleet(4)
     counts = Counter(policy.pick(make_request(), fleet.snapshot(0.0)).row for _ in range(4000))
     assert all(850 < counts[row] < 1150 for row in range(4))
@@ -56,10 +48,9 @@ def test_equal_work_and_requests_are_decided_by_chance():
 def test_tie_widens_what_is_equal():
     fleet = make_fleet(2)
     fleet.reserve(Decision(0, ""), make_request(50.0, 50.0), 0.0)
-    wide = {LeastTokens(tie=1000).pick(make_request(), fleet.snapshot(0.0)).row for _ in range(50)}
-    assert wide == {1}  # equal tokens: fewer requests
     fleet.reserve(Decision(1, ""), make_request(150.0, 50.0), 0.0)
-    assert {LeastTokens(tie=1000).pick(make_request(), fleet.snapshot(0.0)).row for _ in range(50)} == {0, 1}
+    wide = LeastTokens(tie=1000)
+    assert {wide.pick(make_request(), fleet.snapshot(0.0)).row for _ in range(50)} == {0, 1}
     assert {LeastTokens().pick(make_request(), fleet.snapshot(0.0)).row for _ in range(50)} == {0}
 
 
@@ -67,4 +58,4 @@ def test_the_scores_are_the_figures_at_the_time_of_the_choice():
     policy, fleet = LeastTokens(), make_fleet(2)
     decision = policy.pick(make_request(), fleet.snapshot(0.0))
     fleet.reserve(decision, make_request(), 0.0)
-    assert decision.scores is not None and decision.scores.tolist() == [0.0, 0.0]
+    assert decision.scores is not None and decision.scores.max() < 1.0  # the request itself is not in them
