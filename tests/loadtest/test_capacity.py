@@ -94,7 +94,20 @@ def test_the_command_finds_a_capacity_and_writes_it(tmp_path: Path, capsys: pyte
     trace = tmp_path / "t.jsonl"
     trace.write_text('{"arrival_s":0,"prompt_tokens":9,"output_tokens":2}\n')
     out = tmp_path / "c.json"
-    options = ["--first", "20", "--highest", "20", "--probe", "0.5s", "--slo-ttft", "30s", "--slo-tpot", "30s"]
+    options = [
+        "--first",
+        "20",
+        "--highest",
+        "20",
+        "--most-probes",
+        "1",
+        "--probe",
+        "0.5s",
+        "--slo-ttft",
+        "30s",
+        "--slo-tpot",
+        "30s",
+    ]
     with SseProcess() as url:
         code = main(["--url", url, "--trace", str(trace), "--model", "good", "--json", str(out), *options])
     value = json.loads(out.read_text())
