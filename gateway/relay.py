@@ -103,13 +103,12 @@ class Relay:
     def _piece_early(self, data: bytes) -> None:
         """A stream that has not started: hold, look, decide."""
         meter = self.meter
-        held = self._held + data
-        out = meter.feed(data)
+        held = self._held + meter.feed(data)
         if meter.failed and not meter.began:
             self._fail_early(meter.error_event)
         elif meter.began or len(held) > _HELD:
             self._held = b""
-            self._start(held if not meter.failed else self._held + out)
+            self._start(held)
             self.piece = self._piece_stream
             self._after()
         else:

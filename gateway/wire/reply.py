@@ -92,7 +92,8 @@ class Reply:
     def break_off(self, last: bytes) -> None:
         """Write `last` (an error event), then close without closing the framing: nobody takes this for a whole answer."""
         if not self.gone and not self.ended:
-            self._send(self._frame(last))
+            if last:  # an empty chunk would say that the answer is whole
+                self._send(self._frame(last))
             self.ended = True
             self._connection.break_off()
 

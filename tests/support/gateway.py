@@ -1,0 +1,111 @@
+"""A whole gateway in this process, on free ports, and what it wrote down."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from gateway.app import Gateway
+from gateway.config.loader import digest_of
+from gateway.config.types import Admin, Config, EndpointSpec, HealthCheck, Limits, Listen, Model, Pick, Pool
+from gateway.logs import Events, Output, RequestLog
+from gateway.records import RequestRecord
+from gateway.sockets import bind
+from tests.support.client import Client
+from tests.support.loop import until
+from tests.support.upstream import Upstream
+
+
+class Held(Output):
+    """A log output that keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.batches: list[Any] = []
+
+    def offer(self, batch: object, size: int, lines: int) -> None:
+        self.batches.append(batch)
+
+    @property
+    def text(self) -> str:
+        made = (batch() if callable(batch) else batch for batch in self.batches)
+        return b"".join(made).decode()
+
+
+class Records(RequestLog):
+    """A request log that keeps the records."""
+
+    def __init__(self) -> None:
+        super().__init__(Held(), "error")
+        self.all: list[RequestRecord] = []
+
+    def write(self, r: RequestRecord) -> None:
+        self.all.append(r)
+
+
+def pool(upstreams: Sequence[Upstream | str], name: str = "p", **more: Any) -> Pool:
+    """A pool of these; asked in this order unless the test names a policy."""
+    specs = tuple(EndpointSpec(up if isinstance(up, str) else up.url) for up in upstreams)
+    settings: dict[str, Any] = {"engine": "http", "pick": Pick("tests.support.in_order:InOrder"), "health": HealthCheck(every=60.0)}
+    return Pool(name, **{"endpoints": specs, **settings, **more})
+
+
+def config(*pools: Pool, models: Sequence[Model] = (), **more: Any) -> Config:
+    """A configuration of these pools; model `m` leads to the first one where the test names none."""
+    named = {model.name: model for model in models or (Model("m", pools[0].name),)}
+    made = Config({one.name: one for one in pools}, named, listen=Listen(port=0), admin=Admin(port=0), **more)
+    return dataclasses.replace(made, digest=digest_of(made))
+
+
+def limits(**some: Any) -> Limits:
+    return dataclasses.replace(Limits(), **some)
+
+
+class Running:
+    """`async with Running(config) as gateway:`; `next_config` is what a reload will find."""
+
+    def __init__(self, first: Config):
+        self.next_config: Config | Exception = first
+        self.records = Records()
+        self.log = Held()
+        self.gateway = Gateway(first, self._load, self.records, Events(self.log))
+
+    async def _load(self) -> Config:
+        if isinstance(self.next_config, Exception):
+            raise self.next_config
+        return self.next_config
+
+    async def __aenter__(self) -> Running:
+        listener, admin = bind("127.0.0.1", 0), bind("127.0.0.1", 0)
+        self.port, self.admin_port = int(listener.getsockname()[1]), int(admin.getsockname()[1])
+        await self.gateway.start(listener, admin)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                        trace: TracebackType | None) -> None:  # fmt: skip
+        await self.gateway.stop()
+        await asyncio.sleep(0)
+
+    def client(self, **more: Any) -> Client:
+        return Client(self.port, **more)
+
+    @property
+    def in_flight(self) -> float:
+        """Whatever the gateway still counts: requests and tokens at endpoints, waiting, held bodies, relays."""
+        lanes = self.gateway.proxy.lanes.values()
+        counted = sum(float(lane.fleet.ours.sum() + lane.fleet.prefill.sum() + lane.fleet.output.sum()
+                            + lane.fleet.decoding.sum()) for lane in lanes)  # fmt: skip
+        return counted + sum(len(lane.turnstile) + len(lane.relays) for lane in lanes) + self.gateway.server.buffered
+
+    async def settled(self, records: int | None = None) -> None:
+        """Wait until nothing is in flight (and, if asked, so many requests were written down)."""
+        await until(lambda: self.in_flight == 0.0, "an empty gateway")
+        if records is not None:
+            await until(lambda: len(self.records.all) >= records, f"record number {records}")
+
+    @property
+    def last(self) -> RequestRecord:
+        return self.records.all[-1]
