@@ -172,7 +172,7 @@ class Demo:
     def _on_gateway_line(self, line: str) -> None:
         if line.startswith("{"):
             fields = json.loads(line)
-            if fields.get("event") == "request" and fields["method"] == "POST":
+            if fields["event"] == "request" and fields["method"] == "POST":
                 self._tally.note(fields, time.monotonic())
 
     def _configuration(self, servers: list[str]) -> str:
@@ -181,7 +181,7 @@ class Demo:
         )
         return (
             f"# Written by `headway demo`. Edit and save: the gateway reloads it.\nversion: 1\n"
-            f"listen: {HOST}:{self._port}\nadmin: {HOST}:{self._admin_port}\ndrain: {{delay: 0s, timeout: 1s}}\n"
+            f"listen: {HOST}:{self._port}\nadmin: {HOST}:{self._admin_port}\ndrain: {{delay: 0s}}\n"
             f"pools:\n  gpus:\n    engine: vllm\n    pick: {self._args.pick}\n    endpoints:\n{endpoints}"
             f"models:\n  {MODEL}: {{to: gpus, aliases: [gpt-4o-mini]}}\n"
         )

@@ -20,6 +20,7 @@ from typing import Any
 
 MOST = 256  # requests open at once: a gateway that hangs must not fill this process
 PATIENCE = 120.0  # seconds for one answer
+_LAST = 64  # bytes that hold the end of an answer, its framing included
 _ASSISTANTS = 6
 _SYSTEM_BYTES = 6_000  # about 1,500 tokens
 _WORDS = (  # noqa: SIM905 (a list of them is a page)
@@ -31,10 +32,11 @@ _WORDS = (  # noqa: SIM905 (a list of them is a page)
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One request to make: its path and its body as JSON."""
+    """One request to make: its path, its body as JSON, and what a whole answer's last bytes hold."""
 
     path: str
     body: bytes
+    end: bytes
 
 
 def samples(model: str, random: Random) -> Iterator[Sample]:
@@ -50,12 +52,12 @@ def samples(model: str, random: Random) -> Iterator[Sample]:
             yield _chat(model, [_message("user", document)], random.randint(30, 80))
         else:
             body = {"model": model, "prompt": _text(random, 800), "max_tokens": random.randint(20, 60)}
-            yield Sample("/v1/completions", json.dumps(body).encode())
+            yield Sample("/v1/completions", json.dumps(body).encode(), b"}")
 
 
 def _chat(model: str, messages: list[dict[str, str]], most: int) -> Sample:
     body = {"model": model, "messages": messages, "max_tokens": most, "stream": True}
-    return Sample("/v1/chat/completions", json.dumps(body).encode())
+    return Sample("/v1/chat/completions", json.dumps(body).encode(), b"data: [DONE]")
 
 
 def _message(role: str, content: str) -> dict[str, str]:
@@ -82,7 +84,7 @@ async def ask(
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         writer.write(head.encode() + body)
-        status = int((await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1])
+        status = int((await reader.readuntil(b"\r\n\r\n"))[9:12])  # after "HTTP/1.1 "
         return status, await reader.read()
     finally:
         writer.close()
@@ -122,10 +124,10 @@ class Traffic:
     async def _send(self, sample: Sample, request_id: str) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                status, _ = await ask(*self._address, "POST", sample.path, sample.body, request_id)
-        except (OSError, EOFError, ValueError, TimeoutError):
-            status = 0
-        if status == 200:
+                status, body = await ask(*self._address, "POST", sample.path, sample.body, request_id)
+        except (OSError, EOFError, ValueError):
+            status, body = 0, b""
+        if status == 200 and sample.end in body[-_LAST:]:
             self.answered += 1
         else:
             self.failed += 1
