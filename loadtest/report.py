@@ -147,14 +147,14 @@ def _plots(summary: dict[str, Any], records: Sequence[Record]) -> list[str]:
         ]),
         _cdf("Time per token", [
             ("TPOT", [r.tpot for r in good if r.tpot is not None]),
-            ("gap between tokens", [gap for r in good for gap in r.gaps]),
+            ("gap between tokens", np.concatenate([np.frombuffer(r.gaps) for r in good if r.gaps] or [np.empty(0)])),
         ]),
         _over_time(good, end),
         _rates(records, Slo(summary["slo"]["ttft"], summary["slo"]["tpot"]), end),
     ]  # fmt: skip
 
 
-def _cdf(title: str, named: Sequence[tuple[str, Sequence[float]]]) -> str:
+def _cdf(title: str, named: Sequence[tuple[str, Sequence[float] | np.ndarray[Any, Any]]]) -> str:
     shares = np.concatenate([np.linspace(0.0, 0.98, 99), np.linspace(0.98, 1.0, 41)[1:]])
     series = [
         Series(name, np.maximum(np.quantile(values, shares), 1e-4).tolist(), (shares * 100).tolist())

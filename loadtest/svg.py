@@ -69,7 +69,7 @@ def spanning(name: str, values: Sequence[float], log: bool = False, floor: float
     """An axis that holds all values: from 0 (linear), or between round values at or above `floor` (log)."""
     high = max(values, default=1.0)
     if not log:
-        return Axis(name, 0.0, high * 1.05 if high > 0 else 1.0)
+        return Axis(name, 0.0, high * 1.05 if high > 1e-9 else 1.0)
     low = max(floor, min((value for value in values if value > 0), default=floor))
     high = max(high, low * 10)
     return Axis(name, _round_out(low, -1), _round_out(high, 1), log=True)
