@@ -90,7 +90,7 @@ class Meter:
             return b""
         if self.first and not self._partial and data[-2:] == b"\n\n":
             # The common case: whole events, of which there is nothing to know but their number.
-            if b'rror"' not in data and b"event: error" not in data and b"response.failed" not in data:
+            if b"rror" not in data and b"response.failed" not in data:
                 self.events += data.count(b"data:")
                 if b'"usage"' in data:
                     self._read_usage(data)
