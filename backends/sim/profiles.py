@@ -42,7 +42,6 @@ class Profile:
     prefix: float
     seq: float
     ctx: float
-    scale: float
     overhead_iter: float
     overhead_seq: float
     kv_tokens: int
@@ -64,7 +63,7 @@ class Profile:
         else:
             ms += self.slope1 * self.knee1 + self.slope2 * (self.knee2 - self.knee1)
             ms += self.slope3 * (tokens - self.knee2)
-        return (ms * self.scale + self.overhead_iter + self.overhead_seq * (chunks + decodes)) * 1e-3
+        return (ms + self.overhead_iter + self.overhead_seq * (chunks + decodes)) * 1e-3
 
 
 @cache

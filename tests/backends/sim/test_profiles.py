@@ -1,10 +1,14 @@
 """The iteration-time table."""
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from backends.sim.profiles import FILE, UnknownProfile, names, profile
+
+FITS = Path(__file__).resolve().parents[4] / "shared" / "data" / "engine_profiles.yaml"
 
 
 def test_there_are_twenty_five_profiles_and_their_names_say_what_they_are() -> None:
@@ -18,6 +22,19 @@ def test_there_are_twenty_five_profiles_and_their_names_say_what_they_are() -> N
 def test_the_table_says_where_every_figure_comes_from() -> None:
     table = json.loads(FILE.read_text())
     assert {row["source"] for row in table["profiles"].values()} == set(table["attribution"])
+
+
+@pytest.mark.skipif(not FITS.is_file(), reason="the fits are not beside this checkout")
+def test_every_coefficient_is_the_one_that_was_published() -> None:
+    fits = yaml.safe_load(FITS.read_text())["profiles"]
+    assert set(fits) == set(names())
+    for name, fit in fits.items():
+        p, terms, overhead = profile(name), fit["iteration"], fit["overhead"]
+        assert (p.knee1, p.knee2) == (terms["knee1_tokens"], terms["knee2_tokens"])
+        for term in ("base", "slope1", "slope2", "slope3", "pair", "prefix", "seq", "ctx"):
+            assert getattr(p, term) == terms[f"{term}_ms"], (name, term)
+        assert (p.overhead_iter, p.overhead_seq) == (overhead["iter_ms"], overhead["seq_ms"])
+        assert p.kv_tokens == fit["kv"]["kv_capacity_tokens"]
 
 
 def test_an_unknown_name_is_answered_with_close_ones() -> None:
