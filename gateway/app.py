@@ -29,11 +29,11 @@ from gateway.discovery import SOURCES
 from gateway.discovery.base import Discovery, Report
 from gateway.front import Front
 from gateway.lane import Lane
+from gateway.ledger import Ledger
 from gateway.logs import Events, RequestLog
 from gateway.metrics import Metrics
 from gateway.prober import Prober
 from gateway.proxy import Proxy
-from gateway.records import RequestRecord
 from gateway.wire.server import Server
 from policies.picking import create as create_policy
 
@@ -49,8 +49,9 @@ class Gateway:
 
     def __init__(self, config: Config, load: Load, request_log: RequestLog, events: Events):
         self.config = config
-        self.metrics = Metrics(version=VERSION)
-        self.decisions = DecisionRing(config.decisions.keep, config.decisions.file)
+        self._metrics = Metrics(version=VERSION)
+        self._decisions = DecisionRing(config.decisions.keep, config.decisions.file)
+        self._ledger = Ledger(self._metrics, self._decisions, request_log)
         self.events = events
         self._load = load
         self._request_log = request_log
@@ -58,7 +59,7 @@ class Gateway:
         self._retired: list[Lane] = []
         self._probers: dict[str, asyncio.Task[None]] = {}
         self._prober_of: dict[str, Prober] = {}
-        self.proxy = Proxy(self._lanes, self.metrics, self.decisions, config.expose)
+        self.proxy = Proxy(self._lanes, self._metrics, self._decisions, config.expose)
         self.front = self._front(config)
         self.server = Server(self.front, config.limits)
         self._admin: Admin | None = None
@@ -68,6 +69,18 @@ class Gateway:
         self._is_draining = False
 
     # --- what the admin listener sees ----------------------------------------------------------------------------
+
+    @property
+    def metrics(self) -> Metrics:
+        """Counts of everything that has ended up to now."""
+        self._ledger.settle()
+        return self._metrics
+
+    @property
+    def decisions(self) -> DecisionRing:
+        """The records of everything that has ended up to now."""
+        self._ledger.settle()
+        return self._decisions
 
     def fleets(self) -> Mapping[str, Fleet]:
         return {name: lane.fleet for name, lane in self._lanes.items()}
@@ -102,14 +115,14 @@ class Gateway:
         return True, []
 
     def _reload_refused(self, problems: Sequence[str]) -> tuple[bool, Sequence[str]]:
-        self.metrics.reload_failed()
+        self._metrics.reload_failed()
         self.events.log("error", "reload_refused", problems=list(problems)[:20])
         return False, problems
 
     # --- building ------------------------------------------------------------------------------------------------
 
     def _front(self, config: Config) -> Front:
-        return Front(config, self.proxy, self._record, self.is_ready, self._known_models)
+        return Front(config, self.proxy, self._ledger.note, self.is_ready, self._known_models)
 
     def _known_models(self, pool: str) -> list[str]:
         """What the endpoints of a pool serve, as configured or else as they say: behind a model that stands for any."""
@@ -118,16 +131,6 @@ class Gateway:
             return []
         said = prober.models
         return sorted({name for _, e in lane.fleet.members() for name in e.models or said.get(e.id, ())})
-
-    def _record(self, record: RequestRecord) -> None:
-        self.metrics.finished(record)
-        self._request_log.write(record)
-        if record.tries:
-            self.decisions.put(record)
-        if record.ended == "client_gone":
-            self.metrics.client_gone(record.klass)
-        elif record.status == 429 or (record.status == 503 and not record.tries):
-            self.metrics.refused(record.klass, record.code)
 
     def _apply(self, config: Config) -> None:
         """Make lanes for this configuration and swap it in. Raises before anything has changed."""
@@ -147,7 +150,7 @@ class Gateway:
         self.front = self.server.front = self._front(config)
         self._request_log.set_level(config.log.level)
         self.events.set_level(config.log.level)
-        self.metrics.config_info(config.digest)
+        self._metrics.config_info(config.digest)
 
     def _changed(self, pool: Pool) -> bool:
         lane = self._lanes.get(pool.name)
@@ -164,7 +167,7 @@ class Gateway:
         lane = old
         prober = Prober(pool, fleet, create_backend(pool.engine),
                         source_of(pool, self._discovery_event(pool.name)), time.monotonic,
-                        self.metrics.scrape_failed, self._pool_event, tls=parts.tls,
+                        self._metrics.scrape_failed, self._pool_event, tls=parts.tls,
                         on_freed=lambda rows: self._rows_freed(pool.name, rows))  # fmt: skip
         if lane is None:
             lane = Lane(pool, fleet, parts.policy, prober.backend_for, parts.tls)
@@ -211,7 +214,7 @@ class Gateway:
         """Find the endpoints, then listen. Raises OSError, ValueError or ssl.SSLError with what is wrong."""
         config = self.config
         self._apply(config)
-        self.metrics.watch(self.fleets, lambda: len(self.server.connections), lambda: self._request_log.dropped)
+        self._metrics.watch(self.fleets, lambda: len(self.server.connections), lambda: self._request_log.dropped)
         await asyncio.gather(*(prober.ready() for prober in self._prober_of.values()))
         tls = listener_tls(config.listen.tls) if config.listen.tls is not None else None
         await self.server.start(client_socket, tls)
@@ -224,7 +227,7 @@ class Gateway:
         """The gateway's clock: everything that is due by time and not by an event."""
         now = time.monotonic()
         late = now - self._due
-        self.metrics.loop_lag(late)
+        self._metrics.loop_lag(late)
         self._ticks += 1
         lanes = [*self._lanes.values(), *self._retired]
         if late < 1.0:  # after a stall of our own, silence proves nothing
@@ -235,8 +238,9 @@ class Gateway:
                 lane.learn_pace()
                 lane.reap(now)
             self._retired = [lane for lane in self._retired if lane.relays]
+        self._ledger.settle()
         self._request_log.flush()
-        self.decisions.flush()
+        self._decisions.flush()
         self._due = now + TICK
         self._ticker = asyncio.get_running_loop().call_later(TICK, self._tick)
 
@@ -270,8 +274,9 @@ class Gateway:
             lane.close()
         if self._admin is not None:
             await self._admin.stop()
+        self._ledger.settle()
         self._request_log.flush()
-        self.decisions.close()
+        self._decisions.close()
 
 
 class _Parts:

@@ -23,7 +23,7 @@ class Lengths:
 
     def prompt_tokens(self, size: int) -> float:
         """Tokens of a prompt of `size` bytes."""
-        return max(1.0, size / self.bytes_per_token)
+        return size / self.bytes_per_token + 1.0
 
     def output_tokens(self, limit: int | None) -> float:
         """Expected tokens of the answer, under the client's limit."""
@@ -32,7 +32,8 @@ class Lengths:
     def learn(self, size: int, prompt: float, output: float) -> None:
         """What the engine counted; NaN or negative where it did not."""
         if prompt > 0.0 and size > 0:
-            ratio = min(16.0, max(0.5, size / prompt))
-            self.bytes_per_token += _WEIGHT * (ratio - self.bytes_per_token)
+            ratio = size / prompt
+            if 0.5 <= ratio <= 16.0:  # a template or an image may count for more than its bytes: no measure
+                self.bytes_per_token += _WEIGHT * (ratio - self.bytes_per_token)
         if output > 0.0:
             self.output += _WEIGHT * (output - self.output)

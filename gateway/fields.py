@@ -26,8 +26,8 @@ Networks = Sequence[IPv4Network | IPv6Network]
 
 def request_ids() -> Callable[[], str]:
     """A maker of ids that are unique in practice across processes: a random part each process, then a count."""
-    prefix, count = secrets.token_hex(6), itertools.count(1)
-    return lambda: f"{prefix}-{next(count):x}"
+    prefix, count = secrets.token_hex(6) + "-", itertools.count(1)
+    return lambda: prefix + str(next(count))
 
 
 def own_request_id(head: RequestHead) -> str | None:

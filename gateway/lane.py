@@ -41,7 +41,8 @@ class Budget:
         self._tokens = self._most = _BUDGET_START
 
     def earn(self) -> None:
-        self._tokens = min(self._most, self._tokens + self._share)
+        if self._tokens < self._most:
+            self._tokens += self._share
 
     def spend(self) -> bool:
         """True when one more try is allowed."""

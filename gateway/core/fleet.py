@@ -118,7 +118,8 @@ class Reservation:
         self.endpoint = fleet.endpoint(row)
         self.at = now
         self.uncached = uncached
-        self.expected = self.left = float(round(max(1.0, request.output_tokens)))
+        # Whole tokens: sums of them do not drift.
+        self.expected = self.left = float(int(request.output_tokens)) or 1.0
         self.stream = request.stream
         self.started = False
         self.settled = False
@@ -447,7 +448,9 @@ class Fleet:
     def reserve(self, decision: Decision, request: Request, now: float) -> Reservation:
         """Take the place that was decided on. Call it in the same step as `snapshot` and `pick`."""
         row = decision.row
-        uncached = float(round(max(1.0, request.prompt_tokens - decision.cached_tokens)))
+        uncached = float(int(request.prompt_tokens - decision.cached_tokens))
+        if uncached < 1.0:
+            uncached = 1.0
         reservation = Reservation(self, row, request, uncached, now)
         work = uncached + reservation.left
         if self.ours[row] == 0.0:

@@ -90,9 +90,10 @@ class Meter:
             return b""
         if self.first and not self._partial and data[-2:] == b"\n\n":
             # The common case: whole events, of which there is nothing to know but their number.
-            if b"rror" not in data and b"response.failed" not in data:
+            # (`find`, not `in`: on bytes that makes an exception and drops it, at twice the price.)
+            if data.find(b"rror") < 0 and data.find(b"response.failed") < 0:
                 self.events += data.count(b"data:")
-                if b'"usage"' in data:
+                if data.find(b'"usage"') >= 0:
                     self._read_usage(data)
                 if data[-8:-2] == b"[DONE]":
                     self.events -= 1
@@ -144,11 +145,11 @@ class Meter:
         for name, digits in _NUMBERS.findall(usage):
             value, means = int(digits), _MEANS[name]
             if means == 0:
-                self.prompt = max(self.prompt, value)
+                self.prompt = value if value > self.prompt else self.prompt
             elif means == 1:
-                self.completion = max(self.completion, value)
+                self.completion = value if value > self.completion else self.completion
             else:
-                self.cached = max(self.cached, value)
+                self.cached = value if value > self.cached else self.cached
 
     def read_plain(self, tail: bytes) -> None:
         """The end of an answer that was no stream: its usage, if it has one."""

@@ -8,6 +8,7 @@ llhttp must agree with it, and what goes upstream is written afresh from what wa
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import httptools
 
@@ -16,9 +17,8 @@ _HEAD = re.compile(
     rb"(" + _TOKEN + rb") ([!-~]+) HTTP/1\.([01])\r\n((?:" + _TOKEN + rb":[^\x00-\x08\x0a-\x1f\x7f]*\r\n)*)\r\n"
 )
 _FIELD = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
-_TRAILING = re.compile(rb"[ \t]\r\n")
 _VERSION = re.compile(rb"[^\r\n ]+ [^\r\n ]+ HTTP/(\d+)\.(\d+)\r\n")
-_LENGTH = re.compile(rb"[0-9]{1,15}")
+_DIGITS = 15  # of a Content-Length
 _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=\-]*(?::[0-9]{0,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://[^/?#]+(?=/)", re.IGNORECASE)
 
@@ -27,6 +27,7 @@ _SINGLE = frozenset(
     (b"content-length", b"transfer-encoding", b"host", b"authorization", b"x-api-key", b"api-key", b"content-type",
      b"content-encoding", b"expect", b"x-request-id")
 )  # fmt: skip
+_LISTS = frozenset((b"connection", b"x-forwarded-for"))
 
 
 class WireError(Exception):
@@ -59,7 +60,7 @@ class RequestHead:
     target: bytes
     path: bytes
     minor: int
-    fields: list[tuple[bytes, bytes]]
+    fields: Iterable[tuple[bytes, bytes]]
     named: dict[bytes, bytes]
     length: int  # of a sized body; 0 where there is none
     chunked: bool
@@ -81,17 +82,24 @@ def parse_head(raw: bytes, header_count: int, target_limit: int) -> RequestHead:
     method, target, minor, block = match.groups()
     if len(target) > target_limit:
         raise WireError(414, f"the request target is longer than {target_limit} bytes", "target_too_long")
-    fields = [(name.lower(), value) for name, value in _FIELD.findall(block)]
-    if len(fields) > header_count:
+    pairs = _FIELD.findall(block)
+    if len(pairs) > header_count:
         raise WireError(431, f"more than {header_count} header fields", "headers_too_large")
-    if _TRAILING.search(block) is not None:
-        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
-    named = dict(fields)
-    if len(named) != len(fields):
-        _refuse_repeats(fields)
+    if block.find(b" \r\n") >= 0 or block.find(b"\t\r\n") >= 0:  # (`in` on bytes makes an exception and drops it)
+        pairs = [(name, value.rstrip(b" \t")) for name, value in pairs]
     head = RequestHead()
-    head.method, head.minor, head.fields, head.named = method, int(minor), fields, named
-    _read_target(head, target)
+    named = head.named = {name.lower(): value for name, value in pairs}
+    if len(named) == len(pairs):
+        head.fields = named.items()
+    else:
+        head.fields = [(name.lower(), value) for name, value in pairs]
+        _merge_repeats(head)
+    head.method, head.minor = method, int(minor)
+    if target[:1] != b"/" or target.find(b"#") >= 0:
+        target = _unusual_target(target)
+    head.target = target
+    question = target.find(b"?")
+    head.path = target if question < 0 else target[:question]
     _read_framing(head)
     try:
         httptools.HttpRequestParser(_JUDGE).feed_data(raw)
@@ -102,17 +110,16 @@ def parse_head(raw: bytes, header_count: int, target_limit: int) -> RequestHead:
     return head
 
 
-def _read_target(head: RequestHead, target: bytes) -> None:
+def _unusual_target(target: bytes) -> bytes:
+    """The path of an absolute-form target; everything else is refused."""
+    absolute = _ABSOLUTE.match(target)
     if target[:1] != b"/":
-        absolute = _ABSOLUTE.match(target)
         if absolute is None:
             raise WireError(400, "the request target must be a path", "bad_target")
         target = target[absolute.end() :]
     if b"#" in target:
         raise WireError(400, "a fragment is not allowed in a request target", "bad_target")
-    head.target = target
-    question = target.find(b"?")
-    head.path = target if question < 0 else target[:question]
+    return target
 
 
 def _read_framing(head: RequestHead) -> None:
@@ -134,7 +141,7 @@ def _read_framing(head: RequestHead) -> None:
             raise WireError(501, "the only transfer coding here is chunked", "transfer_coding")
         head.chunked = True
     elif length is not None:
-        if _LENGTH.fullmatch(length) is None:
+        if not length.isdigit() or len(length) > _DIGITS:
             raise WireError(400, "Content-Length is not a plain number")
         head.length = int(length)
     connection = named.get(b"connection")
@@ -144,17 +151,20 @@ def _read_framing(head: RequestHead) -> None:
         words = {word.strip() for word in connection.lower().split(b",")}
         head.keep_alive = b"close" not in words and (head.minor == 1 or b"keep-alive" in words)
     expect = named.get(b"expect")
-    head.expects = expect is not None
+    head.expects = expect is not None and head.minor == 1
     if expect is not None and expect.lower() != b"100-continue":
         raise WireError(417, "the only expectation known here is 100-continue", "expectation_failed")
 
 
-def _refuse_repeats(fields: list[tuple[bytes, bytes]]) -> None:
-    seen: set[bytes] = set()
-    for name, _ in fields:
+def _merge_repeats(head: RequestHead) -> None:
+    """Refuse the fields that may come once only; in `named`, make one list of those that are lists to us."""
+    seen: dict[bytes, bytes] = {}
+    for name, value in head.fields:
         if name in seen and name in _SINGLE:
             raise WireError(400, f"the header {name.decode('ascii')} is repeated")
-        seen.add(name)
+        seen[name] = b"%b, %b" % (seen[name], value) if name in seen else value
+    for name in _LISTS & seen.keys():
+        head.named[name] = seen[name]
 
 
 def _why_not(raw: bytes) -> WireError:

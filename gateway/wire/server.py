@@ -11,7 +11,6 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from enum import Enum
 from ssl import SSLContext
 from typing import Protocol, cast
 
@@ -70,11 +69,8 @@ class Front(Protocol):
         """Answer a request that was refused by its framing, size or slowness."""
 
 
-class _State(Enum):
-    HEAD = 1
-    BODY = 2
-    BUSY = 3
-    LINGER = 4
+# What a connection is doing. Plain numbers: they are compared several times for every request.
+_HEAD, _BODY, _BUSY, _LINGERING = range(4)
 
 
 class ServerConnection(asyncio.Protocol):
@@ -84,7 +80,7 @@ class ServerConnection(asyncio.Protocol):
 
     def __init__(self, server: Server):
         self._server = server
-        self._state = _State.HEAD
+        self._state = _HEAD
         self._buffer = b""
         self._head: RequestHead | None = None
         self._parts: list[bytes] = []
@@ -126,9 +122,9 @@ class ServerConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """A client that shuts its sending side is gone; bytes that came before are still judged."""
         self._eof = True
-        if self._state is _State.HEAD and self._buffer and not self._read_paused:
+        if self._state is _HEAD and self._buffer and not self._read_paused:
             self._refuse(WireError(400, "the request ended inside its head"))
-        elif self._state is _State.BODY:
+        elif self._state is _BODY:
             self._refuse(WireError(400, "the request ended inside its body"))
         return False
 
@@ -148,9 +144,9 @@ class ServerConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         state = self._state
-        if state is _State.LINGER:
+        if state is _LINGERING:
             return
-        if state is _State.BODY:
+        if state is _BODY:
             self.since = time.monotonic()
             try:
                 self._read_body(data)
@@ -158,7 +154,7 @@ class ServerConnection(asyncio.Protocol):
                 self._refuse(error)
             return
         self._buffer = self._buffer + data if self._buffer else data
-        if state is _State.HEAD:
+        if state is _HEAD:
             self._advance()
         elif len(self._buffer) > _PIPELINED and not self._read_paused:
             self._read_paused = True
@@ -172,7 +168,7 @@ class ServerConnection(asyncio.Protocol):
             return
         self._advancing = True
         try:
-            while self._buffer and self._state is _State.HEAD:
+            while self._buffer and self._state is _HEAD:
                 if not self._read_head():
                     break
         except WireError as error:
@@ -205,7 +201,10 @@ class ServerConnection(asyncio.Protocol):
         if self._verdict is not None and (head.chunked or head.length > _SMALL or head.expects):
             self._answer_unread(self._verdict)
             return True
-        if head.length or head.chunked:
+        if len(rest) == head.length and not head.chunked:  # all of it is here, and nothing else: nearly always so
+            self._count(head.length)
+            self._complete(rest)
+        elif head.length or head.chunked:
             self._begin_body(head, rest)
         else:
             self._buffer = rest
@@ -224,7 +223,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _begin_body(self, head: RequestHead, rest: bytes) -> None:
         limits = self._server.limits
-        self._state = _State.BODY
+        self._state = _BODY
         self._want = head.length
         self._chunks = ChunkedBody(limits.body) if head.chunked else None
         self.since = time.monotonic()
@@ -275,7 +274,7 @@ class ServerConnection(asyncio.Protocol):
     def _complete(self, body: bytes) -> None:
         head = self._head
         assert head is not None
-        self._state = _State.BUSY
+        self._state = _BUSY
         self.requests += 1
         reply = self._reply = Reply(self, head.keep_alive, head.minor, head.method == b"HEAD")
         if self._verdict is not None:
@@ -287,14 +286,14 @@ class ServerConnection(asyncio.Protocol):
 
     def _answer_unread(self, verdict: Callable[[Reply], None]) -> None:
         """The answer is known and the body is not wanted: say so, then close without reading all of it."""
-        self._state = _State.BUSY
+        self._state = _BUSY
         reply = self._reply = Reply(self, False, 1, self._head is not None and self._head.method == b"HEAD")
         self.closing = True
         verdict(reply)
 
     def _refuse(self, error: WireError) -> None:
         self._uncount()
-        self._state = _State.BUSY
+        self._state = _BUSY
         self._buffer = b""
         self._parts = []
         self._chunks = None
@@ -310,7 +309,7 @@ class ServerConnection(asyncio.Protocol):
         if not keep_alive or self.closing:
             self._linger()
             return
-        self._state = _State.HEAD
+        self._state = _HEAD
         if self._read_paused:
             self._read_paused = False
             self.transport.resume_reading()
@@ -321,7 +320,7 @@ class ServerConnection(asyncio.Protocol):
     def _linger(self) -> None:
         """Close, but let the client read its answer first: unread bytes would make the kernel reset it away."""
         self.closing = True
-        self._state = _State.LINGER
+        self._state = _LINGERING
         self._buffer = b""
         if self._eof or self.transport.is_closing() or not self.transport.can_write_eof():
             self.transport.close()
@@ -339,7 +338,7 @@ class ServerConnection(asyncio.Protocol):
         self._uncount()
         self.closing = True
         self._reply = self._task = None
-        self._state = _State.LINGER
+        self._state = _LINGERING
         self.since = time.monotonic()
         self.transport.close()
 
@@ -362,7 +361,7 @@ class ServerConnection(asyncio.Protocol):
         limits = self._server.limits
         waited = now - self.since
         state = self._state
-        if state is _State.HEAD:
+        if state is _HEAD:
             if self._have or not self.requests:
                 if waited > limits.header_time:
                     if self._buffer:
@@ -371,10 +370,10 @@ class ServerConnection(asyncio.Protocol):
                         self.transport.close()
             elif waited > limits.idle:
                 self.transport.close()
-        elif state is _State.BODY:
+        elif state is _BODY:
             if waited > limits.body_idle:
                 self._refuse(WireError(408, "the request body took too long", "client_too_slow"))
-        elif state is _State.LINGER:
+        elif state is _LINGERING:
             if waited > _LINGER:
                 self.transport.close() if not self.stalled_at else self.transport.abort()
         if self.stalled_at and now - self.stalled_at > limits.write_stall:
@@ -382,7 +381,7 @@ class ServerConnection(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        return self._state is _State.HEAD and not self._buffer
+        return self._state is _HEAD and not self._buffer
 
 
 class Server:
