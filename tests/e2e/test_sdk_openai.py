@@ -224,7 +224,7 @@ def test_a_path_that_does_not_exist_is_not_found(both: Both[OpenAI]) -> None:
     assert isinstance(through, openai.NotFoundError)
 
 
-# --- leaving, and many at once ----------------------------------------------------------------------------------------------------
+# --- leaving, and many at once ---------------------------------------------------------------------------------------
 
 
 def test_a_stream_that_the_client_leaves_ends_at_the_server_too(both: Both[OpenAI], stack: Stack) -> None:
