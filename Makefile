@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 URL ?= http://127.0.0.1:8080
-SHAPE ?= --users 8 --run-time 60s
+LOAD ?= --rate 2 --run-time 60s
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
@@ -32,9 +32,9 @@ check: $(VENV)/.dev  ## lint, types, and the layer-and-door rules
 bench: $(VENV)/.dev  ## CPU, added latency and memory against other proxies; writes docs/bench.md
 	$(BIN)/python -m tests.bench --write docs/bench.md
 
-load: $(VENV)/.dev   ## locust against URL (default: the demo's); the report is build/load.html
+load: $(VENV)/.dev   ## locust against URL (the demo's; start it first), options in LOAD; report build/load.html
 	@mkdir -p build
-	$(BIN)/locust -f loadtest/locustfile.py --headless --host $(URL) $(SHAPE) --html build/load.html
+	$(BIN)/locust -f loadtest/locustfile.py --headless --host $(URL) $(LOAD) --html build/load.html
 
 lab:            ## compare policies on traces in virtual time
 	@echo "make lab: not in this version" >&2; exit 1
