@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway import VERSION
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 IMPORTED = ("gateway", "policies", "backends", "loadtest")
@@ -81,6 +83,10 @@ def test_the_wheel_holds_every_source_and_data_file(wheel: Path) -> None:
             if path.is_file() and "__pycache__" not in path.parts:
                 inside = f"headway_app/{path.relative_to(ROOT)}"
                 assert inside in names, f"{inside} is not in the wheel: see package-data in pyproject.toml"
+
+
+def test_the_wheel_and_the_command_name_one_version() -> None:
+    assert PROJECT["project"]["version"] == VERSION
 
 
 def test_run_time_dependencies_stay_few_and_locked() -> None:
