@@ -8,6 +8,7 @@ takes time is bounded by one sweep over the connections, so no request pays for 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ _PIPELINED = 64 * 1024  # bytes of later requests that may wait before reading s
 _SMALL = 64 * 1024  # a body this small is read even when its answer is known to be no
 _LINGER = 1.0  # seconds an answered connection is read from before it closes, so that the answer is not reset away
 _HIGH, _LOW = 256 * 1024, 64 * 1024  # write buffer marks
+_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
 
 
 class Limits(Protocol):
@@ -97,6 +99,8 @@ class ServerConnection(asyncio.Protocol):
         self.closing = False
         self.since = time.monotonic()
         self.stalled_at = 0.0
+        self._unwritten = 0
+        self._moved_at = 0.0
         self.requests = 0
         self.peer = ""
 
@@ -126,6 +130,8 @@ class ServerConnection(asyncio.Protocol):
             self._refuse(WireError(400, "the request ended inside its head"))
         elif self._state is _BODY:
             self._refuse(WireError(400, "the request ended inside its body"))
+        else:
+            self._leave()  # now, not when the last of what it does not read has been written
         return False
 
     def pause_writing(self) -> None:
@@ -180,7 +186,7 @@ class ServerConnection(asyncio.Protocol):
         """True when a head was complete. Bytes after it stay in the buffer or go to the body."""
         buffer = self._buffer
         if buffer[:2] == b"\r\n":
-            buffer = self._buffer = buffer.lstrip(b"\r\n")  # an empty line before a request is tolerated
+            buffer = self._buffer = _EMPTY_LINES.sub(b"", buffer, 1)  # tolerated before a request
             if not buffer:
                 return False
         limits = self._server.limits
@@ -374,10 +380,20 @@ class ServerConnection(asyncio.Protocol):
             if waited > limits.body_idle:
                 self._refuse(WireError(408, "the request body took too long", "client_too_slow"))
         elif state is _LINGERING:
-            if waited > _LINGER:
-                self.transport.close() if not self.stalled_at else self.transport.abort()
-        if self.stalled_at and now - self.stalled_at > limits.write_stall:
-            self.abort()
+            if waited > _LINGER and not self.stalled_at:
+                self.transport.close()
+            self._check_stall(now)
+        elif self.stalled_at:
+            self._check_stall(now)
+
+    def _check_stall(self, now: float) -> None:
+        """Drop a client that takes nothing of what is written; one that takes a little may go on."""
+        left = self.transport.get_write_buffer_size()
+        if left == 0 or left != self._unwritten:
+            self._unwritten, self._moved_at = left, now
+        elif now - self._moved_at > self._server.limits.write_stall:
+            self.closing = True
+            self.transport.abort()  # one that is closing, too
 
     @property
     def is_idle(self) -> bool:
@@ -399,7 +415,10 @@ class Server:
     async def start(self, sock: socket.socket, tls: SSLContext | None) -> None:
         """Listen on a bound socket (which a later process may inherit)."""
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: ServerConnection(self), sock=sock, ssl=tls, backlog=4096)
+        self._listener = await loop.create_server(
+            lambda: ServerConnection(self), sock=sock, ssl=tls, backlog=4096,
+            ssl_handshake_timeout=self.limits.header_time if tls is not None else None,
+        )  # fmt: skip
         self._sweep()
 
     def admit(self, connection: ServerConnection) -> bool:
