@@ -62,8 +62,9 @@ def _add_small_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def _check(args: argparse.Namespace) -> int:
     from gateway.config.verbs import check
+    from policies.picking import check as check_pick
 
-    return check(args.file, args.strict)
+    return check(args.file, args.strict, check_pick=check_pick)
 
 
 def _schema(args: argparse.Namespace) -> int:

@@ -58,7 +58,7 @@ def spawn_successor(sockets: Sequence[socket.socket]) -> tuple[subprocess.Popen[
     environment = {**os.environ, VARIABLE: ",".join(map(str, descriptors))}
     command = [sys.executable, *sys.orig_argv[1:]]
     try:
-        process = subprocess.Popen(command, pass_fds=descriptors, env=environment)  # noqa: S603 (our own command line)
+        process = subprocess.Popen(command, pass_fds=descriptors, env=environment)
     finally:
         os.close(told)
     return process, ready

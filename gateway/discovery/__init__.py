@@ -6,7 +6,7 @@ class are that key's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from gateway.discovery.base import Discovery
@@ -14,4 +14,4 @@ from gateway.discovery.dns import Dns
 from gateway.discovery.file import File
 from gateway.discovery.static import Static
 
-SOURCES: Mapping[str, type[Discovery]] = MappingProxyType({"endpoints": Static, "file": File, "dns": Dns})
+SOURCES: Mapping[str, Callable[..., Discovery]] = MappingProxyType({"endpoints": Static, "file": File, "dns": Dns})

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -19,9 +18,6 @@ from gateway.core.types import Endpoint
 
 Report = Callable[[str], object]
 """Told what is wrong, in words for a log, once each time it changes."""
-
-LINK_LOCAL = tuple(ip_network(text) for text in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128"))
-"""Where clouds keep machine credentials: a name that leads there must not make the gateway fetch them for a client."""
 
 
 class Listed(Protocol):
@@ -68,12 +64,3 @@ def endpoint_id(url: str) -> str:
     """`host:port` of a URL, and its path where it has one."""
     parts = urlsplit(url)
     return f"{parts.netloc}{parts.path.rstrip('/')}"
-
-
-def is_forbidden(address: str) -> bool:
-    """Whether a *resolved* address is none that a model server can have: link-local, multicast, unspecified."""
-    ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    inside = any(ip in network for network in LINK_LOCAL if network.version == ip.version)
-    return inside or ip.is_multicast or ip.is_unspecified

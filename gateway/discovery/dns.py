@@ -17,8 +17,9 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 
+from gateway.core.addresses import is_forbidden
 from gateway.core.types import Endpoint
-from gateway.discovery.base import Discovery, Report, endpoint_id, is_forbidden
+from gateway.discovery.base import Discovery, Report, endpoint_id
 
 Resolve = Callable[[str, int], list[str]]
 KEEP = 60.0

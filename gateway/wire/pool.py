@@ -11,28 +11,28 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import ssl
 import time
-from ssl import SSLContext
 from urllib.parse import urlsplit
 
+from gateway.core.addresses import is_forbidden
 from gateway.core.errors import UpstreamError
 from gateway.wire.upstream import UpstreamConnection
 
 _FRESH = 30.0  # seconds that resolved addresses are used before they are looked up again, in the background
-_METADATA = (ipaddress.ip_address("fd00:ec2::254"),)
 
 
 class EndpointPool:
     """`take` a warm connection or None, `connect` a new one, `give` a clean one back."""
 
-    def __init__(self, url: str, *, connect_timeout: float = 2.0, keepalive: float = 4.0, tls: SSLContext | None = None):
+    def __init__(self, url: str, *, connect_timeout: float = 2.0, keepalive: float = 4.0, tls: ssl.SSLContext | None = None):
         parts = urlsplit(url)
         self.url = url
         self.netloc = parts.netloc.rpartition("@")[2].encode()
         self.prefix = parts.path.rstrip("/").encode()
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._tls = tls if parts.scheme == "https" else None
+        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
         self._connect_timeout = connect_timeout
         self._keepalive = keepalive
         self._idle: list[UpstreamConnection] = []
@@ -144,9 +144,3 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def is_forbidden(address: str) -> bool:
-    """Link-local addresses: where cloud metadata services live. Only a literal in the configuration may name them."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    return parsed.is_link_local or parsed in _METADATA

@@ -2,8 +2,9 @@
 
 import pytest
 
+from gateway.core.addresses import is_forbidden
 from gateway.discovery import SOURCES
-from gateway.discovery.base import Discovery, endpoint_id, is_forbidden
+from gateway.discovery.base import Discovery, endpoint_id
 
 
 @pytest.mark.parametrize(
