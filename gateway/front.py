@@ -69,7 +69,8 @@ class Front:
             found = self._paths.find(head.path)
             if found is not None:
                 if head.method != b"POST":
-                    raise BadRequest(f"use POST on {head.path.decode('latin-1')}", status=405, code="method_not_allowed")
+                    path = head.path.decode("latin-1")
+                    raise BadRequest(f"use POST on {path}", status=405, code="method_not_allowed")
                 head.found = Screened(*found, self._key(head))
                 coding = head.named.get(b"content-encoding")
                 if coding is not None and coding.lower() != b"identity":
@@ -258,7 +259,7 @@ class Front:
             request_id=request.id if request is not None else request_id, at=at, status=reply.status, ended=facts.ended,
             method=head.method.decode("latin-1"), path=head.path.decode("latin-1"),
             model=request.model if request is not None else "", pool=facts.pool,
-            tenant=request.tenant if request is not None else "", stream=request.stream if request is not None else False,
+            tenant=request.tenant if request is not None else "", stream=request is not None and request.stream,
             endpoint=facts.endpoint, policy=facts.policy, reason=facts.reason,
             code=error.code if error is not None else "", tries=facts.tries, queued=facts.queued,
             overhead=facts.overhead, ttft=facts.ttft, tpot=facts.tpot, duration=time.monotonic() - received,

@@ -106,7 +106,8 @@ class Lane:
 
     # --- learning ------------------------------------------------------------------------------------------------
 
-    def settle(self, reservation: Reservation, relay: Relay, request: Request, ttft: float, queued_tokens: float) -> None:
+    def settle(self, reservation: Reservation, relay: Relay, request: Request, ttft: float,
+               queued_tokens: float) -> None:  # fmt: skip
         """Give the place back and learn. `queued_tokens`: prompt tokens waiting there when it was dispatched."""
         fleet, row = self.fleet, reservation.row
         reservation.settle()

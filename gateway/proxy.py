@@ -48,7 +48,7 @@ class Ask:
 
 
 class Facts:
-    """What happened to a request, noted while it happens; its record is made from this. Seconds; NaN: never came to it."""
+    """What happened to a request, noted while it happens; its record is made from this. Seconds, NaN where unknown."""
 
     tries = 0
     pool = ""

@@ -26,7 +26,8 @@ _HELD = 256 * 1024  # bytes held before a stream starts (comments), and of an er
 _PROGRESS = 16  # tokens between updates of what is left to come
 _DROPPED = frozenset(
     (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
-     b"upgrade", b"content-length", b"set-cookie", b"set-cookie2", b"x-request-id", b"endpoint-load-metrics", b"alt-svc")
+     b"upgrade", b"content-length", b"set-cookie", b"set-cookie2", b"x-request-id", b"endpoint-load-metrics",
+     b"alt-svc")
 )  # fmt: skip
 _DROPPED_PREFIXES = (b"x-headway-", b"x-gateway-", b"x-llm-d-")
 
@@ -43,7 +44,7 @@ class TryFailed(UpstreamError):
 
 
 class Relay:
-    """The receiver of one upstream answer. `done` happens when it has ended, well or not. Times are monotonic seconds."""
+    """The receiver of one upstream answer. `done` happens when it has ended, well or not. Times are monotonic."""
 
     first_at = 0.0
     status = 0

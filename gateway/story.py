@@ -5,8 +5,8 @@ a hop through the loop and a context copy for the start and for every wake-up, a
 here. But everything a story waits for ends in a callback of ours, so the callback can just go on with the story. It
 starts in the callback that brought the request's last byte and goes on in the one that brought the answer's.
 
-A story may wait for a `Turn` or for any asyncio future; what needs a task (time-outs, connecting) is given one and waited
-for as a future.
+A story may wait for a `Turn` or for any asyncio future; what needs a task (time-outs, connecting) is given one and
+waited for as a future.
 """
 
 from __future__ import annotations

@@ -45,9 +45,8 @@ class Kind(Enum):
 
 def kind_of(event: bytes) -> Kind:
     """Classify one whole event (its blank line may be included)."""
-    if b"rror" in event or b"response.failed" in event:
-        if _ERROR.search(event):
-            return Kind.ERROR
+    if (event.find(b"rror") >= 0 or event.find(b"response.failed") >= 0) and _ERROR.search(event):
+        return Kind.ERROR
     if event[:5] != b"data:" and all(not line or line[:1] == b":" for line in event.splitlines()):
         return Kind.COMMENT
     if _CONTENT.search(event) and not event.startswith((b"event: message_start", b"event: response.created")):
@@ -88,17 +87,18 @@ class Meter:
         """Look at the next piece. What comes back is `data`, or less of it once the stream has failed."""
         if self.failed:
             return b""
-        if self.first and not self._partial and data[-2:] == b"\n\n":
-            # The common case: whole events, of which there is nothing to know but their number.
-            # (`find`, not `in`: on bytes that makes an exception and drops it, at twice the price.)
-            if data.find(b"rror") < 0 and data.find(b"response.failed") < 0:
-                self.events += data.count(b"data:")
-                if data.find(b'"usage"') >= 0:
-                    self._read_usage(data)
-                if data[-8:-2] == b"[DONE]":
-                    self.events -= 1
-                return data
-        return self._read_events(data)
+        if not self.first or self._partial or data[-2:] != b"\n\n":
+            return self._read_events(data)
+        # (`find`, not `in`: on bytes that makes an exception and drops it, at twice the price.)
+        if data.find(b"rror") >= 0 or data.find(b"response.failed") >= 0:
+            return self._read_events(data)
+        # The common case: whole events, of which there is nothing to know but their number.
+        self.events += data.count(b"data:")
+        if data.find(b'"usage"') >= 0:
+            self._read_usage(data)
+        if data[-8:-2] == b"[DONE]":
+            self.events -= 1
+        return data
 
     def _read_events(self, data: bytes) -> bytes:
         """Event by event. Bytes of an unfinished event are forwarded at once and remembered for its meaning."""

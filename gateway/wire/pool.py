@@ -25,7 +25,8 @@ _FRESH = 30.0  # seconds that resolved addresses are used before they are looked
 class EndpointPool:
     """`take` a warm connection or None, `connect` a new one, `give` a clean one back."""
 
-    def __init__(self, url: str, *, connect_timeout: float = 2.0, keepalive: float = 4.0, tls: ssl.SSLContext | None = None):
+    def __init__(self, url: str, *, connect_timeout: float = 2.0, keepalive: float = 4.0,
+                 tls: ssl.SSLContext | None = None):  # fmt: skip
         parts = urlsplit(url)
         self.url = url
         self.netloc = parts.netloc.rpartition("@")[2].encode()
@@ -108,9 +109,11 @@ class EndpointPool:
                 timeout,
             )
         except TimeoutError:
-            raise UpstreamError("connecting to the model server timed out", cause="connect_timeout", sent=False) from None
+            raise UpstreamError("connecting to the model server timed out", cause="connect_timeout",
+                                sent=False) from None  # fmt: skip
         except OSError as error:
-            raise UpstreamError("the model server refused the connection", cause="refused", sent=False) from error
+            raise UpstreamError("the model server refused the connection", cause="refused",
+                                sent=False) from error  # fmt: skip
         self._open.add(connection)
         return connection
 

@@ -90,7 +90,7 @@ class Reply:
         self.end()
 
     def break_off(self, last: bytes) -> None:
-        """Write `last` (an error event), then close without closing the framing: nobody takes this for a whole answer."""
+        """Write `last` (an error event), then close with the framing open: nobody takes this for a whole answer."""
         if not self.gone and not self.ended:
             if last:  # an empty chunk would say that the answer is whole
                 self._send(self._frame(last))
