@@ -32,6 +32,7 @@ class Server:
     """A model server: what it answers can be changed while it runs; it notes what it was asked."""
 
     metrics: bytes = PAGE
+    models: bytes = b""
     is_frozen: bool = False
     metrics_status: int = 200
     health_status: int = 200
@@ -49,6 +50,8 @@ class Server:
         self.seen.append(request)
         if request.path == "/health":
             return web.Response(status=self.health_status)
+        if request.path == "/v1/models" and self.models:
+            return web.Response(body=self.models)
         if request.path != "/metrics":
             return web.Response(status=404)
         self.scrapes += 1
@@ -457,3 +460,11 @@ async def test_a_prober_that_is_run_again_asks_again(server):
     again.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await again
+
+
+async def test_the_names_of_the_models_are_known_once_the_endpoint_lives(server):
+    server.models = b'{"data": [{"id": "small"}, {"id": "large"}]}'
+    async with probing(endpoint(server.url)) as at_work:
+        await until(lambda: at_work.prober.models.get("a") == ("small", "large"))
+        at_work.sets.put_nowait([])
+        await until(lambda: not at_work.prober.models)
