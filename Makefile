@@ -14,7 +14,7 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --fork-s
 .PHONY: help setup demo test check bench load lab image lock clean
 
 help:           ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
 setup: $(VENV)/.dev  ## make .venv/ with everything a developer needs
 
@@ -35,6 +35,9 @@ bench: $(VENV)/.dev  ## CPU, added latency and memory against other proxies; wri
 load: $(VENV)/.dev   ## locust against URL (the demo's; start it first), options in LOAD; report build/load.html
 	@mkdir -p build
 	$(BIN)/locust -f loadtest/locustfile.py --headless --host $(URL) $(LOAD) --html build/load.html
+
+evidence-%: $(VENV)/.dev  ## one promise, shown: hung outage memory reload restart keepalive_race killed replay strictness
+	$(BIN)/python -m tests.evidence.$* $(ARGS)
 
 lab:            ## compare policies on traces in virtual time
 	@echo "make lab: not in this version" >&2; exit 1
