@@ -27,6 +27,7 @@ from policies.picking.base import Policy
 SILENCE = 4.0  # seconds of silence that are never suspicious
 _TIMES = 4.0  # ... nor is this many times the pool's TTFT p99
 _QUEUED = 2.0  # ... nor this many times what the queued prompt tokens usually take
+GONE = 30.0  # seconds out of reach after which a plain request is not waited for: a server that drains closes its port
 _SAMPLES = 20  # first tokens seen before silence is judged at all
 _BUDGET_START = 10.0  # tries that a quiet pool may make again
 
@@ -160,28 +161,37 @@ class Lane:
             self._allowed = (max(SILENCE, _TIMES * p99), _QUEUED * float(np.median(np.array(self._pace))))
 
     def _watch_silence(self, now: float) -> None:
-        if len(self._ttft) < _SAMPLES:
-            return
         oldest: dict[int, float] = {}
+        plain: set[int] = set()
         for relay in self.relays:
-            if relay.stream and not relay.ended and not relay.reply.paused and relay.connection is not None:
-                row = relay.reservation.row
+            if relay.ended or relay.connection is None or relay.reply.paused:
+                continue
+            row = relay.reservation.row
+            if relay.stream:
                 oldest[row] = min(oldest.get(row, relay.last_at), relay.last_at)
+            elif not relay.reply.started:
+                plain.add(row)
         floor, per_token = self._allowed
         fleet = self.fleet
         for row, since in oldest.items():
+            is_out = fleet.health(row).state in (State.EJECTED, State.DOWN)
             allowed = max(floor, per_token * float(fleet.prefill[row]))
-            if now - max(since, float(fleet.progress_at[row])) <= allowed:
+            silent = now - max(since, float(fleet.progress_at[row])) > allowed
+            if not silent or (len(self._ttft) < _SAMPLES and not is_out):
                 continue
-            if fleet.health(row).state in (State.EJECTED, State.DOWN):
-                continue
-            if fleet.see(row, Evidence.HUNG, now) is State.EJECTED:
-                self._move_waiting(row)
+            if is_out:  # for another reason: those that waited there long enough need not wait for their own time-out
+                self._move_waiting(row, now - allowed)
+            elif fleet.see(row, Evidence.HUNG, now) is State.EJECTED:
+                self._move_waiting(row, now)
+        for row in plain:
+            health = fleet.health(row)
+            if health.state is State.DOWN and now - health.since > GONE:
+                self._move_waiting(row, now - GONE)
 
-    def _move_waiting(self, row: int) -> None:
-        """An endpoint was found hung: what has not started there is tried elsewhere; what has may still recover."""
+    def _move_waiting(self, row: int, before: float) -> None:
+        """What was sent there `before` and has not started is tried elsewhere; what has started may still recover."""
         for relay in tuple(self.relays):
-            if relay.reservation.row == row and not relay.reply.started:
+            if relay.reservation.row == row and relay.last_at <= before and not relay.reply.started:
                 error = UpstreamError("the model server fell silent", cause="hung", status=504)
                 relay.fail(error, "timeout")
 
