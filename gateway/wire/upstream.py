@@ -52,6 +52,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._until_close = False
         self._complete = False
         self._clean = True
+        self._head_left = 0  # bytes that the rest of a head may have; 0 when it is complete
+        self._paused = False
         self.reused = False
         self.answered = False  # a byte of the present answer has come
         self.idle_since = 0.0
@@ -64,6 +66,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver = receiver
         self.answered = False
         self._complete = False
+        self._head_left = _HEADER_BYTES
         if len(body) <= 4096:
             self.transport.write(head + body)
         else:
@@ -78,10 +81,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         if not self.transport.is_closing():
+            self._paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
         if not self.transport.is_closing():
+            self._paused = False
             self.transport.resume_reading()
 
     @property
@@ -114,6 +119,11 @@ class UpstreamConnection(asyncio.Protocol):
         except _Refuse as error:
             self._break(UpstreamError(str(error), cause="protocol"))
             return
+        if self._head_left:
+            self._head_left -= len(data)
+            if self._head_left <= 0:
+                self._break(UpstreamError("the model server's response head is too large", cause="protocol"))
+                return
         parts = self._parts
         if parts:
             piece = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -171,6 +181,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._read_keepalive(named[b"keep-alive"])
         size = 0 if status in (204, 304) else int(length) if length is not None else None
         self._until_close = size is None and coding is None
+        self._head_left = 0
         receiver = self._receiver
         if receiver is not None:
             receiver.head(status, fields, size)
@@ -196,6 +207,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._clean and not self.transport.is_closing():
             self.reused = True
             self.idle_since = time.monotonic()
+            if self._paused:
+                self.resume()
             self._pool.give(self)
         else:
             self.transport.close()
