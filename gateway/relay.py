@@ -290,6 +290,7 @@ class Relay:
     def _done(self, ended: str) -> None:
         if not self.ended:
             self.ended = ended
+            self.piece = _ignore  # a method of its own would keep the relay alive until the next search for cycles
             self.reply.on_pause = self.reply.on_resume = None
             self.done.take()
 
@@ -322,6 +323,10 @@ def _failed(cause: str, answer: Answer, meaning: Meaning) -> TryFailed:
     """What the engine said, as the failure of a try."""
     cause = {Meaning.SATURATED: "saturated", Meaning.LEAVING: "leaving"}.get(meaning, cause)
     return TryFailed(f"the model server answered {answer[0]}", cause=cause, answer=answer)
+
+
+def _ignore(data: bytes) -> None:
+    """What comes after the end."""
 
 
 def _passes(name: bytes) -> bool:

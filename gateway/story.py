@@ -29,8 +29,9 @@ class Turn:
         """It has happened. Later calls do nothing."""
         if not self._taken:
             self._taken = True
-            if self._story is not None:
-                self._story.step(None)
+            story, self._story = self._story, None  # nothing is left behind that points back
+            if story is not None:
+                story.step(None)
 
     def __await__(self) -> Generator[Turn, None, None]:
         if not self._taken:
