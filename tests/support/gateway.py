@@ -18,6 +18,8 @@ from tests.support.client import Client
 from tests.support.loop import until
 from tests.support.upstream import Upstream
 
+IN_ORDER = Pick("tests.support.in_order:InOrder")
+
 
 class Held(Output):
     """A log output that keeps what it is given."""
@@ -49,7 +51,7 @@ class Records(RequestLog):
 def pool(upstreams: Sequence[Upstream | str], name: str = "p", **more: Any) -> Pool:
     """A pool of these; asked in this order unless the test names a policy."""
     specs = tuple(EndpointSpec(up if isinstance(up, str) else up.url) for up in upstreams)
-    settings: dict[str, Any] = {"engine": "http", "pick": Pick("tests.support.in_order:InOrder"), "health": HealthCheck(every=60.0)}
+    settings: dict[str, Any] = {"engine": "http", "pick": IN_ORDER, "health": HealthCheck(every=60.0)}
     return Pool(name, **{"endpoints": specs, **settings, **more})
 
 
