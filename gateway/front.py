@@ -176,7 +176,7 @@ class Front:
         upstream = model.upstream_name(asked)
         target = head.target
         if upstream != asked:
-            body, target = _rename(path, head, body, asked, upstream)
+            body, target = self._rename(path, head, body, upstream)
         lengths = self._proxy.lengths_of(model.name)
         prompt = seen.text
         session = head.named.get(b"x-session-id")
@@ -193,6 +193,16 @@ class Front:
         if not path.json or b"inference-header-content-length" in head.named:
             return Peek()
         return peek(body)
+
+    def _rename(self, path: Path, head: RequestHead, body: bytes, upstream: str) -> tuple[bytes, bytes]:
+        """Body and target with the model's name as the model server knows it."""
+        if path.source == "body":
+            return rewrite(body, {"model": upstream}), head.target
+        if path.source == "path":
+            return body, self._paths.renamed(head.path, upstream) + head.query
+        if path.source == "form":
+            return replace_form_model(head.named.get(b"content-type", b""), body, upstream), head.target
+        return body, head.target
 
     def _asked_model(self, path: Path, in_path: str | None, head: RequestHead, body: bytes, seen: Peek) -> str:
         if path.source == "body":
@@ -283,17 +293,6 @@ def _report_bug(error: BaseException) -> None:
 
 def _inject_usage(body: bytes) -> bytes:
     return rewrite(body, {"stream_options": {"include_usage": True}})
-
-
-def _rename(path: Path, head: RequestHead, body: bytes, asked: str, upstream: str) -> tuple[bytes, bytes]:
-    """Body and target with the model's name as the model server knows it."""
-    if path.source == "body":
-        return rewrite(body, {"model": upstream}), head.target
-    if path.source == "path":
-        return body, head.target.replace(asked.encode(), upstream.encode(), 1)
-    if path.source == "form":
-        return replace_form_model(head.named.get(b"content-type", b""), body, upstream), head.target
-    return body, head.target
 
 
 def _no_such_path(head: RequestHead) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from gateway.config.types import PathRule
 from gateway.dialects import ANTHROPIC, OPENAI, RESPONSES, TRITON, Dialect
@@ -72,6 +73,14 @@ class Paths:
             if match is not None:
                 return path, match[1].decode("ascii")
         return None
+
+    def renamed(self, raw: bytes, model: str) -> bytes:
+        """A path that names its model, with this model in its place (as one segment, whatever is in the name)."""
+        for pattern, _ in self._patterns:
+            match = pattern.fullmatch(raw)
+            if match is not None:
+                return raw[: match.start(1)] + quote(model, safe="~:@+").encode() + raw[match.end(1) :]
+        return raw
 
     def dialect(self, raw: bytes) -> Dialect:
         """How to word an error on this path, known or not."""
