@@ -101,7 +101,7 @@ class Backend:
         return self.meaning(status, payload)
 
     def in_body_error(self, body: bytes) -> bool:
-        """Whether the body of a 200 is an error. Ask only where `errs_in_ok_body`."""
+        """Whether the body of a 200 is an error; `meaning` of a 500 tells whose. Ask only where `errs_in_ok_body`."""
         return False
 
     def orca(self, value: str, now: float) -> Load | None:

@@ -4,8 +4,9 @@ Metrics have a port of their own: two above the HTTP port, as its defaults 8000 
 only `nv_inference_pending_request_count` is live (the counters and durations stand still while requests wait), and
 nothing says how many run: unknown, not zero. All models of the server share its machine, so their queues are summed.
 
-`generate` can answer 200 with `{"error": …}`, and malformed JSON or a wrong shape is a 500 there, which is the client's
-fault all the same: it must not eject a server. Seen on Triton 2.51.0; the TensorRT-LLM names were not tried.
+`generate` can answer 200 with `{"error": …}`. One of these says that the model streams and wants `generate_stream`.
+That, and malformed JSON or a wrong shape (a 500 there), is the client's fault all the same: it must not eject a server.
+Seen on Triton 2.51.0; the TensorRT-LLM names were not tried.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Triton(Backend):
     health_path = "/v2/health/ready"
     errors = (
         (503, r"Exceeds maximum queue size$", Meaning.SATURATED),
-        (500, r"^failed to parse the request JSON|^Unable to parse '", Meaning.CLIENT),
+        (500, r"^failed to parse the request JSON|^Unable to parse '|^generate expects model", Meaning.CLIENT),
     )
     orca_header = "JSON"
     errs_in_ok_body = True

@@ -20,7 +20,7 @@ from gateway.config.names import ModelNames
 from gateway.config.types import Config, Key, Model
 from gateway.core.errors import BadRequest, HeadwayError, UpstreamError
 from gateway.core.types import Request
-from gateway.dialects import Dialect
+from gateway.dialects import TRITON, Dialect
 from gateway.fields import Forwarder, digest, own_request_id, presented_key, request_ids
 from gateway.form import form_model, replace_form_model
 from gateway.paths import MODELS, OWN, Path, Paths
@@ -182,7 +182,7 @@ class Front:
         session = head.named.get(b"x-session-id")
         request = Request(
             request_id, model.name, received, prompt, lengths.prompt_tokens(len(prompt)),
-            lengths.output_tokens(seen.limit), bool(seen.stream),
+            lengths.output_tokens(seen.limit), bool(seen.stream) or path.streams,
             session.decode("latin-1") if session is not None else seen.prompt_cache_key or seen.user or "", key.tenant,
         )  # fmt: skip
         asks_usage = seen.stream_options is not None and bool(seen.stream_options.include_usage)
@@ -192,7 +192,7 @@ class Front:
     def _read_body(self, path: Path, head: RequestHead, body: bytes) -> Peek:
         if not path.json or b"inference-header-content-length" in head.named:
             return Peek()
-        return peek(body)
+        return peek(body, path.dialect is TRITON)
 
     def _rename(self, path: Path, head: RequestHead, body: bytes, upstream: str) -> tuple[bytes, bytes]:
         """Body and target with the model's name as the model server knows it."""

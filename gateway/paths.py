@@ -25,6 +25,7 @@ class Path:
     source: str = "body"
     name: str | None = None  # the header's, or the default model's
     json: bool = True  # the body must be a JSON object
+    streams: bool = False  # always, whatever the body says
 
 
 _BUILT_IN = {
@@ -41,8 +42,10 @@ _BUILT_IN = {
     b"/v1/audio/transcriptions": Path(OPENAI, "form", json=False),
     b"/v1/audio/translations": Path(OPENAI, "form", json=False),
 }
-_TRITON = re.compile(rb"/v2/models/" + _MODEL + rb"/(?:infer|generate|generate_stream)")
-_TRITON_PATH = Path(TRITON, "path")
+_TRITON = {
+    re.compile(rb"/v2/models/" + _MODEL + rb"/(?:infer|generate)"): Path(TRITON, "path"),
+    re.compile(rb"/v2/models/" + _MODEL + rb"/generate_stream"): Path(TRITON, "path", streams=True),
+}
 OWN = frozenset((b"/v1/models", b"/healthz", b"/readyz"))
 MODELS = b"/v1/models/"
 
@@ -52,7 +55,7 @@ class Paths:
 
     def __init__(self, rules: Sequence[PathRule]):
         self._exact = dict(_BUILT_IN)
-        self._patterns: list[tuple[re.Pattern[bytes], Path]] = [(_TRITON, _TRITON_PATH)]
+        self._patterns: list[tuple[re.Pattern[bytes], Path]] = list(_TRITON.items())
         for rule in rules:
             source = rule.model_from.source
             path = Path(OPENAI, source, rule.model_from.name, json=source == "body")
@@ -85,4 +88,6 @@ class Paths:
     def dialect(self, raw: bytes) -> Dialect:
         """How to word an error on this path, known or not."""
         found = self.find(raw)
-        return found[0].dialect if found is not None else OPENAI
+        if found is None:
+            return TRITON if raw.startswith(b"/v2/") else OPENAI
+        return found[0].dialect

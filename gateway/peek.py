@@ -57,19 +57,27 @@ class Peek(msgspec.Struct):
         return self.max_completion_tokens or self.max_tokens or self.max_output_tokens
 
 
+class Tensors(msgspec.Struct):
+    """What is read of a body for Triton: its members are the model's own inputs, and may be of any type."""
+
+    text_input: msgspec.Raw = _NONE
+    max_tokens: Any = None
+
+
 _decoder = msgspec.json.Decoder(Peek)
+_tensors = msgspec.json.Decoder(Tensors)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def peek(body: bytes) -> Peek:
-    """Read the fields of one JSON body. Raises BadRequest with what is wrong."""
+def peek(body: bytes, tensors: bool = False) -> Peek:
+    """Read the fields of one JSON body, `tensors` if it is for Triton. Raises BadRequest with what is wrong."""
     if not body.isascii():
         try:
             body.decode("utf-8")
         except UnicodeDecodeError as error:
             raise BadRequest(f"the body is not valid UTF-8 (byte {error.start})", code="invalid_json") from None
     try:
-        found = _decoder.decode(body)
+        found = _decoder.decode(body) if not tensors else _read_tensors(body)
     except msgspec.ValidationError as error:
         raise _wrong_type(error) from None
     except (msgspec.DecodeError, RecursionError) as error:
@@ -79,6 +87,11 @@ def peek(body: bytes) -> Peek:
         _check_depth(body)
     _check_repeats(body, found)
     return found
+
+
+def _read_tensors(body: bytes) -> Peek:
+    seen = _tensors.decode(body)
+    return Peek(prompt=seen.text_input, max_tokens=seen.max_tokens if isinstance(seen.max_tokens, int) else None)
 
 
 def _openers(body: bytes) -> int:

@@ -217,7 +217,7 @@ class Relay:
 
     def _finish_whole(self) -> None:
         body = self._held
-        if self._backend.in_body_error(body):
+        if self._backend.in_body_error(body) and self._backend.meaning(500, body) is not Meaning.CLIENT:
             self._fail(TryFailed("the model server reported an error", cause="error_body",
                                  answer=(500, self._fields, body)), "upstream_failed")  # fmt: skip
             return

@@ -53,6 +53,7 @@ def test_its_metrics_are_two_ports_above(url, metrics):
     (500, b'{"error":"failed to parse the request JSON buffer: Invalid value. at 11"}', Meaning.CLIENT),
     (500, b'{"error":"Unable to parse \'data\': Shape does not match true shape of \'data\' field"}', Meaning.CLIENT),
     (500, b'{"error":"failed to load \'nope\', failed to poll from model repository"}', Meaning.FAILED),
+    (500, b'{"error":"generate expects model to produce exactly 1 response, use generate stream"}', Meaning.CLIENT),
     (404, b'{"error":"Request for unknown model: \'x\' is not found"}', Meaning.CLIENT),
     (503, b'{"error":"[request id: Exceeds maximum queue size] something else"}', Meaning.FAILED),
 ])  # fmt: skip
