@@ -7,7 +7,7 @@ reason; the endpoints' page says what is in flight. So what a person sends with 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -106,7 +106,7 @@ def _printable(text: str) -> str:
 class Screen:
     """Shows a block of lines: on a terminal in place of the last one, else below it."""
 
-    def __init__(self, write: Any, is_terminal: bool):
+    def __init__(self, write: Callable[[str], object], is_terminal: bool):
         self._write = write
         self._is_terminal = is_terminal
         self._shown = 0

@@ -66,7 +66,7 @@ def is_open(address: tuple[str, int]) -> bool:
 
 
 def test_for_some_seconds_it_serves_shows_the_table_and_ends_well() -> None:
-    with running("--seconds", "6") as process:
+    with running("--seconds", "8") as process:
         greeting = read_greeting(process)
         assert all(is_open(address) for address in addresses(greeting))
         rest = read_rest(process)
