@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from gateway.wire.head import RequestHead
@@ -51,38 +51,42 @@ def digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
+class Verdicts(dict[bytes, bool]):
+    """Whether a field may pass, by its lower-case name; judged once, since everybody sends the same few names."""
+
+    def __init__(self, stopped: Container[bytes], prefixes: tuple[bytes, ...]):
+        super().__init__()
+        self._stopped = stopped
+        self._prefixes = prefixes
+
+    def __missing__(self, name: bytes) -> bool:
+        passes = name not in self._stopped and not name.startswith(self._prefixes)
+        if len(self) < 1000:
+            self[name] = passes
+        return passes
+
+
 class Forwarder:
     """Makes the header lines that go upstream."""
 
     def __init__(self, trusted: Networks):
         self._trusted = trusted
         self._is_trusted: dict[str, bool] = {}
-        self._passes: dict[bytes, bool] = {}
+        self._passes = Verdicts(_STOPPED, _STOPPED_PREFIXES)
 
     def lines(self, head: RequestHead, peer: str, request_id: str) -> bytes:
         """Every field that may pass, then our own: the request's id and whom we serve."""
-        named = head.named
-        connection = named.get(b"connection")
-        named_hops: frozenset[bytes] = frozenset()
-        if connection is not None and connection.lower() not in (b"keep-alive", b"close"):
-            named_hops = frozenset(word.strip() for word in connection.lower().split(b","))
-        known = self._passes
-        out = []
-        for name, value in head.fields:
-            passes = known.get(name)
-            if passes is None:
-                passes = self._judge(name)
-            if passes and name not in named_hops:
-                out.append(b"%b: %b\r\n" % (name, value))
-        out.append(b"x-request-id: %b\r\nx-forwarded-for: %b\r\n" % (request_id.encode(), self._for(head, peer)))
-        return b"".join(out)
-
-    def _judge(self, name: bytes) -> bool:
-        """Whether a field may pass; remembered, since clients send the same few names."""
-        passes = name not in _STOPPED and not name.startswith(_STOPPED_PREFIXES)
-        if len(self._passes) < 1000:
-            self._passes[name] = passes
-        return passes
+        passes = self._passes
+        connection = head.named.get(b"connection")
+        if connection is None or connection == b"keep-alive" or connection == b"close":
+            lines = b"".join([b"%b: %b\r\n" % field for field in head.fields if passes[field[0]]])
+        else:
+            hops = {word.strip() for word in connection.lower().split(b",")}
+            lines = b"".join([b"%b: %b\r\n" % field for field in head.fields
+                              if passes[field[0]] and field[0] not in hops])  # fmt: skip
+        return b"%bx-request-id: %b\r\nx-forwarded-for: %b\r\n" % (
+            lines, request_id.encode(), self._for(head, peer)
+        )  # fmt: skip
 
     def _for(self, head: RequestHead, peer: str) -> bytes:
         before = head.named.get(b"x-forwarded-for")

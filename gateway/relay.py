@@ -329,10 +329,7 @@ def _ignore(data: bytes) -> None:
     """What comes after the end."""
 
 
-def _passes(name: bytes) -> bool:
-    return name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES)
-
-
 def forwardable(fields: Fields) -> bytes:
     """The engine's response fields that a client may see, as ready lines."""
-    return b"".join([b"%b: %b\r\n" % field for field in fields if _passes(field[0])])
+    return b"".join([b"%b: %b\r\n" % field for field in fields
+                     if field[0] not in _DROPPED and not field[0].startswith(_DROPPED_PREFIXES)])  # fmt: skip
