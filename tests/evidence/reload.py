@@ -173,7 +173,7 @@ async def bad_ones(editor: Editor, tally: Tally, defects: Sequence[dict[str, obj
                 await asyncio.sleep(0.05)
             slowest, growth = max(slowest, time.monotonic() - began), max(growth, peak - memory)
             await asyncio.sleep(1.0)  # for a second count, if there is one, and for the log's line
-            refused = [line for line in running.log_lines() if line.get("event") == "reload_refused"]
+            refused = running.events("reload_refused")
             said = " ".join(refused[-1]["problems"]) if refused else "nothing"
             if (more := failures(running) - counted) != 1 or not names(said, defect):
                 unrefused.append(f"{defect['file']}: counted {more:g}, said {said[:200]}")

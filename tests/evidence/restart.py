@@ -43,7 +43,7 @@ class Restarts:
         os.kill(self.pid, signal.SIGUSR2)
         while time.monotonic() - began < 60.0:
             await asyncio.sleep(0.1)
-            handed = [line["to"] for line in self.gateway.log_lines() if line.get("event") == "handed_over"]
+            handed = [line["to"] for line in await asyncio.to_thread(self.gateway.events, "handed_over")]
             if len(handed) > self.done:
                 self.done += 1
                 self.pid = handed[-1]

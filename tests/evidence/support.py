@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +24,7 @@ from typing import Any
 
 from tests.bench.machine import cpu_seconds, machine, resident_mib
 from tests.bench.rounds import BUSIEST, LAG, Bar
-from tests.bench.subjects import Running, free_port, start, stop, wait_until_listening
+from tests.bench.subjects import ROOT, Running, free_port, start, stop, wait_until_listening
 
 PROFILE = "a100_llama-3.1-8b_bf16_tp1"
 MODEL = "llama-3.1-8b"
@@ -161,10 +162,6 @@ def simulators(count: int, where: Path, speed: float = 1.0, *more: str) -> Itera
 @contextmanager
 def cheap_servers(count: int, idle: float = 0.0) -> Iterator[tuple[Running, list[int]]]:
     """The evidence's own upstream (`tests.evidence.upstream`): the process and its ports."""
-    import subprocess
-
-    from tests.bench.subjects import ROOT
-
     command = [sys.executable, "-m", "tests.evidence.upstream", str(count), str(idle)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     running = Running("upstream", 0, process)
@@ -187,6 +184,8 @@ class Gateway:
     file: Path
     where: Path
     running: Running
+    read_to: int = 0  # of the log
+    told: list[bytes] = field(default_factory=list)  # its lines but those of requests
 
     @property
     def url(self) -> str:
@@ -196,15 +195,15 @@ class Gateway:
     def pid(self) -> int:
         return self.running.process.pid
 
-    def endpoints(self) -> dict[str, dict[str, Any]]:
-        """What it knows of each endpoint, by URL."""
-        pools = fetch(f"http://127.0.0.1:{self.admin}/api/endpoints")["pools"]
-        return {endpoint["url"]: endpoint for pool in pools.values() for endpoint in pool}
-
-    def log_lines(self) -> list[dict[str, Any]]:
-        """Its structured log so far; lines that are no JSON (the greeting) are left out."""
-        lines = (self.where / "log").read_text(errors="replace").splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The events of one name in its log so far. Each call reads only what is new: a request has a line too."""
+        with (self.where / "log").open("rb") as log:
+            log.seek(self.read_to)
+            new = log.read()
+        whole = new.rfind(b"\n") + 1
+        self.read_to += whole
+        self.told += [line for line in new[:whole].splitlines() if b'"event":"request"' not in line]
+        return [json.loads(line) for line in self.told if b'"event":"%b"' % name.encode() in line]
 
     def metric(self, name: str) -> float:
         """The sum of a metric's series."""
