@@ -186,8 +186,9 @@ class Front:
             session.decode("latin-1") if session is not None else seen.prompt_cache_key or seen.user or "", key.tenant,
         )  # fmt: skip
         asks_usage = seen.stream_options is not None and bool(seen.stream_options.include_usage)
+        may_inject = seen.stream and not asks_usage and path.dialect.name == "openai"
         return Ask(request, model, asked, upstream, target, self._forwarder.lines(head, peer, request_id), body,
-                   path.dialect.event, received, _inject_usage if seen.stream and not asks_usage else None)  # fmt: skip
+                   path.dialect.event, received, _inject_usage if may_inject else None)  # fmt: skip
 
     def _read_body(self, path: Path, head: RequestHead, body: bytes) -> Peek:
         if not path.json or b"inference-header-content-length" in head.named:
