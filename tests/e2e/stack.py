@@ -7,6 +7,7 @@ must be the same but for what is different in every answer: ids, times, and the 
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from urllib.request import urlopen
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "llama-3.1-8b"
@@ -64,6 +66,22 @@ class Both(Generic[Client]):
         through, direct = raised
         assert type(through) is type(direct), (through, direct)
         return through, direct
+
+
+@contextmanager
+def fault(stack: Stack, **wanted: Any) -> Iterator[None]:
+    """Every model server behind the gateway has this fault meanwhile."""
+
+    def tell(what: dict[str, Any]) -> None:
+        for server in stack.servers:
+            with urlopen(f"{server}/sim/fault", json.dumps(what).encode(), timeout=30):
+                pass
+
+    tell(wanted)
+    try:
+        yield
+    finally:
+        tell({"kind": wanted["kind"], "clear": True})
 
 
 def neutral(value: Any) -> Any:

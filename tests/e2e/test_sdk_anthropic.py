@@ -8,7 +8,7 @@ import anthropic
 import pytest
 from anthropic import Anthropic
 
-from tests.e2e.stack import ALIAS, ENGINE_KEY, KEY, MODEL, Both, Stack
+from tests.e2e.stack import ALIAS, ENGINE_KEY, KEY, MODEL, Both, Stack, fault
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
 SIZED: Any = {"ignore_eos": True}
@@ -104,6 +104,16 @@ def test_a_wrong_key_is_an_authentication_error(both: Both[Anthropic], stack: St
     assert isinstance(through, anthropic.AuthenticationError)
     body: Any = through.body
     assert body["error"]["type"] == "authentication_error"
+
+
+def test_a_stream_that_breaks_raises_and_never_looks_complete(both: Both[Anthropic], stack: Stack) -> None:
+    got = []
+    with fault(stack, kind="cut", value=3), pytest.raises(anthropic.APIError):
+        for event in both.through.messages.create(
+            model=MODEL, messages=HELLO, max_tokens=20, stream=True, extra_body=SIZED):  # fmt: skip
+            got.append(event.type)
+    assert got.count("content_block_delta") == 3
+    assert "message_stop" not in got and "message_delta" not in got
 
 
 def test_the_request_s_id_is_kept_and_told(both: Both[Anthropic]) -> None:

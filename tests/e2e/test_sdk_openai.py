@@ -13,7 +13,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tests.e2e.stack import ALIAS, ENGINE_KEY, KEY, MODEL, Both, Stack
+from tests.e2e.stack import ALIAS, ENGINE_KEY, KEY, MODEL, Both, Stack, fault
 
 HELLO: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
 SIZED: Any = {"ignore_eos": True}  # exactly max_tokens tokens
@@ -222,6 +222,24 @@ def test_a_key_that_the_gateway_reads_too_is_checked_by_it_first(both: Both[Open
 def test_a_path_that_does_not_exist_is_not_found(both: Both[OpenAI]) -> None:
     through, _ = both.same_error(lambda c: c.post("/load_lora_adapter", body={"model": MODEL}, cast_to=object))
     assert isinstance(through, openai.NotFoundError)
+
+
+def test_a_stream_that_breaks_raises_and_never_looks_complete(both: Both[OpenAI], stack: Stack) -> None:
+    got = []
+    with fault(stack, kind="cut", value=3), pytest.raises(openai.APIError) as raised:
+        for chunk in both.through.chat.completions.create(
+            model=MODEL, messages=HELLO, max_tokens=20, stream=True, extra_body=SIZED):  # fmt: skip
+            got.append(chunk)
+    assert raised.value.code == "upstream_failed"
+    assert len(text_of(got).split()) == 3
+    assert not any(choice.finish_reason for chunk in got for choice in chunk.choices)
+
+
+def test_a_5xx_of_every_server_is_the_engine_s_own(both: Both[OpenAI], stack: Stack) -> None:
+    with fault(stack, kind="5xx"):
+        through, direct = both.same_error(lambda c: c.chat.completions.create(model=MODEL, messages=HELLO))
+    assert isinstance(through, openai.InternalServerError)
+    assert through.body == direct.body
 
 
 # --- leaving, and many at once ---------------------------------------------------------------------------------------
