@@ -1,0 +1,109 @@
+"""Header fields: whose request it is, what goes upstream, and what is stopped."""
+
+from ipaddress import ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.fields import Forwarder, digest, own_request_id, presented_key, request_ids
+from gateway.wire.head import RequestHead, parse_head
+
+
+def head(*lines: str) -> RequestHead:
+    raw = "".join(f"{line}\r\n" for line in ("POST / HTTP/1.1", "Host: a", *lines)).encode("latin-1") + b"\r\n"
+    return parse_head(raw, 128, 8192)
+
+
+def forwarded(*lines: str, peer: str = "1.2.3.4", trusted: tuple[str, ...] = ()) -> dict[str, str]:
+    made = Forwarder([ip_network(net) for net in trusted]).lines(head(*lines), peer, "id-1").decode("latin-1")
+    assert made.endswith("\r\n")
+    pairs = [line.split(": ", 1) for line in made[:-2].split("\r\n")]
+    assert len({name for name, _ in pairs}) == len(pairs)
+    return {name: value for name, value in pairs}
+
+
+OWN = {"x-request-id": "id-1", "x-forwarded-for": "1.2.3.4"}
+STOPPED = [
+    "Authorization: Bearer k", "X-Api-Key: k", "Api-Key: k", "Cookie: a=b", "Accept-Encoding: gzip", "X-Headway-Class: a",
+    "X-Headway-Endpoint: http://x", "X-Gateway-Inference-Objective: a", "X-Llm-D-Anything: 1", "Forwarded: for=x",
+    "X-Real-IP: 6.6.6.6", "X-Original-URL: /sleep", "Content-Length: 0", "Connection: keep-alive", "Keep-Alive: 5",
+    "TE: trailers", "Trailer: x", "Upgrade: h2c", "Proxy-Authorization: x", "Proxy-Connection: x", "X-Request-Id: bad id!",
+    "Expect: 100-continue", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Host: x", "X-Forwarded-Proto: https",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", STOPPED)
+def test_a_stopped_field_does_not_go_upstream(line: str) -> None:
+    assert forwarded(line) == OWN
+
+
+def test_other_fields_pass_with_their_values() -> None:
+    passing = {"accept": "text/event-stream", "content-type": "application/json", "traceparent": "00-a-b-01",
+               "x-session-id": "s", "openai-organization": "o", "anthropic-version": "2023-06-01", "user-agent": "u/1"}
+    assert forwarded(*(f"{name.title()}: {value}" for name, value in passing.items())) == {**passing, **OWN}
+
+
+def test_what_connection_names_is_stopped_in_every_spelling() -> None:
+    assert forwarded("Connection: close, X-Secret", "X-Secret: 1", "X-Kept: 2") == {"x-kept": "2", **OWN}
+    assert forwarded("Connection: X-A", "Connection: x-b ,close", "X-A: 1", "X-B: 2") == OWN
+
+
+def test_the_peer_is_appended_only_behind_a_trusted_proxy() -> None:
+    said = "X-Forwarded-For: 9.9.9.9, 10.0.0.7"
+    trusted = ("10.0.0.0/8", "fd00::/8")
+    assert forwarded(said, peer="10.1.2.3", trusted=trusted)["x-forwarded-for"] == "9.9.9.9, 10.0.0.7, 10.1.2.3"
+    assert forwarded(said, peer="fd00::1", trusted=trusted)["x-forwarded-for"] == "9.9.9.9, 10.0.0.7, fd00::1"
+    assert forwarded(said, peer="11.1.2.3", trusted=trusted)["x-forwarded-for"] == "11.1.2.3"
+    assert forwarded(said, peer="", trusted=trusted)["x-forwarded-for"] == ""
+    both = ("X-Forwarded-For: 9.9.9.9", "X-Forwarded-For: 8.8.8.8")
+    assert forwarded(*both, peer="10.1.2.3", trusted=trusted)["x-forwarded-for"] == "9.9.9.9, 8.8.8.8, 10.1.2.3"
+
+
+@pytest.mark.parametrize("good", ["a", "A.b_c-9", "x" * 128])
+def test_a_good_request_id_is_kept(good: str) -> None:
+    assert own_request_id(head(f"X-Request-Id: {good}")) == good
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "a/b", "ä", "x" * 129, "a;b", "a\x7f"[:1] + '"'])
+def test_any_other_request_id_is_not(bad: str) -> None:
+    assert own_request_id(head(f"X-Request-Id: {bad}")) is None
+
+
+def test_made_request_ids_are_good_and_differ() -> None:
+    one, other = request_ids(), request_ids()
+    made = [one(), one(), other(), other()]
+    assert len(set(made)) == 4
+    assert all(own_request_id(head(f"X-Request-Id: {name}")) == name for name in made)
+
+
+@pytest.mark.parametrize(
+    ("lines", "key"),
+    [
+        (["Authorization: Bearer  k "], b"k"), (["authorization: bearer k"], b"k"), (["X-Api-Key: k"], b"k"),
+        (["Api-Key: k"], b"k"), ([], None), (["Authorization: Basic k"], None),
+        (["Authorization: Basic x", "Api-Key: k"], b"k"), (["Authorization: Bearer a", "X-Api-Key: b"], b"a"),
+    ],
+)  # fmt: skip
+def test_the_key_is_read_from_any_of_three_headers(lines: list[str], key: bytes | None) -> None:
+    assert presented_key(head(*lines)) == key
+
+
+def test_only_a_hash_is_compared() -> None:
+    assert digest(b"k") != b"k" and len(digest(b"k")) == 32
+
+
+@given(st.dictionaries(st.from_regex(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,20}", fullmatch=True),
+                       st.from_regex(rb"[\t\x20-\x7e\x80-\xff]{0,20}", fullmatch=True), max_size=8))  # fmt: skip
+def test_forwarded_lines_are_always_well_formed(fields: dict[bytes, bytes]) -> None:
+    from gateway.wire.head import WireError
+
+    block = b"".join(b"%b:%b\r\n" % pair for pair in fields.items() if pair[0].lower() != b"host")
+    try:
+        found = parse_head(b"POST / HTTP/1.1\r\nHost: a\r\n" + block + b"\r\n", 128, 8192)
+    except WireError:
+        return
+    made = Forwarder([]).lines(found, "1.2.3.4", "id-1")
+    assert made.count(b"\n") == made.count(b"\r\n") == made.count(b"\r") and b"\r\n\r\n" not in made
+    again = parse_head(b"POST / HTTP/1.1\r\nhost: a\r\n" + made + b"\r\n", 300, 8192)
+    assert b"content-length" not in again.named and b"transfer-encoding" not in again.named
