@@ -306,7 +306,7 @@ class Fleet:
         """Evidence about one endpoint. Returns its state after it."""
         health = self._health[row]
         before = health.state
-        if evidence is Evidence.SUCCESS and before is State.HEALTHY:
+        if before is State.HEALTHY and (evidence is Evidence.SUCCESS or evidence is Evidence.PROBE_OK):
             return before  # the hot path: nothing to count, nobody to ask
         after = health.see(evidence, now, self._may_eject(row))
         if after is not before:
@@ -350,9 +350,10 @@ class Fleet:
         """Recompute `requests` and `tokens` from ours and others; the unknown get the mean of the known."""
         count = len(self._endpoints)
         others = self.others[:count]
-        known = ~np.isnan(others)
-        mean = float(others[known].mean()) if known.any() else 0.0
-        filled = np.where(known, others, mean)
+        known = others == others
+        told = int(np.count_nonzero(known))
+        # Once per scrape, so the usual case, that all have told, is the short one.
+        filled = others if told == count else np.where(known, others, others[known].sum() / max(told, 1))
         self.requests[:count] = self.ours[:count] + filled
         share = filled * (self.mean_tokens * OTHERS_LEFT)
         self.tokens[:count] = self.prefill[:count] + self.output[:count] + share
