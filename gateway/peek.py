@@ -19,7 +19,7 @@ from gateway.core.errors import BadRequest
 
 DEPTH = 64
 _READ = ("model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "messages", "prompt", "input",
-         "user", "prompt_cache_key", "stream_options", "n")  # fmt: skip
+         "user", "prompt_cache_key", "stream_options", "n", "text_input")  # fmt: skip
 _KEYS = re.compile(b'"(' + b"|".join(name.encode() for name in _READ) + rb')"\s*:')
 _ESCAPED_ASCII = re.compile(rb"\\u00[2-7][0-9A-Fa-f]")
 _STRING = re.compile(rb'"[^"]*"')

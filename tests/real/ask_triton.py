@@ -5,12 +5,14 @@
 
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import tritonclient.http as triton
+import tritonclient.http as triton  # type: ignore[import-not-found]
 
 
-def outcome(call):
+def outcome(call: Callable[[], Any]) -> Any:
     """What a call gave, or the status and text of its error."""
     try:
         return call()
@@ -18,7 +20,7 @@ def outcome(call):
         return f"{type(error).__name__} {error.status()} {error.message()}"
 
 
-def infer(client, binary, model="slow_echo", shape=(1, 3), **how):
+def infer(client: Any, binary: bool, model: str = "slow_echo", shape: tuple[int, int] = (1, 3), **how: Any) -> Any:
     """One inference; tensors as JSON or as raw bytes after it."""
     data = np.arange(shape[0] * shape[1], dtype=np.float32).reshape(shape)
     tensor = triton.InferInput("INPUT0", list(shape), "FP32")
@@ -28,7 +30,7 @@ def infer(client, binary, model="slow_echo", shape=(1, 3), **how):
     return result.as_numpy("OUTPUT0").tolist()
 
 
-def main():
+def main() -> None:
     client = triton.InferenceServerClient(sys.argv[1], concurrency=4)
     found = {
         "infer, JSON tensors": outcome(lambda: infer(client, False)),
@@ -46,7 +48,7 @@ def main():
     print(json.dumps(found))
 
 
-def _input(number):
+def _input(number: int) -> Any:
     tensor = triton.InferInput("INPUT0", [1, 1], "FP32")
     tensor.set_data_from_numpy(np.full((1, 1), number, np.float32))
     return tensor

@@ -138,8 +138,14 @@ async def check_stopped(report: Report, gateway: Headway, port: int, urls: Seque
 async def check_killed(report: Report, gateway: Headway, port: int, urls: Sequence[str], model: str) -> None:
     """kill -9 to all of its processes, while 4 streams run there and others wait in its queue."""
     task = await _under_way(gateway, urls[0], model, 30, "killed")
+    plain = [asyncio.create_task(ask(gateway.url, "/v1/completions", completion(model, 60 + n, 8, stream=False),
+                                     headers={"x-request-id": f"plain-{n}"})) for n in range(8)]  # fmt: skip
+    await asyncio.sleep(0.3)
     kill(processes(port), signal.SIGKILL)
     judge(report, "killed under 30 streams", gateway, await task, urls, "killed")
+    whole = [a.status == 200 and a.json["usage"]["completion_tokens"] == 8 for a in await asyncio.gather(*plain)]
+    report.check("killed: no plain request lost", all(whole),
+                 f"{sum(whole)} of {len(whole)} answered, {moved_of(gateway, 'plain')} tried elsewhere")  # fmt: skip
     state = await gateway.endpoint("main", urls[0])
     report.check("killed: out of service", state["state"] in ("down", "ejected"), f"{state['state']}, {state['why']}")
     after = await burst(gateway.url, model, 6, 4, "after")
