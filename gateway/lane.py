@@ -17,8 +17,9 @@ from backends.base import Backend
 from gateway.admit import Turnstile
 from gateway.config.types import Pool
 from gateway.core.errors import UpstreamError
-from gateway.core.fleet import Fleet, Reservation
+from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, State
+from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN, Outcome, Request
 from gateway.relay import Relay
 from gateway.wire.pool import EndpointPool
@@ -174,19 +175,27 @@ class Lane:
         floor, per_token = self._allowed
         fleet = self.fleet
         for row, since in oldest.items():
-            is_out = fleet.health(row).state in (State.EJECTED, State.DOWN)
+            is_out = self._is_out(row)
             allowed = max(floor, per_token * float(fleet.prefill[row]))
             silent = now - max(since, float(fleet.progress_at[row])) > allowed
             if not silent or (len(self._ttft) < _SAMPLES and not is_out):
                 continue
             if is_out:  # for another reason: those that waited there long enough need not wait for their own time-out
-                self._move_waiting(row, now - allowed)
+                self._leave(row, now - allowed)
             elif fleet.see(row, Evidence.HUNG, now) is State.EJECTED:
                 self._move_waiting(row, now)
         for row in plain:
             health = fleet.health(row)
             if health.state is State.DOWN and now - health.since > GONE:
-                self._move_waiting(row, now - GONE)
+                self._leave(row, now - GONE)
+
+    def _is_out(self, row: int) -> bool:
+        return self.fleet.health(row).state in (State.EJECTED, State.DOWN)
+
+    def _leave(self, row: int, before: float) -> None:
+        """Move what waits there, if anybody else is in service: a busy server that misses its checks may yet answer."""
+        if any(other != row and not self._is_out(other) for other, _ in self.fleet.members()):
+            self._move_waiting(row, before)
 
     def _move_waiting(self, row: int, before: float) -> None:
         """What was sent there `before` and has not started is tried elsewhere; what has started may still recover."""

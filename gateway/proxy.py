@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from backends.base import Backend
 from gateway.config.types import Model
 from gateway.core.errors import NoEndpoint, Refused, UpstreamError
-from gateway.core.fleet import Reservation, Snapshot
+from gateway.core.reservation import Reservation
+from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Request
 from gateway.decisions import DecisionRing
 from gateway.edit import Editor

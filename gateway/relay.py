@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from backends.base import Backend, Meaning
 from gateway.config.types import Timeouts
 from gateway.core.errors import UpstreamError
-from gateway.core.fleet import Reservation
 from gateway.core.health import Evidence
 from gateway.core.meter import TAIL, Meter, status_of
+from gateway.core.reservation import Reservation
 from gateway.edit import Editor
 from gateway.story import Turn
 from gateway.wire.reply import Reply

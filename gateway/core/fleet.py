@@ -18,140 +18,17 @@ from random import Random
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from gateway.core.errors import NoEndpoint, Refused
 from gateway.core.health import Evidence, Health, Rule, State
+from gateway.core.reservation import Reservation
+from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Endpoint, Floats, Load, Request, Rows
 
 # A request of others is taken to have this share of a whole one left to do: on average it is half way.
 OTHERS_LEFT = 0.5
 # How fast the mean size of a request follows what we see (weight of one request).
 SIZE_WEIGHT = 0.02
-# A reservation never claims less than this share of its expected output while it runs: long answers stay long.
-FLOOR = 0.1
-# How exact the ages in a decision record are, in seconds.
-AGED = 0.05
-
-
-class Snapshot:
-    """`now` and the rows that may be chosen, never empty. A view: good until the next `await`.
-
-    Every column has one value per candidate, in the order of `rows`.
-    """
-
-    __slots__ = ("fleet", "now", "rows", "_all")
-
-    def __init__(self, fleet: Fleet, now: float, rows: Rows, whole: bool):
-        self.fleet = fleet
-        self.now = now
-        self.rows = rows
-        self._all = whole
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def column(self, values: Floats) -> Floats:
-        """The candidates' part of a fleet column (a view where every row is a candidate; do not write to it)."""
-        return values[: len(self.rows)] if self._all else values[self.rows]
-
-    @property
-    def random(self) -> Random:
-        return self.fleet.random
-
-    @property
-    def requests(self) -> Floats:
-        """Requests there: ours in flight plus others'."""
-        return self.column(self.fleet.requests)
-
-    @property
-    def tokens(self) -> Floats:
-        """Tokens still to be worked off there: prompts not yet prefilled, outputs not yet written, others' share."""
-        return self.column(self.fleet.tokens)
-
-    @property
-    def prefill(self) -> Floats:
-        """Uncached prompt tokens that we sent and whose first token has not come."""
-        return self.column(self.fleet.prefill)
-
-    @property
-    def ours(self) -> Floats:
-        """Our requests in flight."""
-        return self.column(self.fleet.ours)
-
-    @property
-    def kv_used(self) -> Floats:
-        """Share of KV blocks held by running requests; NaN where not said."""
-        return self.column(self.fleet.kv_used)
-
-    def picture(self) -> npt.NDArray[np.float32]:
-        """A copy for the record: requests, tokens, prefill, kv_used and age, one column per candidate."""
-        fleet, now = self.fleet, self.now
-        if now - fleet._aged_at > AGED:
-            np.subtract(now, fleet.at, out=fleet.aged)
-            fleet._aged_at = now
-        shown = fleet._table[:5]
-        part = shown[:, : len(self.rows)] if self._all else shown[:, self.rows]
-        return part.astype(np.float32)
-
-    @property
-    def age(self) -> Floats:
-        """Seconds since the last scrape; infinite where there was none."""
-        return self.now - self.column(self.fleet.at)
-
-    def endpoint(self, row: int) -> Endpoint:
-        """The endpoint in a fleet row."""
-        return self.fleet.endpoint(row)
-
-    def ids(self) -> list[str]:
-        return [self.fleet.endpoint(int(row)).id for row in self.rows]
-
-
-class Reservation:
-    """A place taken: one request and its expected tokens. Settled exactly once; later calls do nothing."""
-
-    __slots__ = ("fleet", "row", "endpoint", "at", "uncached", "expected", "left", "started", "settled", "stream")
-
-    def __init__(self, fleet: Fleet, row: int, request: Request, uncached: float, now: float):
-        self.fleet = fleet
-        self.row = row
-        self.endpoint = fleet.endpoint(row)
-        self.at = now
-        self.uncached = uncached
-        # Whole tokens: sums of them do not drift.
-        self.expected = self.left = float(int(request.output_tokens)) or 1.0
-        self.stream = request.stream
-        self.started = False
-        self.settled = False
-
-    def first_token(self, now: float) -> None:
-        """The prompt has been prefilled: its tokens are no longer waiting, its sequence is decoding."""
-        if self.started or self.settled:
-            return
-        self.started = True
-        fleet, row = self.fleet, self.row
-        fleet.prefill[row] -= self.uncached
-        fleet.tokens[row] -= self.uncached
-        fleet.decoding[row] += 1.0
-        fleet.progress_at[row] = now
-
-    def progress(self, written: float) -> None:
-        """`written` tokens have come in all; what is left to come shrinks, down to a floor."""
-        if self.settled:
-            return
-        left = float(round(max(self.expected - written, self.expected * FLOOR, 1.0)))
-        delta = self.left - left
-        if delta > 0.0:
-            self.left = left
-            self.fleet.output[self.row] -= delta
-            self.fleet.tokens[self.row] -= delta
-
-    def settle(self) -> None:
-        """Give the place back. Idempotent: every path may call it, the first one counts."""
-        if self.settled:
-            return
-        self.settled = True
-        self.fleet._release(self)
 
 
 class Fleet:
@@ -175,7 +52,7 @@ class Fleet:
         self._spare: Rows = np.empty(0, np.intp)
         self._partial: list[int] = []
         self._limited = False
-        self._table: Floats = np.zeros((len(self._NAMES), 0))
+        self.table: Floats = np.zeros((len(self._NAMES), 0))
         self._allocate(size)
 
     # --- columns -----------------------------------------------------------------------------------------------
@@ -189,13 +66,13 @@ class Fleet:
     }  # fmt: skip
 
     def _allocate(self, size: int) -> None:
-        before = self._table
-        self._table = np.zeros((len(self._NAMES), size))
+        before = self.table
+        self.table = np.zeros((len(self._NAMES), size))
         for row, name in enumerate(self._NAMES):
-            self._table[row] = self._BLANK.get(name, 0.0)
-            setattr(self, name, self._table[row])
-        self._table[:, : before.shape[1]] = before
-        self._aged_at = -math.inf
+            self.table[row] = self._BLANK.get(name, 0.0)
+            setattr(self, name, self.table[row])
+        self.table[:, : before.shape[1]] = before
+        self.aged_at = -math.inf
 
     aged: Floats  # `now - at`, as it was at most AGED seconds ago
     ours: Floats
@@ -465,7 +342,7 @@ class Fleet:
         self.mean_tokens += SIZE_WEIGHT * (work - self.mean_tokens)
         return reservation
 
-    def _release(self, reservation: Reservation) -> None:
+    def release(self, reservation: Reservation) -> None:
         row = reservation.row
         rest = reservation.left
         self.output[row] -= reservation.left

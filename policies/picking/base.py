@@ -14,7 +14,7 @@ from random import Random
 
 import numpy as np
 
-from gateway.core.fleet import Snapshot
+from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Floats, Outcome, Request
 
 # Counts that differ by less are equal: sums of floats drift.

@@ -9,7 +9,7 @@ It takes all requests as equal. Where prompts or answers differ much, `least_tok
 
 from __future__ import annotations
 
-from gateway.core.fleet import Snapshot
+from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Request
 from policies.picking.base import Policy, lowest
 

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gateway.core.fleet import Snapshot
+from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Floats, Request
 from policies.picking.base import Policy
 from policies.picking.options import number
-
 
 # At how many places, at least, a stretch of random parts may begin.
 STARTS = 1024

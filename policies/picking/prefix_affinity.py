@@ -14,7 +14,7 @@ is the difference between the busiest and the idlest.
 
 from __future__ import annotations
 
-from gateway.core.fleet import Snapshot
+from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Outcome, Request
 from policies.picking.base import Policy
 from policies.picking.least_tokens import LeastTokens

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gateway.core.fleet import Snapshot
+from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Request
 from policies.picking.base import Policy
 

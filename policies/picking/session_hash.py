@@ -18,7 +18,7 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from gateway.core.fleet import Snapshot
+from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Floats, Request
 from policies.picking.base import EQUAL, Policy
 from policies.picking.least_tokens import LeastTokens

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gateway.core.fleet import Snapshot
+from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Outcome, Request
 from policies.picking.base import Policy
 from policies.picking.least_tokens import LeastTokens

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gateway.core.fleet import Snapshot
 from gateway.core.prefixes import PrefixIndex, hash_blocks
+from gateway.core.snapshot import Snapshot
 from gateway.core.types import Floats, Outcome, Request
 
 # Predictions that are kept for answers that never come. Each outcome takes its own away, so this is not reached.

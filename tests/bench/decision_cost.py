@@ -17,7 +17,8 @@ import sys
 import time
 from collections import deque
 
-from gateway.core.fleet import Fleet, Reservation
+from gateway.core.fleet import Fleet
+from gateway.core.reservation import Reservation
 from gateway.core.health import Rule
 from gateway.core.types import Endpoint, Load, Outcome, Request
 from policies.picking import POLICIES, create

@@ -4,14 +4,15 @@ import json
 import random
 import threading
 import tracemalloc
-from msgspec.structs import replace
 from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from gateway.core.fleet import Fleet, Snapshot
+from gateway.core.fleet import Fleet
+from gateway.core.snapshot import Snapshot
 from gateway.core.health import Rule
 from gateway.core.types import UNKNOWN, Decision, Endpoint, Floats, Load, Request
 from gateway.decisions import BEST, MANY, DecisionRing, describe

@@ -1,0 +1,64 @@
+"""A place taken at an endpoint, from dispatch to settlement.
+
+It moves the fleet's columns along: prompt tokens stop waiting when the first token comes, output tokens shrink as they
+come, and whatever is left goes when it is settled.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.core.types import Request
+
+if TYPE_CHECKING:
+    from gateway.core.fleet import Fleet
+
+# A reservation never claims less than this share of its expected output while it runs: long answers stay long.
+FLOOR = 0.1
+
+
+class Reservation:
+    """A place taken: one request and its expected tokens. Settled exactly once; later calls do nothing."""
+
+    __slots__ = ("fleet", "row", "endpoint", "at", "uncached", "expected", "left", "started", "settled", "stream")
+
+    def __init__(self, fleet: Fleet, row: int, request: Request, uncached: float, now: float):
+        self.fleet = fleet
+        self.row = row
+        self.endpoint = fleet.endpoint(row)
+        self.at = now
+        self.uncached = uncached
+        # Whole tokens: sums of them do not drift.
+        self.expected = self.left = float(int(request.output_tokens)) or 1.0
+        self.stream = request.stream
+        self.started = False
+        self.settled = False
+
+    def first_token(self, now: float) -> None:
+        """The prompt has been prefilled: its tokens are no longer waiting, its sequence is decoding."""
+        if self.started or self.settled:
+            return
+        self.started = True
+        fleet, row = self.fleet, self.row
+        fleet.prefill[row] -= self.uncached
+        fleet.tokens[row] -= self.uncached
+        fleet.decoding[row] += 1.0
+        fleet.progress_at[row] = now
+
+    def progress(self, written: float) -> None:
+        """`written` tokens have come in all; what is left to come shrinks, down to a floor."""
+        if self.settled:
+            return
+        left = float(round(max(self.expected - written, self.expected * FLOOR, 1.0)))
+        delta = self.left - left
+        if delta > 0.0:
+            self.left = left
+            self.fleet.output[self.row] -= delta
+            self.fleet.tokens[self.row] -= delta
+
+    def settle(self) -> None:
+        """Give the place back. Idempotent: every path may call it, the first one counts."""
+        if self.settled:
+            return
+        self.settled = True
+        self.fleet.release(self)
