@@ -1,106 +1,134 @@
-"""The watch for endpoints that fell silent: what it takes for a hang, and what it moves when one is out of service."""
+"""A pool at run time: budget of further tries, what failures say, silence, and connections that follow their endpoint."""
 
-from dataclasses import dataclass, field
-from random import Random
-from types import SimpleNamespace
-from typing import Any, cast
+from __future__ import annotations
+
+import asyncio
 
 import pytest
 
-from backends import create as create_backend
-from gateway.config.types import EndpointSpec, Pool
-from gateway.core.fleet import Fleet
-from gateway.core.health import Evidence, Rule, State
-from gateway.core.types import Endpoint
-from gateway.lane import GONE, SILENCE, Lane
-from gateway.relay import Relay
-from policies.picking import create as create_policy
+from gateway.core.errors import UpstreamError
+from gateway.core.health import State
+from gateway.lane import Budget, Lane
+from tests.support.client import chat, post
+from tests.support.gateway import Running, config, pool
+from tests.support.loop import on_uvloop, until
+from tests.support.upstream import SSE_HEAD, Line, Received, Upstream, chunk, hang, sse, whole
 
-URLS = ("http://127.0.0.1:1", "http://127.0.0.1:2")
-
-
-@dataclass(eq=False)
-class Waiting:
-    """A try under way, as the watch sees it. `moved` counts how often it was told to give up."""
-
-    row: int
-    last_at: float
-    stream: bool = True
-    started: bool = False
-    moved: int = 0
-    ended: str = ""
-    connection: object = field(default_factory=object)
-
-    def __post_init__(self) -> None:
-        self.reservation = SimpleNamespace(row=self.row)
-        self.reply = SimpleNamespace(paused=False, started=self.started)
-
-    def check(self, now: float) -> None:
-        """Its own time is not over."""
-
-    def fail(self, error: Exception, ended: str) -> None:
-        self.moved += 1
-        self.ended = ended
+TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}'
 
 
-@pytest.fixture
-def lane() -> Lane:
-    fleet = Fleet("main", Rule(), Random(1))
-    fleet.update([Endpoint(url, url, "main", "vllm") for url in URLS], 0.0, fresh=True)
-    backend = create_backend("vllm")
-    pool = Pool("main", engine="vllm", endpoints=tuple(EndpointSpec(url) for url in URLS))
-    return Lane(pool, fleet, create_policy("least_tokens", {}), lambda _: backend, None)
+def test_a_budget_is_a_share_of_requests_and_a_start_for_quiet_pools() -> None:
+    budget = Budget(0.2)
+    assert sum(budget.spend() for _ in range(100)) == 10
+    for _ in range(100):
+        budget.earn()
+    assert sum(budget.spend() for _ in range(100)) in (10, 9)
+    for _ in range(10_000):
+        budget.earn()
+    assert sum(budget.spend() for _ in range(100)) == 10  # a quiet year is no licence for a storm
+    nothing = Budget(0.0)
+    while nothing.spend():
+        pass
+    nothing.earn()
+    assert not nothing.spend()
 
 
-def send(lane: Lane, **what: Any) -> Waiting:
-    waiting = Waiting(**what)
-    lane.relays.add(cast(Relay, waiting))
-    return waiting
+def lane_of(gateway: Running, name: str = "p") -> Lane:
+    return gateway.gateway.proxy.lanes[name]
 
 
-def lose(lane: Lane, row: int, now: float) -> None:
-    for _ in range(3):
-        lane.fleet.see(row, Evidence.PROBE_FAILED, now)
-    assert lane.fleet.health(row).state is State.DOWN
+@pytest.mark.parametrize(
+    ("cause", "state", "moves_on"),
+    [("status_500", "suspect", False), ("closed", "suspect", False), ("first_token", "suspect", False),
+     ("saturated", "healthy", False), ("leaving", "ejected", True), ("refused", "suspect", True), ("hung", "healthy", True)],
+)  # fmt: skip
+def test_each_cause_says_its_own_of_the_endpoint(cause: str, state: str, moves_on: bool) -> None:
+    @on_uvloop
+    async def run() -> None:
+        async with Upstream() as one, Upstream() as two, Running(config(pool([one, two]))) as gateway:
+            lane = lane_of(gateway)
+            (row, endpoint), _ = list(lane.fleet.members())
+            error = UpstreamError("x", cause=cause)
+            assert lane.see_failure(row, endpoint.id, error, gateway.gateway.now()) is moves_on
+            assert lane.fleet.health(row).state.value == state
+
+    run()
 
 
-def test_silence_proves_nothing_before_it_is_known_how_long_a_first_token_takes(lane: Lane) -> None:
-    waiting = send(lane, row=0, last_at=0.0)
-    lane.sweep(50.0)
-    assert (waiting.moved, lane.fleet.health(0).state) == (0, State.HEALTHY)
+@on_uvloop
+async def test_a_failure_of_one_that_left_says_nothing_of_who_has_its_row() -> None:
+    async with Upstream() as one, Running(config(pool([one]))) as gateway:
+        lane = lane_of(gateway)
+        assert lane.see_failure(0, "gone:1", UpstreamError("x", cause="closed"), 0.0) is True
+        assert lane.fleet.health(0).state is State.HEALTHY
 
 
-def test_a_stream_that_waits_at_a_server_out_of_reach_is_moved_though_no_first_token_was_ever_seen(lane: Lane) -> None:
-    waiting = send(lane, row=0, last_at=0.0)
-    started = send(lane, row=0, last_at=0.0, started=True)
-    other = send(lane, row=1, last_at=0.0)
-    lose(lane, 0, 1.0)
-    lane.sweep(SILENCE - 0.1)
-    assert waiting.moved == 0
-    lane.sweep(SILENCE + 0.1)
-    assert (waiting.moved, started.moved, other.moved) == (1, 0, 0)
+@on_uvloop
+async def test_an_endpoint_that_falls_silent_is_found_and_what_waits_there_moves() -> None:
+    async with Upstream(whole(sse(TOKEN, TOKEN))) as one, Upstream(whole(sse(TOKEN, TOKEN))) as two:
+        async with Running(config(pool([one, two]))) as gateway, gateway.client() as client:
+            for _ in range(25):
+                assert (await client.ask(body=chat(stream=True))).whole
+            lane = lane_of(gateway)
+            lane.learn_pace()
+            one.script.clear()
+            one.script.append(hang(SSE_HEAD))
+            client.send(post(chat(stream=True)))
+            await until(lambda: one.posts == 26)
+            now = gateway.gateway.now()
+            lane.sweep(now + 3.0)
+            assert lane.relays
+            lane.sweep(now + 60.0 - 1.0)  # long before the first-token time-out would be, were it not for the silence
+            said = await client.answer()
+            assert said.status == 200 and said.whole and said.named["x-headway-endpoint"] == two.url
+            states = {endpoint.url: lane.fleet.health(row).state for row, endpoint in lane.fleet.members()}
+            assert states[one.url] is State.EJECTED and states[two.url] is State.HEALTHY
+            await gateway.settled(26)
 
 
-def test_a_server_out_of_reach_that_still_sends_tokens_keeps_its_streams(lane: Lane) -> None:
-    waiting = send(lane, row=0, last_at=0.0)
-    lose(lane, 0, 1.0)
-    lane.fleet.progress_at[0] = 9.0
-    lane.sweep(10.0)
-    assert waiting.moved == 0
+@on_uvloop
+async def test_a_stream_that_has_started_on_a_silent_endpoint_is_left_to_its_own_time_outs() -> None:
+    go = asyncio.Event()
+
+    async def halting(line: Line, _: Received) -> bool:
+        await line.send(SSE_HEAD + chunk(TOKEN + b"\n\n"))
+        await go.wait()
+        await line.send(chunk(TOKEN + b"\n\n") + b"0\r\n\r\n")
+        return True
+
+    async with Upstream(whole(sse(TOKEN, TOKEN))) as one, Upstream() as two:
+        async with Running(config(pool([one, two]))) as gateway, gateway.client() as client:
+            for _ in range(25):
+                await client.ask(body=chat(stream=True))
+            lane = lane_of(gateway)
+            lane.learn_pace()
+            one.script.clear()
+            one.script.append(halting)
+            client.send(post(chat(stream=True)))
+            await client.head()
+            lane.sweep(gateway.gateway.now() + 20.0)
+            row = next(row for row, endpoint in lane.fleet.members() if endpoint.url == one.url)
+            assert lane.fleet.health(row).state is State.EJECTED
+            go.set()
+            body, whole_ = await client._chunks()
+            assert body == (TOKEN + b"\n\n") * 2 and whole_
 
 
-def test_a_stream_sent_just_now_is_not_moved_for_the_silence_of_an_older_one(lane: Lane) -> None:
-    send(lane, row=0, last_at=0.0, started=True)
-    lose(lane, 0, 1.0)
-    late = send(lane, row=0, last_at=9.5)
-    lane.sweep(10.0)
-    assert late.moved == 0
+@on_uvloop
+async def test_connections_follow_an_endpoint_that_keeps_its_id_and_changes_its_url() -> None:
+    async with Upstream() as one, Running(config(pool([one]))) as gateway:
+        lane = lane_of(gateway)
+        before = lane.connections("a", "http://127.0.0.1:1")
+        assert lane.connections("a", "http://127.0.0.1:1") is before
+        assert lane.connections("a", "http://127.0.0.1:2").url == "http://127.0.0.1:2"
 
 
-def test_a_plain_request_is_moved_only_from_a_server_that_was_out_of_reach_for_long(lane: Lane) -> None:
-    waiting = send(lane, row=0, last_at=0.0, stream=False)
-    lose(lane, 0, 1.0)
-    lane.sweep(GONE)
-    assert waiting.moved == 0
-    lane.sweep(GONE + 1.1)
-    assert waiting.moved == 1
+@on_uvloop
+async def test_connections_of_an_endpoint_that_left_are_closed() -> None:
+    async with Upstream() as one, Running(config(pool([one]))) as gateway, gateway.client() as client:
+        await client.ask()
+        await gateway.settled()
+        lane = lane_of(gateway)
+        lane.fleet.update([], gateway.gateway.now())
+        lane.reap(gateway.gateway.now())
+        await until(lambda: one.lines[-1].closed.is_set())

@@ -34,7 +34,7 @@ def failures(report: Report, script: Script, ports: Sequence[int], model: str, w
         (("--shutdown-timeout", "20"), check_told_to_stop),
         ((), check_stopped),
         ((), check_killed),
-        (("--max-num-queued-reqs", "2"), check_full),
+        (("--max-num-queued-reqs", "2", "--sse-keep-alive-interval", "1"), check_full),
         (None, check_engine_killed),
     ]
     for flags, check in rounds:
@@ -59,18 +59,22 @@ async def check_frozen(report: Report, gateway: Headway, port: int, urls: Sequen
     """SIGSTOP to its engine process: it goes on to answer its health check and its metrics, and sends 200 at once."""
     for _ in range(6):  # silence is judged only once it is known how long a first token takes here
         await burst(gateway.url, model, 4, 2, "warm")
-    p99 = max(line["ttft"] for line in gateway.lines())
+    seen = [line["ttft"] for line in gateway.lines()]
     engine = engine_core(port)
+    began = time.monotonic()
     task = await _under_way(gateway, urls[0], model, 16, "frozen")
     kill([engine], signal.SIGSTOP)
+    until = time.monotonic() - began
     try:
         found = await wait_for(lambda: _is(gateway, urls[0], "ejected"), 60.0)
-        bound = max(5.0, 5 * p99)
         state = await gateway.endpoint("main", urls[0])
-        report.check("engine frozen: found out", found <= bound,
-                     f"after {found:.1f} s (bound {bound:.1f} s, TTFT p99 {p99:.2f} s); {state['why']}; its page says "
-                     f"running {state['said']['running']}, waiting {state['said']['waiting']}")  # fmt: skip
         answers = await task
+        seen += [answer.first for answer in answers if answer.first < until]
+        p99 = max(seen)  # of fewer than a hundred
+        bound = max(5.0, 5 * p99)
+        report.check("engine frozen: found out", found <= bound,
+                     f"after {found:.1f} s (bound {bound:.1f} s, TTFT p99 {p99:.2f} s of {len(seen)}); {state['why']}; "
+                     f"running {state['said']['running']}, waiting {state['said']['waiting']} by its page")  # fmt: skip
         judge(report, "engine frozen", gateway, answers, urls, "frozen")
         after = [await ask(gateway.url, "/v1/completions", completion(model, n, 2)) for n in range(6)]
         went = [answer.headers.get("x-headway-endpoint") for answer in after]
@@ -168,7 +172,10 @@ async def check_full(report: Report, gateway: Headway, port: int, urls: Sequence
 
 
 async def check_engine_killed(report: Report, gateway: Headway, port: int, urls: Sequence[str], model: str) -> None:
-    """kill -9 to its engine process only: open streams get an error event and then, as if whole, `[DONE]`."""
+    """kill -9 to its engine process only: open streams get an error event and then, as if whole, `[DONE]`.
+
+    The server sends a comment each second, which starts no answer and keeps none alive.
+    """
     direct = asyncio.create_task(ask(urls[0], "/v1/completions", completion(model, 90, 400)))
     task = await _under_way(gateway, urls[0], model, 16, "engine")
     kill([engine_core(port)], signal.SIGKILL)
