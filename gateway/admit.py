@@ -35,6 +35,10 @@ class Turnstile:
             await asyncio.wait_for(turn, timeout)
         except TimeoutError:
             raise Refused("no model server had room in time", reason="queue_timeout", retry_after=2.0) from None
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release()  # its turn came just as it left: the next one has it
+            raise
         finally:
             if turn in self._waiting:
                 self._waiting.remove(turn)

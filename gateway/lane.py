@@ -90,7 +90,9 @@ class Lane:
     def connections(self, endpoint_id: str, url: str) -> EndpointPool:
         """The warm connections of one endpoint."""
         pool = self._connections.get(endpoint_id)
-        if pool is None:
+        if pool is None or pool.url != url:
+            if pool is not None:
+                pool.close()
             timeouts = self.config.timeouts
             pool = EndpointPool(url, connect_timeout=timeouts.connect, keepalive=self.config.keepalive, tls=self._tls)
             self._connections[endpoint_id] = pool

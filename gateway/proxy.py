@@ -159,7 +159,7 @@ class Proxy:
         row, endpoint_id = relay.reservation.row, relay.reservation.endpoint.id
         out_of_service = lane.see_failure(row, endpoint_id, error, time.monotonic())
         self.metrics.upstream_failed(lane.name, endpoint_id)
-        if relay.reply.started or error.cause == "total" or facts.tries >= lane.config.retry.tries:
+        if relay.reply.started or error.cause in ("total", "stopping") or facts.tries >= lane.config.retry.tries:
             return False
         # Leaving an endpoint that is out of service moves load, it does not add any: that needs no budget.
         return out_of_service or lane.budget.spend()

@@ -59,7 +59,7 @@ class Story:
     def step(self, error: BaseException | None) -> None:
         """Go on until the next wait or the end."""
         coroutine = self._coroutine
-        if coroutine is None:
+        if coroutine is None or self._is_running:  # running: it is on its way to what has just happened
             return
         self._waiting = None
         self._is_running = True
