@@ -15,7 +15,8 @@ WINDOW = 15.0  # seconds that tokens/s looks back
 KEPT = 200  # first tokens per endpoint that the median is of
 LATEST = 5  # decisions shown
 
-HEADINGS = ("endpoint", "GPU", "state", "requests", "share", "in flight", "KV used", "TTFT p50", "tokens/s")
+# A table of 79 columns, so that it fits a terminal of 80.
+HEADINGS = ("endpoint", "GPU", "state", "requests", "share", "in flight", "TTFT p50", "tokens/s")
 
 
 class Tally:
@@ -48,13 +49,13 @@ class Tally:
 
     def row(self, endpoint: Mapping[str, Any], now: float) -> tuple[str, ...]:
         """The cells of one endpoint, as `/api/endpoints` describes it, in the order of `HEADINGS`."""
-        name, said = endpoint["id"], endpoint["said"]
+        name = endpoint["id"]
         requests, ttft = self._requests.get(name, 0), self._ttft.get(name)
         share = requests / max(1, sum(self._requests.values()))
         return (
             name, endpoint["labels"].get("gpu", ""), endpoint["state"], str(requests), f"{share:.0%}",
-            str(endpoint["inflight"]), "?" if said["kv_used"] is None else f"{said['kv_used']:.0%}",
-            f"{median(ttft) * 1000:.0f} ms" if ttft else "-", f"{self._speed(name, now):.0f}",
+            str(endpoint["inflight"]), f"{median(ttft) * 1000:.0f} ms" if ttft else "-",
+            f"{self._speed(name, now):.0f}",
         )  # fmt: skip
 
     def _speed(self, name: str, now: float) -> float:
@@ -68,20 +69,22 @@ class Tally:
 def render(tally: Tally, endpoints: Sequence[Mapping[str, Any]], explain: str, now: float) -> list[str]:
     """The table as lines. `explain` is the command that explains a request, up to its id."""
     lines = _align([HEADINGS, *(tally.row(endpoint, now) for endpoint in endpoints)])
-    lines += ["", "the latest answers, and why they came from there:"]
-    lines += _align([(line["request_id"], "->", line["endpoint"], _came_of(line), line["reason"])
-                     for line in tally.latest], left=5)  # fmt: skip
+    lines += ["", "The latest answers: who gave it, first token after, and why it was sent there"]
+    lines += _align([(line["request_id"], line["endpoint"], _came_of(line), line["reason"])
+                     for line in tally.latest], left=4)  # fmt: skip
     if tally.failed:
         lines += ["", f"{tally.failed} of {tally.total} requests failed, the last: {tally.last_failure}"]
     if tally.latest:
-        lines += ["", f"all that was known then:  {explain} {tally.latest[-1]['request_id']}"]
+        lines += ["", f"All that was known then: {explain} {tally.latest[-1]['request_id']}"]
     return [_printable(line) for line in lines]
 
 
 def _came_of(line: Mapping[str, Any]) -> str:
     if line["ended"] != "complete":
         return str(line["ended"])
-    return f"{line['duration']:.1f} s" if line["ttft"] is None else f"first token {line['ttft'] * 1000:.0f} ms"
+    if not line["stream"] or line["ttft"] is None:
+        return f"{line['duration']:.1f} s in all"
+    return f"{line['ttft'] * 1000:.0f} ms"
 
 
 def _align(rows: Sequence[Sequence[str]], left: int = 3) -> list[str]:
@@ -90,7 +93,7 @@ def _align(rows: Sequence[Sequence[str]], left: int = 3) -> list[str]:
         return []
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
-        "  " + "  ".join(
+        " " + "  ".join(
             cell.ljust(width) if column < left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()

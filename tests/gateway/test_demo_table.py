@@ -15,7 +15,7 @@ def line(endpoint: str = "a:1", **fields: Any) -> dict[str, Any]:
 
 
 def page(name: str = "a:1", **fields: Any) -> dict[str, Any]:
-    known = {"id": name, "labels": {"gpu": "h100"}, "state": "healthy", "inflight": 2, "said": {"kv_used": 0.25}}
+    known = {"id": name, "labels": {"gpu": "h100"}, "state": "healthy", "inflight": 2}
     return known | fields
 
 
@@ -31,7 +31,7 @@ def test_a_row_adds_up_what_the_log_said() -> None:
     row = cells(tally, "a:1", 10.0)
     assert row == {
         "endpoint": "a:1", "GPU": "h100", "state": "healthy", "requests": "3", "share": "75%", "in flight": "2",
-        "KV used": "25%", "TTFT p50": "200 ms", "tokens/s": "9",
+        "TTFT p50": "200 ms", "tokens/s": "9",
     }  # fmt: skip
 
 
@@ -43,8 +43,8 @@ def test_tokens_a_second_look_back_a_window_and_no_further() -> None:
 
 
 def test_what_is_not_known_is_not_zero() -> None:
-    row = cells(Tally(0.0), "a:1", 1.0, said={"kv_used": None}, labels={})
-    assert (row["TTFT p50"], row["KV used"], row["GPU"], row["requests"]) == ("-", "?", "", "0")
+    row = cells(Tally(0.0), "a:1", 1.0, labels={})
+    assert (row["TTFT p50"], row["GPU"], row["requests"]) == ("-", "", "0")
 
 
 def test_plain_answers_and_answers_without_a_first_token_do_not_spoil_the_median() -> None:
@@ -62,6 +62,21 @@ def test_the_latest_answers_are_shown_with_their_reason_and_how_to_ask_for_more(
     assert sum(f"reason {number}" in text for number in range(9)) == LATEST
     assert "reason 8" in text and text.endswith("headway explain demo-8")
     assert "failed" not in text
+
+
+def test_what_an_answer_took_is_its_first_token_or_all_of_it_or_how_it_ended() -> None:
+    tally = Tally(0.0)
+    tally.note(line(ttft=0.049, reason="why"), 1.0)
+    tally.note(line(stream=False, duration=1.26, reason="why"), 1.0)
+    tally.note(line(ended="upstream_failed", reason="why"), 1.0)
+    text = "\n".join(render(tally, [], "explain", 2.0))
+    assert " 49 ms " in text and " 1.3 s in all " in text and " upstream_failed " in text
+
+
+def test_a_table_of_usual_names_fits_a_terminal_of_eighty_columns() -> None:
+    tally = Tally(0.0)
+    tally.note(line("127.0.0.1:40000", ttft=10.0), 1.0)
+    assert max(map(len, render(tally, [page("127.0.0.1:40000")], "explain", 2.0)[:2])) <= 79
 
 
 def test_failures_are_counted_and_named() -> None:
