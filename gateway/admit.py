@@ -32,9 +32,12 @@ class Turnstile:
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            await asyncio.wait_for(turn, timeout)
+            # Not wait_for: before Python 3.12 it swallows a cancellation that comes as the turn does.
+            async with asyncio.timeout(timeout):
+                await turn
         except TimeoutError:
-            raise Refused("no model server had room in time", reason="queue_timeout", retry_after=2.0) from None
+            if turn.cancelled():  # otherwise its turn came just in time
+                raise Refused("no model server had room in time", reason="queue_timeout", retry_after=2.0) from None
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.release()  # its turn came just as it left: the next one has it

@@ -102,12 +102,11 @@ class EndpointPool:
         loop = asyncio.get_running_loop()
         server_name = self._host if self._tls else None
         try:
-            _, connection = await asyncio.wait_for(
-                loop.create_connection(
+            # Not wait_for: before Python 3.12 it swallows a cancellation that comes as the connection does.
+            async with asyncio.timeout(timeout):
+                _, connection = await loop.create_connection(
                     lambda: UpstreamConnection(self), address, self._port, ssl=self._tls, server_hostname=server_name
-                ),
-                timeout,
-            )
+                )
         except TimeoutError:
             raise UpstreamError("connecting to the model server timed out", cause="connect_timeout",
                                 sent=False) from None  # fmt: skip
@@ -120,9 +119,8 @@ class EndpointPool:
     async def _resolve(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            found = await asyncio.wait_for(
-                loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM), self._connect_timeout
-            )
+            async with asyncio.timeout(self._connect_timeout):
+                found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except (OSError, TimeoutError) as error:
             raise UpstreamError("the model server's name does not resolve", cause="dns", sent=False) from error
         addresses = list(dict.fromkeys(str(item[4][0]) for item in found))
