@@ -22,6 +22,11 @@ DEFAULT = ROOT.parent / "shared" / "rigs"
 START = 300.0  # seconds a server may take to start
 
 
+def end_on_sigterm() -> None:
+    """A command that is told to stop unwinds, so that what it started is stopped too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 class Report:
     """Prints each check as it is decided, with its figures, and counts."""
 

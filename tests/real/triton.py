@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.real.ask import Answer, ask, wait_for
-from tests.real.rigs import DEFAULT, Headway, Report, Script, headway, kill, processes
+from tests.real.rigs import DEFAULT, Headway, Report, Script, end_on_sigterm, headway, kill, processes
 
 INFER = "/v2/models/slow_echo/infer"
 GENERATE, STREAM = "/v2/models/tiny_gen/generate", "/v2/models/tiny_gen/generate_stream"
@@ -209,6 +209,7 @@ def main() -> int:
     parser.add_argument("--ports", nargs=2, type=int, default=[18330, 18340])
     parser.add_argument("--client-python", default=sys.executable, metavar="PYTHON")
     options = parser.parse_args()
+    end_on_sigterm()
     report = Report()
     with tempfile.TemporaryDirectory(prefix="real-") as folder:
         if options.urls:

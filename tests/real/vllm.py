@@ -1,6 +1,6 @@
 """Two real vLLM servers behind Headway: what clients and operators see while all is well.
 
-    python -m tests.real.vllm [--rigs DIR | --urls URL URL] [--model NAME] [--ports P P] [--skip-failures]
+    python -m tests.real.vllm [--rigs DIR | --urls URL URL] [--model NAME] [--ports P P] [--only HALF]
 
 With --rigs the servers are started, and then killed, stopped and frozen under load (tests.real.failures).
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.real import sdks
 from tests.real.ask import Answer, ask, wait_for
-from tests.real.rigs import DEFAULT, Headway, Report, Script, headway, headway_to
+from tests.real.rigs import DEFAULT, Headway, Report, Script, end_on_sigterm, headway, headway_to
 
 WORDS = ("the", "queue", "is", "a", "line", "of", "tokens", "that", "wait", "for", "the", "cache", "to", "be", "free")
 # Answered by the gateway before any model server is asked: its own words, the same class and status.
@@ -218,6 +218,7 @@ def main() -> int:
     parser.add_argument("--ports", nargs=2, type=int, default=[18211, 18212])
     parser.add_argument("--only", choices=["well", "failures"], help="one half")
     options = parser.parse_args()
+    end_on_sigterm()
     report = Report()
     with tempfile.TemporaryDirectory(prefix="real-") as folder:
         where = Path(folder)
