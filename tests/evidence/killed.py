@@ -1,7 +1,8 @@
 """A killed model server: kill -9 of one of three under load, and a new one on its port a while later.
 
-Bars: no request is lost whose answer had not started (refused, reset or waiting: tried elsewhere); those that had
-started get an error event and no clean end; it is out of service within 1 s, and back within 6 s of listening again.
+Four requests of five stream, one is plain (it starts only when it is whole). Bars: no request is lost whose answer
+had not started (refused, reset or waiting: tried elsewhere); streams that had started get an error event and no clean
+end; it is out of service within 1 s, and back within 6 s of listening again.
 
     python -m tests.evidence.killed [--short] [--share S] [--speed X]
 """
@@ -64,13 +65,15 @@ async def watch(running: Gateway, sim: Sim, seen: Moments) -> None:
 
 
 async def run(running: Gateway, sims: list[Sim], how: tuple[float, float, float, float], seen: Moments,
-              ) -> tuple[Run, Shares]:  # fmt: skip
+              ) -> tuple[Run, Run, Shares]:  # fmt: skip
+    """Load, kill one, start it again. Returns the streams, the plain requests, and the shares of CPU."""
     share, speed, before, away = how
-    load, victim = Run.on(running.url, seed=2), sims[0]
-    items = workload(share, len(sims), speed, before + 2 * away, seed=2, longest=400)
+    load, plain, victim = Run.on(running.url, seed=2), Run.on(running.url, seed=3, stream=False), sims[0]
+    items, plain_items = (workload(part * share, len(sims), speed, before + 2 * away, seed, longest=400)
+                          for part, seed in ((0.8, 2), (0.2, 3)))  # fmt: skip
     pids = {f"sim{n}": (lambda sim=sim: sim.pid) for n, sim in enumerate(sims)}
     async with Shares({"gateway": lambda: running.pid, **pids}) as shares:
-        sending = asyncio.create_task(load.send(items, grace=60.0))
+        sending = asyncio.gather(load.send(items, grace=60.0), plain.send(plain_items, grace=60.0))
         await load.until(before)
         watching = asyncio.create_task(watch(running, victim, seen))
         await asyncio.sleep(0.1)
@@ -81,22 +84,25 @@ async def run(running: Gateway, sims: list[Sim], how: tuple[float, float, float,
         seen.listening = time.monotonic()
         await sending
         watching.cancel()
-    return load, shares
+    return load, plain, shares
 
 
 def judge(where: Path, sims: list[Sim], how: tuple[float, float, float, float], short: bool) -> int:
     seen = Moments()
     with gateway(where / "headway", [sim.url for sim in sims]) as running:
-        load, shares = uvloop.run(run(running, sims, how, seen))
+        load, plain, shares = uvloop.run(run(running, sims, how, seen))
     # A stream that had its first token by now had started; the margin is the way through the gateway.
     result = fates(load.records, sims[0].url, load.at(seen.killed) + 0.05)
-    print(f"{len(load.records)} streams at {how[0]:.0%} of 3 x {how[1]:g} A100, "
+    plain_lost = Counter(record.failure for record in plain.records if not record.ok)
+    print(f"{len(load.records)} streams and {len(plain.records)} plain at {how[0]:.0%} of 3 x {how[1]:g} A100, "
           f"TTFT p99 {ttft_p99(load.records) * 1e3:.0f} ms; states: {' > '.join(seen.states)}")  # fmt: skip
     print(f"answered whole {result.fine}; broken after their start {len(result.broken)} "
           f"{dict(Counter(r.failure for r in result.broken))}; lost {len(result.lost)} "
           f"{dict(Counter(r.failure for r in result.lost))}")  # fmt: skip
+    print(f"plain requests that failed: {dict(plain_lost)}")
     shares.show()
     counted = [Bar("requests not started at the kill and not answered", len(result.lost), 0),
+               Bar("plain requests not answered", plain_lost.total(), 0),
                Bar("started streams without an error event", len(result.unended), 0)]  # fmt: skip
     timed = [Bar("out of service, s after the kill", seen.out - seen.killed, 1.0),
              Bar("back, s after it listens again", seen.back - seen.listening, 6.0),

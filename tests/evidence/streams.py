@@ -40,9 +40,9 @@ class Run:
     records: list[Record] = field(default_factory=list)
 
     @staticmethod
-    def on(url: str, seed: int, timeout: float = 120.0) -> Run:
+    def on(url: str, seed: int, stream: bool = True, timeout: float = 120.0) -> Run:
         client = Client(Target.parse(url, PATH, {}), time.monotonic)
-        loop = OpenLoop(client, Asking(MODEL, PATH, seed=seed), timeout=timeout)
+        loop = OpenLoop(client, Asking(MODEL, PATH, stream, seed), timeout=timeout)
         return Run(loop, client, loop.records)
 
     def at(self, moment: float) -> float:
