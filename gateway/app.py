@@ -165,8 +165,8 @@ class Gateway:
         fleet = old.fleet if old is not None else Fleet(pool.name, parts.rule, Random())
         fleet.set_rule(parts.rule)
         lane = old
-        prober = Prober(pool, fleet, create_backend(pool.engine),
-                        source_of(pool, self._discovery_event(pool.name)), time.monotonic,
+        source = source_of(pool, self._discovery_event(pool.name))
+        prober = Prober(pool, fleet, create_backend(pool.engine), source, time.monotonic,
                         self._metrics.scrape_failed, self._pool_event, tls=parts.tls,
                         on_freed=lambda rows: self._rows_freed(pool.name, rows))  # fmt: skip
         if lane is None:
@@ -174,6 +174,9 @@ class Gateway:
         else:
             policy = lane.policy if lane.config.pick == pool.pick else parts.policy
             lane.reconfigure(pool, policy, prober.backend_for, parts.tls)
+        if pool.endpoints:  # known without looking: there for the next request
+            for row in fleet.update(source.endpoints(pool.endpoints), time.monotonic(), fresh=old is None):
+                lane.policy.leave(row)
         self._prober_of[pool.name] = prober
         self._probers[pool.name] = asyncio.get_running_loop().create_task(self._probe(pool.name, prober))
         return lane
