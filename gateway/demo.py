@@ -194,14 +194,15 @@ class Demo:
         taken = [f"Port {wanted} is taken, so the {what} listens on {port}.\n"
                  for wanted, port, what in ((PORT, self._port, "gateway"), (ADMIN_PORT, self._admin_port, "admin page"))
                  if wanted != port]  # fmt: skip
-        return f"""Headway {VERSION}: a gateway on {client} in front of {len(GPUS)} simulated GPUs that serve {MODEL} at
-{SPEED:.0%} of their real speed, so that {self._args.rate:g} requests a second keep them busy.
+        return f"""Headway {VERSION}: a gateway on {client}, {len(GPUS)} simulated GPUs behind it
+that serve {MODEL} at {SPEED:.0%} of their real speed, and {self._args.rate:g} requests a second.
 {"".join(taken)}
   chat       curl -sN {client}/v1/chat/completions -H 'content-type: application/json' \\
                -d '{json.dumps(chat)}'
   models     curl -s {client}/v1/models
   servers    curl -s {admin}/api/endpoints
   metrics    curl -s {admin}/metrics
+  why there? {self._explain()} demo-1
   freeze one curl -s {servers[-1]}/sim/fault -d '{{"kind": "hang", "for": 30}}'
   reload     edit and save {self._file}
   Ctrl-C     stops everything
@@ -219,7 +220,7 @@ class Demo:
             except (OSError, EOFError, ValueError, KeyError):
                 continue  # between two gateways, or the pool was renamed in the file
             size = shutil.get_terminal_size()
-            screen.show(render(self._tally, endpoints, self._explain(), time.monotonic()), size.columns, size.lines)
+            screen.show(render(self._tally, endpoints, time.monotonic()), size.columns, size.lines)
 
     def _explain(self) -> str:
         """The command that explains a request, as this one was called."""

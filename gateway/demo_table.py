@@ -66,16 +66,14 @@ class Tally:
         return sum(tokens for _, tokens in written) / max(1.0, min(WINDOW, now - self._began))
 
 
-def render(tally: Tally, endpoints: Sequence[Mapping[str, Any]], explain: str, now: float) -> list[str]:
-    """The table as lines. `explain` is the command that explains a request, up to its id."""
+def render(tally: Tally, endpoints: Sequence[Mapping[str, Any]], now: float) -> list[str]:
+    """The table as lines: a row an endpoint, then the latest answers, then failures if there are any."""
     lines = _align([HEADINGS, *(tally.row(endpoint, now) for endpoint in endpoints)])
     lines += ["", "The latest answers: who gave it, first token after, and why it was sent there"]
     lines += _align([(line["request_id"], line["endpoint"], _came_of(line), line["reason"])
                      for line in tally.latest], left=4)  # fmt: skip
     if tally.failed:
         lines += ["", f"{tally.failed} of {tally.total} requests failed, the last: {tally.last_failure}"]
-    if tally.latest:
-        lines += ["", f"All that was known then: {explain} {tally.latest[-1]['request_id']}"]
     return [_printable(line) for line in lines]
 
 
