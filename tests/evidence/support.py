@@ -203,7 +203,7 @@ class Gateway:
         whole = new.rfind(b"\n") + 1
         self.read_to += whole
         self.told += [line for line in new[:whole].splitlines() if b'"event":"request"' not in line]
-        return [json.loads(line) for line in self.told if b'"event":"%b"' % name.encode() in line]
+        return [json.loads(line[line.index(b"{") :]) for line in self.told if b'"event":"%b"' % name.encode() in line]
 
     def metric(self, name: str) -> float:
         """The sum of a metric's series."""
