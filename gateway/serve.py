@@ -120,8 +120,8 @@ async def _reload_on_change(args: argparse.Namespace, gateway: Gateway, known: b
 def _greet(sockets: list[socket.socket], config: Config) -> None:
     scheme = "https" if config.listen.tls is not None else "http"
     shown = [f"{host}:{port}" for host, port in (sock.getsockname()[:2] for sock in sockets)]
-    # One write, line end included: the process before us may be logging to the same place.
-    sys.stderr.write(f"headway {VERSION}: serving {scheme}://{shown[0]}, admin http://{shown[1]}, process {os.getpid()}\n")
+    text = f"headway {VERSION}: serving {scheme}://{shown[0]}, admin http://{shown[1]}, process {os.getpid()}\n"
+    sys.stderr.write(text)  # in one piece, line end included: the process before us may be logging to the same place
     sys.stderr.flush()
 
 

@@ -144,7 +144,7 @@ async def at_rest(pid: int) -> tuple[int, float]:
 async def good_ones(editor: Editor, tally: Tally, count: int) -> list[Bar]:
     running = editor.running
     async with Load(running.port, tally):
-        missed = await editor.many(max(8, count // 5))
+        missed = await editor.many(max(8, count // 2))
         if count > 20:  # the last 10,000 decisions are kept: let that be full before it is measured
             await poll(lambda: tally.total > 12_000, 60.0)
     files, memory = await at_rest(running.pid)
