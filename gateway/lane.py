@@ -29,6 +29,7 @@ SILENCE = 4.0  # seconds of silence that are never suspicious
 _TIMES = 4.0  # ... nor is this many times the pool's TTFT p99
 _QUEUED = 2.0  # ... nor this many times what the queued prompt tokens usually take
 GONE = 30.0  # seconds out of reach after which a plain request is not waited for: a server that drains closes its port
+_MANY = 500.0  # queued prompt tokens from which they, and not the rest of a request, make the time to its first token
 _SAMPLES = 20  # first tokens seen before silence is judged at all
 _BUDGET_START = 10.0  # tries that a quiet pool may make again
 
@@ -125,7 +126,8 @@ class Lane:
             ))  # fmt: skip
         if relay.stream and ttft > 0.0:
             self._ttft.append(ttft)
-            self._pace.append(ttft / max(500.0, queued_tokens))
+            if queued_tokens >= _MANY:
+                self._pace.append(ttft / queued_tokens)
         if fleet.row_of(reservation.endpoint.id) is None:  # it had left, and this was its last request
             self.policy.leave(row)
 
@@ -160,8 +162,9 @@ class Lane:
     def learn_pace(self) -> None:
         """Refresh what silence is allowed. Called about once a second: percentiles are not for the hot path."""
         if len(self._ttft) >= _SAMPLES:
-            p99 = float(np.percentile(np.array(self._ttft), 99))
-            self._allowed = (max(SILENCE, _TIMES * p99), _QUEUED * float(np.median(np.array(self._pace))))
+            ttft = np.array(self._ttft)
+            pace = float(np.median(np.array(self._pace))) if self._pace else float(np.median(ttft)) / _MANY
+            self._allowed = (max(SILENCE, _TIMES * float(np.percentile(ttft, 99))), _QUEUED * pace)
 
     def _watch_silence(self, now: float) -> None:
         oldest: dict[int, float] = {}
