@@ -87,7 +87,8 @@ async def run(running: Gateway, restarts: int, requests: int, think: float) -> t
         workers = [Worker(running.port, lambda: ask, plain, keep=n % 2 == 0, think=think) for n in range(16)]
         workers += [Worker(running.port, lambda: stream, streams) for _ in range(8)]
         load = asyncio.gather(*(worker.run(more) for worker in workers))
-        while hand.done < restarts:
+        while hand.done < restarts:  # spread over all of the requests
+            await poll(lambda: (plain.total + streams.total) * restarts >= hand.done * requests, 60.0)
             await asyncio.sleep(0.5)
             if not await hand.once():
                 break
