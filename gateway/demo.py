@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -170,9 +171,10 @@ class Demo:
             await child.wait_for_death()
 
     def _on_gateway_line(self, line: str) -> None:
-        if line.startswith("{"):
+        """Count a line of the request log. Whatever else a program says is its last words, should it stop."""
+        with contextlib.suppress(ValueError):
             fields = json.loads(line)
-            if fields["event"] == "request" and fields["method"] == "POST":
+            if isinstance(fields, dict) and fields.get("event") == "request" and fields["method"] == "POST":
                 self._tally.note(fields, time.monotonic())
 
     def _configuration(self, servers: list[str]) -> str:

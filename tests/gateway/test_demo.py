@@ -156,6 +156,13 @@ def test_where_a_port_is_taken_another_one_is_used_and_said(one: demo.Demo, tmp_
     assert f"--admin http://127.0.0.1:{second._admin_port}" in second._explain()
 
 
+def test_only_lines_about_routed_requests_are_counted(one: demo.Demo) -> None:
+    others = ("headway 0.1.0: serving …", "[1]", '{"event": "reque', '{"event": "reloaded"}')
+    for text in (*others, '{"event": "request", "method": "GET"}'):
+        one._on_gateway_line(text)
+    assert one._tally.total == 0
+
+
 def test_the_file_it_writes_is_one_that_an_operator_could_have_written(one: demo.Demo) -> None:
     text = one._configuration([f"http://127.0.0.1:{port}" for port in (1, 2, 3, 4)])
     loaded = load_bytes(text.encode(), "gateway.yaml", {}, check_pick=check_pick)
