@@ -192,7 +192,7 @@ class Prober:
         await asyncio.sleep(self._random.random() * min(0.25, self._check_every / 4.0))
         while True:
             started = self._clock()
-            evidence = await self._check(watched)
+            evidence = Evidence.PROBE_OK if self._has_answered(endpoint.id, started) else await self._check(watched)
             self._note_checked(endpoint.id)
             if evidence is Evidence.PROBE_OK:
                 self._models.is_alive(endpoint.id)
@@ -207,6 +207,13 @@ class Prober:
                 wait = until_next_check(wait, evidence, after)
             jitter = self._random.uniform(1.0 - JITTER, 1.0 + JITTER)
             await self._rounds.wait(max(wait * jitter - (self._clock() - started), wait * SLOW))
+
+    def _has_answered(self, endpoint_id: str, now: float) -> bool:
+        """Whether a healthy endpoint answered a request since its last check: that says more than a check would."""
+        row = self.fleet.row_of(endpoint_id)
+        if row is None or self.fleet.health(row).state is not State.HEALTHY:
+            return False
+        return bool(now - self.fleet.answered_at[row] < self._check_every)
 
     async def _check(self, watched: Watched) -> Evidence:
         endpoint = watched.endpoint

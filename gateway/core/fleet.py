@@ -58,11 +58,11 @@ class Fleet:
     # --- columns -----------------------------------------------------------------------------------------------
 
     # One table, a row for each of these; the first five are what a decision record shows.
-    _NAMES = ("requests", "tokens", "prefill", "kv_used", "aged", "ours", "others", "decoding", "output", "progress_at",
-              "waiting", "running", "kv_capacity", "at", "sent_at", "limit")  # fmt: skip
+    _NAMES = ("requests", "tokens", "prefill", "kv_used", "aged", "ours", "others", "decoding", "output",
+              "progress_at", "answered_at", "waiting", "running", "kv_capacity", "at", "sent_at", "limit")  # fmt: skip
     _BLANK: ClassVar[Mapping[str, float]] = {
         "waiting": UNKNOWN, "running": UNKNOWN, "kv_used": UNKNOWN, "kv_capacity": UNKNOWN, "others": UNKNOWN,
-        "at": -math.inf, "sent_at": -math.inf, "limit": math.inf, "aged": math.inf,
+        "at": -math.inf, "sent_at": -math.inf, "answered_at": -math.inf, "limit": math.inf, "aged": math.inf,
     }  # fmt: skip
 
     def _allocate(self, size: int) -> None:
@@ -83,6 +83,7 @@ class Fleet:
     decoding: Floats
     output: Floats
     progress_at: Floats
+    answered_at: Floats  # when an answer last started there
     sent_at: Floats
     waiting: Floats
     running: Floats
@@ -148,7 +149,7 @@ class Fleet:
             getattr(self, name)[row] = 0.0
         for name in ("waiting", "running", "kv_used", "kv_capacity", "others"):
             getattr(self, name)[row] = UNKNOWN
-        self.at[row] = self.sent_at[row] = -math.inf
+        self.at[row] = self.sent_at[row] = self.answered_at[row] = -math.inf
         self._dirty = True
 
     def endpoint(self, row: int) -> Endpoint:

@@ -43,7 +43,7 @@ class Reservation:
         fleet.prefill[row] -= self.uncached
         fleet.tokens[row] -= self.uncached
         fleet.decoding[row] += 1.0
-        fleet.progress_at[row] = now
+        fleet.progress_at[row] = fleet.answered_at[row] = now
 
     def progress(self, written: float) -> None:
         """`written` tokens have come in all; what is left to come shrinks, down to a floor."""

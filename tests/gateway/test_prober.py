@@ -468,3 +468,15 @@ async def test_the_names_of_the_models_are_known_once_the_endpoint_lives(server)
         await until(lambda: at_work.prober.models.get("a") == ("small", "large"))
         at_work.sets.put_nowait([])
         await until(lambda: not at_work.prober.models)
+
+
+async def test_an_endpoint_that_answers_requests_is_not_checked_besides(server):
+    async with probing(endpoint(server.url), endpoint(server.url, "b"), engine="http", health=0.1) as at_work:
+        at_work.fleet.answered_at[0] = math.inf
+        await asyncio.sleep(0.12)  # a check that was under way
+        before = len(server.seen)
+        await until(lambda: len(server.seen) >= before + 4)
+        assert at_work.state() is State.HEALTHY
+        at_work.fleet.answered_at[0] = -math.inf
+        server.health_status = 503
+        await until(lambda: at_work.state("a") is State.DOWN)
