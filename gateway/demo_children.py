@@ -2,8 +2,8 @@
 
 The idea: a terminal sends Ctrl-C to every program in its foreground; in groups of their own the children do not get it,
 and the demo can stop them in its own order. A group, not a process, is what is watched and stopped: a gateway that was
-told to restart (SIGUSR2) lives on in its successor, which is in the same group. On Linux the kernel stops the children
-even if the demo is killed without a chance to do so itself.
+told to restart (SIGUSR2) lives on in its successor, which is in the same group. On Linux the kernel kills the children
+if the demo is killed without a chance to stop them itself.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _die_with_parent() -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    return lambda: prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # nobody is left to wait for a graceful end
 
 
 async def wait_for_byte(descriptor: int) -> bool:

@@ -23,7 +23,7 @@ from backends.samples import MAX_BYTES, ScrapeError
 from gateway.config.types import Pool
 from gateway.core.errors import UpstreamError
 from gateway.core.fleet import Fleet
-from gateway.core.health import Evidence
+from gateway.core.health import Evidence, State
 from gateway.core.types import Endpoint
 from gateway.fetch import Site
 from gateway.model_names import ModelNames

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import re
 import signal
 import socket
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -23,18 +25,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @contextmanager
 def running(*options: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gateway", "demo", "--rate", "8", *options],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    with TemporaryDirectory() as temporary:  # one that is killed cannot take its files with it
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "demo", "--rate", "8", *options], text=True,
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": temporary},
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 def read_greeting(process: subprocess.Popen[str]) -> str:

@@ -5,11 +5,11 @@ import random
 import socket
 from argparse import ArgumentParser
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from msgspec.structs import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from gateway import explain
 from gateway.admin import Admin

@@ -5,12 +5,12 @@ import os
 import random
 import select
 from collections.abc import Iterator
-from msgspec.structs import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.config.types import Secret
 from gateway.logs import BURST, Events, Output, RequestLog, _pieces

@@ -2,9 +2,9 @@
 
 import math
 import random
-from msgspec.structs import replace
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.fleet import Fleet

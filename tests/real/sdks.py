@@ -17,10 +17,10 @@ SAY = [{"role": "user", "content": "hello the queue"}]
 _MADE_UP = re.compile(r'("?(?:created|created_at|completed_at)"?[:=]\s*)[0-9.]+|(?:resp|msg|rs|item)_[0-9a-f-]{8,}')
 
 
-def outcomes(base: str, model: str) -> dict[str, str]:
-    """Each call's outcome in words: what came, or the class and fields of the error."""
+def outcomes(base: str, model: str, only: str = "") -> dict[str, str]:
+    """Each call's (or one call's) outcome in words: what came, or the class and fields of the error."""
     calls = {**_openai(base, model), **_anthropic(base, model)}
-    return {name: _MADE_UP.sub(r"\1…", _outcome(call)) for name, call in calls.items()}
+    return {name: _MADE_UP.sub(r"\1…", _outcome(call)) for name, call in calls.items() if only in ("", name)}
 
 
 def _outcome(call: Callable[[], Any]) -> str:

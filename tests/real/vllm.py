@@ -77,6 +77,10 @@ async def check_clients(report: Report, gateway: Headway, url: str, model: str) 
     through = await asyncio.to_thread(sdks.outcomes, gateway.url, model)
     for name, expected in direct.items():
         found = through[name]
+        for _ in range(2):  # a busy engine may join two tokens in one event
+            if found != expected and name not in OWN_WORDS:
+                expected = (await asyncio.to_thread(sdks.outcomes, url, model, name))[name]
+                found = (await asyncio.to_thread(sdks.outcomes, gateway.url, model, name))[name]
         if name in OWN_WORDS:
             same = found.split()[:2] == expected.split()[:2]
             report.check(f"client, {name}: the same error class and status", same, f"{found[:110]}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import uvloop
 
-PATIENCE = 30.0  # seconds; far more than any test takes, so that it never decides one
+PATIENCE = 20.0  # seconds; far more than any test takes, so that it never decides one
 
 
 def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
