@@ -33,7 +33,6 @@ from tests.evidence.support import (
     simulators,
 )
 
-BETWEEN = 8.0  # the configuration's between_tokens, seconds
 OUT = ("ejected", "down")
 
 
@@ -69,7 +68,7 @@ async def run(running: Gateway, sims: list[Sim], options: tuple[float, float, fl
     """Load, freeze one, go on. Returns the run, the shares of CPU, and the frozen interval's ends (monotonic)."""
     share, speed, before, after = options
     load = Run.on(running.url, seed=1)
-    items = workload(share, len(sims), speed, before + after, seed=1, longest=400)
+    items = workload(share, len(sims), speed, before + after, seed=1, longest=400 if after > 10.0 else 100)
     pids = {f"sim{n}": (lambda sim=sim: sim.pid) for n, sim in enumerate(sims)}
     async with Shares({"gateway": lambda: running.pid, **pids}) as shares:
         sending = asyncio.create_task(load.send(items, grace=60.0))
@@ -91,14 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--speed", type=float, default=1.0)  # type: ignore[attr-defined]
 
     options = parse(__doc__ or "", argv, add)
-    before, after = (5.0, 8.0) if options.short else (20.0, 50.0)
+    before, after = (3.0, 6.0) if options.short else (20.0, 50.0)
     with folder() as where, simulators(4, where, options.speed) as sims:
         return judge(where, sims, (options.share, options.speed, before, after), options.short)
 
 
 def judge(where: Path, sims: list[Sim], how: tuple[float, float, float, float], short: bool) -> int:
     seen = Seen()
-    timeouts = {"between_tokens": f"{BETWEEN}s", "first_token": "60s"}
+    timeouts = {"between_tokens": "4s" if short else "8s", "first_token": "60s"}
     with gateway(where / "headway", [sim.url for sim in sims], timeouts=timeouts, eject={"base": "10s"}) as running:
         load, shares, began, ended = uvloop.run(run(running, sims, how, seen))
     frozen = load.at(began)

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--bursts", type=int, default=20)  # type: ignore[attr-defined]
 
     options = parse(__doc__ or "", argv, add)
-    clients, count = (100, 4) if options.short else (options.clients, options.bursts)
+    clients, count = (100, 3) if options.short else (options.clients, options.bursts)
     with folder() as where, cheap_servers(1, idle=IDLE) as (_, ports):
         url = f"http://127.0.0.1:{ports[0]}"
         # No pause of ours may hide the race: connections are kept for longer than the server does.

@@ -69,7 +69,8 @@ async def run(running: Gateway, sims: list[Sim], how: tuple[float, float, float,
     """Load, kill one, start it again. Returns the streams, the plain requests, and the shares of CPU."""
     share, speed, before, away = how
     load, plain, victim = Run.on(running.url, seed=2), Run.on(running.url, seed=3, stream=False), sims[0]
-    items, plain_items = (workload(part * share, len(sims), speed, before + 2 * away, seed, longest=400)
+    longest = 400 if away > 10.0 else 100
+    items, plain_items = (workload(part * share, len(sims), speed, before + 2 * away, seed, longest)
                           for part, seed in ((0.8, 2), (0.2, 3)))  # fmt: skip
     pids = {f"sim{n}": (lambda sim=sim: sim.pid) for n, sim in enumerate(sims)}
     async with Shares({"gateway": lambda: running.pid, **pids}) as shares:
@@ -116,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--speed", type=float, default=1.0)  # type: ignore[attr-defined]
 
     options = parse(__doc__ or "", argv, add)
-    before, away = (4.0, 4.0) if options.short else (20.0, 15.0)
+    before, away = (2.0, 3.0) if options.short else (20.0, 15.0)
     with folder() as where, simulators(3, where, options.speed) as sims:
         return judge(where, sims, (options.share, options.speed, before, away), options.short)
 

@@ -46,12 +46,12 @@ def mixture(seed: int) -> Iterator[Ask]:
             yield make_ask(model=f"unknown-{draw.randrange(1 << 30)}", may_fail=True)
 
 
-async def drive(running: Gateway, tally: Tally, until: int, seed: int) -> tuple[float, int]:
+async def drive(running: Gateway, tally: Tally, until: int, seed: int, rest: float) -> tuple[float, int]:
     """Go on to `until` requests in all, rest for a moment; memory (MiB) and open files then."""
     asks = [mixture(seed * 100 + number) for number in range(CLIENTS)]
     workers = [Worker(running.port, lambda ask=ask: next(ask), tally) for ask in asks]  # type: ignore[misc]
     await asyncio.gather(*(worker.run(lambda: tally.total < until) for worker in workers))
-    await asyncio.sleep(6.0)  # idle connections to the servers close meanwhile
+    await asyncio.sleep(rest)  # idle connections to the servers close meanwhile
     files = []
     for _ in range(5):  # a health check may be under way: the least counts
         files.append(open_files(running.pid))
@@ -93,15 +93,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--bytes", type=int, default=1_000_000_000)  # type: ignore[attr-defined]
 
     options = parse(__doc__ or "", argv, add)
-    requests, size = (2_000, 20_000_000) if options.short else (options.requests, options.bytes)
+    requests, size, rest = (2_000, 20_000_000, 0.5) if options.short else (options.requests, options.bytes, 6.0)
     tally = Tally()
     with folder() as where, cheap_servers(4) as (_, ports):
         urls = [f"http://127.0.0.1:{port}" for port in ports]
         with gateway(where / "headway", urls, "bench") as running:
-            early, files_early = uvloop.run(drive(running, tally, requests // 10, 1))
+            early, files_early = uvloop.run(drive(running, tally, requests // 10, 1, rest))
             print(f"after {tally.total} requests: {early:.1f} MiB, {files_early} open files", flush=True)
             began = time.monotonic()
-            late, files_late = uvloop.run(drive(running, tally, requests, 2))
+            late, files_late = uvloop.run(drive(running, tally, requests, 2, rest))
             print(f"after {tally.total} requests: {late:.1f} MiB, {files_late} open files, "
                   f"{time.monotonic() - began:.0f} s later")  # fmt: skip
             print(f"{tally.left} clients left early, statuses {dict(tally.statuses)}", flush=True)

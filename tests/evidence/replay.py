@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--out", default=str(ROOT / "build" / "replay.html"))  # type: ignore[attr-defined]
 
     options = parse(__doc__ or "", argv, add)
-    seconds = 6.0 if options.short else options.seconds
+    seconds = 3.0 if options.short else options.seconds
     rate = options.share * SERVERS * CAPACITY * options.speed
-    longest = 100 if options.short else 1 << 30
+    longest = 80 if options.short else 1 << 30
     whole = [item for item in read_trace(TRACE) if item.output_tokens <= longest]
     items = at_rate(whole[: int(rate * seconds)], rate)  # its mean over these seconds, not over the trace's hour
     print(f"the first {len(items)} requests of {TRACE.name} in {seconds:g} s: {options.share:.0%} of what {SERVERS} x "

@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--requests", type=int, default=50_000)  # type: ignore[attr-defined]
 
     options = parse(__doc__ or "", argv, add)
-    restarts, requests = (2, 300) if options.short else (options.restarts, options.requests)
+    restarts, requests = (1, 300) if options.short else (options.restarts, options.requests)
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     with folder() as where, cheap_servers(4) as (_, ports):
         urls = [f"http://127.0.0.1:{port}" for port in ports]
