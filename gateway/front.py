@@ -18,12 +18,12 @@ import msgspec
 
 from gateway.config.names import ModelNames
 from gateway.config.types import Config, Key, Model
-from gateway.core.errors import BadRequest, HeadwayError, UpstreamError
+from gateway.core.errors import BadRequest, HeadwayError, NotYet, UpstreamError
 from gateway.core.types import Request
 from gateway.dialects import TRITON, Dialect
 from gateway.fields import Forwarder, digest, own_request_id, presented_key, request_ids
 from gateway.form import form_model, replace_form_model
-from gateway.paths import MODELS, OWN, Path, Paths
+from gateway.paths import MODELS, OWN, Path, Paths, is_for_later
 from gateway.peek import Peek, peek, rewrite
 from gateway.proxy import Ask, Facts, Proxy
 from gateway.records import RequestRecord
@@ -34,6 +34,13 @@ from gateway.wire.reply import Reply
 
 _JSON = b"content-type: application/json\r\n"
 _ANYONE = Key(b"", "anonymous", None)
+
+
+# Request headers of the contract whose feature is not built yet.
+ASKS_LATER = frozenset(
+    (b"prefer", b"x-headway-class", b"x-headway-ttft-slo", b"x-headway-tpot-slo", b"x-headway-deadline",
+     b"x-headway-callback")
+)  # fmt: skip
 
 
 class Screened(NamedTuple):
@@ -72,6 +79,8 @@ class Front:
                     path = head.path.decode("latin-1")
                     raise BadRequest(f"use POST on {path}", status=405, code="method_not_allowed")
                 head.found = Screened(*found, self._key(head))
+                if not ASKS_LATER.isdisjoint(head.named):
+                    _refuse_what_comes_later(head)
                 coding = head.named.get(b"content-encoding")
                 if coding is not None and coding.lower() != b"identity":
                     raise BadRequest("request bodies must not be compressed", status=415, code="content_encoding")
@@ -82,6 +91,8 @@ class Front:
                 if head.path.startswith(b"/v1/"):
                     self._key(head)
                 return self._own(head)
+            if is_for_later(head.path):
+                raise NotYet("files, batches and jobs are not in this version")
             raise BadRequest(_no_such_path(head), status=404, code="unknown_path")
         except HeadwayError as error:
             return self._answer_error(error, head)
@@ -278,6 +289,13 @@ class Front:
             completion_tokens=_count(meter.tokens if meter else -1), bytes_in=len(ask.body) if ask is not None else 0,
             bytes_out=reply.bytes_out, candidates=facts.candidates,
         ))  # fmt: skip
+
+
+def _refuse_what_comes_later(head: RequestHead) -> None:
+    """A header that asks for what is not built is refused: a promise taken and not kept would be worse."""
+    for name in sorted(ASKS_LATER.intersection(head.named)):
+        if name != b"prefer" or head.named[name].lower().find(b"respond-async") >= 0:
+            raise NotYet(f"the header {name.decode()} asks for what is not in this version")
 
 
 def _count(tokens: int) -> float:

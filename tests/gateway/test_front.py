@@ -240,7 +240,9 @@ TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1}}'
 
 
-async def ask_usage(body: bytes, path: str = "/v1/chat/completions", **settings: Any) -> tuple[Answer, dict[str, Any], Running]:
+async def ask_usage(
+    body: bytes, path: str = "/v1/chat/completions", **settings: Any
+) -> tuple[Answer, dict[str, Any], Running]:
     async with Upstream(whole(sse(TOKEN, USAGE, b"data: [DONE]"))) as up:
         made = pool([up], **{"engine": "vllm", "usage": "inject", **settings})
         async with Running(config(made)) as gateway, gateway.client() as client:
@@ -407,3 +409,20 @@ async def test_a_record_tells_what_happened() -> None:
     assert record.path == "/v1/chat/completions" and record.prompt_tokens == 3.0 and record.completion_tokens == 2.0
     assert record.bytes_in == len(chat()) and record.bytes_out >= len(said.body) and record.overhead >= 0.0
     assert record.candidates is not None and len(record.candidates.ids) == 1
+
+
+@pytest.mark.parametrize("field", ["x-headway-class: batch", "x-headway-deadline: 2s", "Prefer: respond-async"])
+def test_a_header_that_asks_for_what_is_not_built_is_refused_and_named(field: str) -> None:
+    @on_uvloop
+    async def run() -> None:
+        said, _ = await one(post(chat(), "/v1/chat/completions", field))
+        assert said.status == 501 and b"not in this version" in said.body
+        assert field.partition(":")[0].lower().encode() in said.body
+
+    run()
+
+
+@on_uvloop
+async def test_other_preferences_are_no_reason_to_refuse() -> None:
+    said, _ = await one(post(chat(), "/v1/chat/completions", "Prefer: wait=10"))
+    assert said.status == 200

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.types import ModelFrom, PathRule
-from gateway.paths import Paths
+from gateway.paths import Paths, is_for_later
 
 PATHS = Paths([
     PathRule("/predict", ModelFrom("default", "mine")),
@@ -75,3 +75,16 @@ def test_any_bytes_are_a_known_path_or_none(raw: bytes) -> None:
 )
 def test_a_model_in_the_path_is_renamed_where_it_stands(path: str, upstream: str, becomes: str) -> None:
     assert PATHS.renamed(path.encode(), upstream) == becomes.encode()
+
+
+LATER = [b"/v1/files", b"/v1/files/file-1/content", b"/v1/batches", b"/v1/batches/b/cancel", b"/v1/jobs/j"]
+
+
+@pytest.mark.parametrize("raw", LATER)
+def test_asynchronous_work_is_for_later(raw):
+    assert is_for_later(raw)
+
+
+@pytest.mark.parametrize("raw", [b"/v1/filesystem", b"/v1/models", b"/v1/chat/completions", b"/files"])
+def test_other_paths_are_not(raw):
+    assert not is_for_later(raw)
