@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with (folder() as where, simulators(SERVERS, where, options.speed) as sims,
           gateway(where / "headway", [sim.url for sim in sims]) as running):  # fmt: skip
         summary, records, shares = uvloop.run(run(running, sims, items, seed=5))
+        lost = sum(float(sim.state()["lost_seconds"]) for sim in sims)
     print(report.table(summary))
     shares.show()
     if not options.short:
@@ -82,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     lag = (summary["latency"]["start_lag"] or {"p99": 0.0})["p99"]
     counted = [Bar(f"not answered whole, of {summary['requests']}", summary["requests"] - summary["ok"], 0),
                Bar("never sent", len(items) - summary["requests"], 0)]  # fmt: skip
-    return conclude(counted, counts(shares, lag), options.short)
+    timed = [Bar("time the simulated engines stood still for want of CPU, s", lost, 0.5), *counts(shares, lag)]
+    return conclude(counted, timed, options.short)
 
 
 if __name__ == "__main__":
