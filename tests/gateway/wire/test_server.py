@@ -1,4 +1,4 @@
-"""The listener by itself, with a front that echoes: order, framing, limits, time, and who is told that a client left."""
+"""The listener by itself, with a front that echoes: order, framing, limits, time, and who hears that a client left."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pytest
 
 from gateway.config.types import Limits
 from gateway.sockets import bind
+from gateway.wire.above import Answering
 from gateway.wire.head import RequestHead, WireError
 from gateway.wire.reply import Reply
-from gateway.wire.server import Answering, Server
+from gateway.wire.server import Server
 from tests.support.client import Client, post
 from tests.support.loop import on_uvloop, until
 from tests.support.tls import client_context, server_context
@@ -82,8 +83,8 @@ class Listening:
         self.server.stop()
         await asyncio.sleep(0)
 
-    def client(self, **more: int) -> Client:
-        return Client(self.port, **more)
+    def client(self, receive_buffer: int | None = None) -> Client:
+        return Client(self.port, receive_buffer=receive_buffer)
 
 
 async def statuses(client: Client, raw: bytes) -> list[int]:
@@ -100,7 +101,9 @@ async def statuses(client: Client, raw: bytes) -> list[int]:
 @on_uvloop
 async def test_pipelined_requests_are_answered_in_their_order() -> None:
     async with Listening() as server, server.client() as client:
-        client.send(post(b"1", "/wait") + post(b"2", "/a") + post(b"3", "/wait") + post(b"4", "/stream") + post(b"5", "/c"))
+        client.send(
+            post(b"1", "/wait") + post(b"2", "/a") + post(b"3", "/wait") + post(b"4", "/stream") + post(b"5", "/c")
+        )
         await until(lambda: server.front.waiting)
         assert len(server.front.handled) == 1
         server.front.waiting.pop()[1].send(200, b"", b"first")
@@ -123,7 +126,8 @@ def test_requests_are_understood_from_any_split(step: int) -> None:
     @on_uvloop
     async def run() -> None:
         async with Listening() as server, server.client() as client:
-            chunked = b"POST /b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3;x\r\nabc\r\n2\r\nde\r\n0\r\nt: x\r\n\r\n"
+            chunked = b"POST /b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+            chunked += b"3;x\r\nabc\r\n2\r\nde\r\n0\r\nt: x\r\n\r\n"
             raw = post(b"body", "/a") + chunked + b"\r\nGET /c HTTP/1.1\r\nHost: a\r\n\r\n"
             for at in range(0, len(raw), step):
                 client.send(raw[at : at + step])

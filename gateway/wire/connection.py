@@ -1,0 +1,357 @@
+"""Client connections: bytes in, whole checked requests out, answers back in the order of the requests.
+
+One protocol object per connection. It reads a head, asks the front whether the body is wanted at all, reads the body,
+and hands both to the front; while one request is being answered, later (pipelined) bytes wait here. Everything that
+takes time is bounded by one sweep over the connections, so no request pays for a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from gateway.wire.above import Answering
+from gateway.wire.chunked import ChunkedBody
+from gateway.wire.head import RequestHead, WireError, parse_head
+from gateway.wire.reply import Reply
+
+if TYPE_CHECKING:
+    from gateway.wire.server import Server
+
+_PIPELINED = 64 * 1024  # bytes of later requests that may wait before reading stops
+_SMALL = 64 * 1024  # a body this small is read even when its answer is known to be no
+_LINGER = 1.0  # seconds an answered connection is read from before it closes, so that the answer is not reset away
+_HIGH, _LOW = 256 * 1024, 64 * 1024  # write buffer marks
+_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
+
+# What a connection is doing. Plain numbers: they are compared several times for every request.
+_HEAD, _BODY, _BUSY, _LINGERING = range(4)
+
+
+class ServerConnection(asyncio.Protocol):
+    """One client. Reads are fed by the transport; `answered` and `abort` are called by its Reply."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, server: Server):
+        self._server = server
+        self._state = _HEAD
+        self._buffer = b""
+        self._head: RequestHead | None = None
+        self._parts: list[bytes] = []
+        self._want = 0
+        self._have = 0
+        self._chunks: ChunkedBody | None = None
+        self._verdict: Callable[[Reply], None] | None = None
+        self._counted = 0
+        self._reply: Reply | None = None
+        self._task: Answering | None = None
+        self._advancing = False
+        self._read_paused = False
+        self._eof = False
+        self.closing = False
+        self.since = time.monotonic()
+        self.stalled_at = 0.0
+        self._unwritten = 0
+        self._moved_at = 0.0
+        self.requests = 0
+        self.peer = ""
+
+    # --- the transport's side ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        transport.set_write_buffer_limits(_HIGH, _LOW)
+        name = transport.get_extra_info("peername")
+        self.peer = name[0] if isinstance(name, tuple) else ""
+        raw = transport.get_extra_info("socket")
+        if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self._server.admit(self):
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closing = True
+        self._server.forget(self)
+        self._uncount()
+        self._leave()
+
+    def eof_received(self) -> bool:
+        """A client that shuts its sending side is gone; bytes that came before are still judged."""
+        self._eof = True
+        if self._state is _HEAD and self._buffer and not self._read_paused:
+            self._refuse(WireError(400, "the request ended inside its head"))
+        elif self._state is _BODY:
+            self._refuse(WireError(400, "the request ended inside its body"))
+        else:
+            self._leave()  # now, not when the last of what it does not read has been written
+        return False
+
+    def pause_writing(self) -> None:
+        self.stalled_at = time.monotonic()
+        if self._reply is not None:
+            self._reply.paused = True
+            if self._reply.on_pause is not None:
+                self._reply.on_pause()
+
+    def resume_writing(self) -> None:
+        self.stalled_at = 0.0
+        if self._reply is not None:
+            self._reply.paused = False
+            if self._reply.on_resume is not None:
+                self._reply.on_resume()
+
+    def data_received(self, data: bytes) -> None:
+        state = self._state
+        if state is _LINGERING:
+            return
+        if state is _BODY:
+            self.since = time.monotonic()
+            try:
+                self._read_body(data)
+            except WireError as error:
+                self._refuse(error)
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        if state is _HEAD:
+            self._advance()
+        elif len(self._buffer) > _PIPELINED and not self._read_paused:
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    # --- reading requests ----------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Read as many heads as there are, one answered after the other."""
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self._buffer and self._state is _HEAD:
+                if not self._read_head():
+                    break
+        except WireError as error:
+            self._refuse(error)
+        finally:
+            self._advancing = False
+
+    def _read_head(self) -> bool:
+        """True when a head was complete. Bytes after it stay in the buffer or go to the body."""
+        buffer = self._buffer
+        if buffer[:2] == b"\r\n":
+            buffer = self._buffer = _EMPTY_LINES.sub(b"", buffer, 1)  # tolerated before a request
+            if not buffer:
+                return False
+        limits = self._server.limits
+        end = buffer.find(b"\r\n\r\n")
+        if end < 0 or end > limits.headers:
+            self._check_partial(buffer, end)
+            if self._have == 0:
+                self._have = 1  # the first byte of a head starts its clock
+                self.since = time.monotonic()
+            return False
+        head = parse_head(buffer[: end + 4], limits.header_count, limits.target)
+        self._head, rest = head, buffer[end + 4 :]
+        self._buffer = b""
+        self._have = 0
+        if head.length > limits.body:
+            raise WireError(413, f"the body is larger than {limits.body} bytes", "body_too_large")
+        self._verdict = self._server.front.screen(head)
+        if self._verdict is not None and (head.chunked or head.length > _SMALL or head.expects):
+            self._answer_unread(self._verdict)
+            return True
+        if len(rest) == head.length and not head.chunked:  # all of it is here, and nothing else: nearly always so
+            self._count(head.length)
+            self._complete(rest)
+        elif head.length or head.chunked:
+            self._begin_body(head, rest)
+        else:
+            self._buffer = rest
+            self._complete(b"")
+        return True
+
+    def _check_partial(self, buffer: bytes, end: int) -> None:
+        limits = self._server.limits
+        line = buffer.find(b"\r\n")
+        if (line < 0 and len(buffer) > limits.target + 64) or line > limits.target + 64:
+            raise WireError(414, f"the request line is longer than {limits.target} bytes", "target_too_long")
+        if end > limits.headers or len(buffer) > limits.headers:
+            raise WireError(431, f"the head is larger than {limits.headers} bytes", "headers_too_large")
+        if buffer.count(b"\n") != buffer.count(b"\r\n"):
+            raise WireError(400, "a line of the head does not end in CRLF")
+
+    def _begin_body(self, head: RequestHead, rest: bytes) -> None:
+        limits = self._server.limits
+        self._state = _BODY
+        self._want = head.length
+        self._chunks = ChunkedBody(limits.body) if head.chunked else None
+        self.since = time.monotonic()
+        if head.expects and len(rest) < max(1, head.length):
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if rest:
+            self._read_body(rest)
+
+    def _read_body(self, data: bytes) -> None:
+        if self._chunks is not None:
+            before = self._chunks.size
+            rest = self._chunks.feed(data)
+            self._count(self._chunks.size - before)
+            if self._chunks.done:
+                body, self._chunks = self._chunks.data(), None
+                self._buffer = rest
+                self._complete(body)
+            return
+        missing = self._want - self._have
+        if len(data) > missing:
+            data, self._buffer = data[:missing], data[missing:]
+        self._have += len(data)
+        if self._have == self._want and not self._parts:
+            self._count(len(data))
+            self._have = 0
+            self._complete(data)
+            return
+        self._parts.append(data)
+        self._count(len(data))
+        if self._have == self._want:
+            body = b"".join(self._parts)
+            self._parts, self._have = [], 0
+            self._complete(body)
+
+    def _count(self, size: int) -> None:
+        """Bodies held by all requests together are bounded."""
+        self._counted += size
+        self._server.buffered += size
+        if self._server.buffered > self._server.limits.buffered:
+            raise WireError(503, "the gateway holds too many request bodies at once", "memory")
+
+    def _uncount(self) -> None:
+        self._server.buffered -= self._counted
+        self._counted = 0
+
+    # --- answering -----------------------------------------------------------------------------------------------
+
+    def _complete(self, body: bytes) -> None:
+        head = self._head
+        assert head is not None
+        self._state = _BUSY
+        self.requests += 1
+        reply = self._reply = Reply(self, head.keep_alive, head.minor, head.method == b"HEAD")
+        if self._verdict is not None:
+            self._verdict(reply)
+        else:
+            task = self._server.front.handle(head, body, reply, self.peer)
+            if task is not None and not reply.ended:
+                self._task = task
+
+    def _answer_unread(self, verdict: Callable[[Reply], None]) -> None:
+        """The answer is known and the body is not wanted: say so, then close without reading all of it."""
+        self._state = _BUSY
+        reply = self._reply = Reply(self, False, 1, self._head is not None and self._head.method == b"HEAD")
+        self.closing = True
+        verdict(reply)
+
+    def _refuse(self, error: WireError) -> None:
+        self._uncount()
+        self._state = _BUSY
+        self._buffer = b""
+        self._parts = []
+        self._chunks = None
+        self.closing = True
+        reply = self._reply = Reply(self, False, 1, False)
+        self._server.front.refuse(error, reply, self._head.path if self._head is not None else b"")
+
+    def answered(self, keep_alive: bool) -> None:
+        """The reply has ended: on to the next request, or close."""
+        self._uncount()
+        self._reply = self._task = self._head = None
+        self.since = time.monotonic()
+        if not keep_alive or self.closing:
+            self._linger()
+            return
+        self._state = _HEAD
+        if self._read_paused:
+            self._read_paused = False
+            self.transport.resume_reading()
+        if self._buffer and not self._advancing:
+            # From the loop, not from here: a flood of tiny requests must not recurse.
+            asyncio.get_running_loop().call_soon(self._advance)
+
+    def _linger(self) -> None:
+        """Close, but let the client read its answer first: unread bytes would make the kernel reset it away."""
+        self.closing = True
+        self._state = _LINGERING
+        self._buffer = b""
+        if self._eof or self.transport.is_closing() or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self.transport.write_eof()
+
+    def abort(self) -> None:
+        """Drop the connection at once, what is not yet written included."""
+        self.closing = True
+        if not self.transport.is_closing():
+            self.transport.abort()
+
+    def break_off(self) -> None:
+        """Close after what is written has left, in the middle of an answer."""
+        self._uncount()
+        self.closing = True
+        self._reply = self._task = None
+        self._state = _LINGERING
+        self.since = time.monotonic()
+        self.transport.close()
+
+    def draining(self) -> bool:
+        return self._server.is_draining
+
+    def _leave(self) -> None:
+        """The client is gone: whoever answers is cancelled, at once."""
+        reply, task = self._reply, self._task
+        self._reply = self._task = None
+        if reply is not None and not reply.ended:
+            reply.gone = True
+            if task is not None:
+                task.cancel()
+
+    # --- time ----------------------------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        """Called a few times a second: is anything overdue here?"""
+        limits = self._server.limits
+        waited = now - self.since
+        state = self._state
+        if state is _HEAD:
+            if self._have or not self.requests:
+                if waited > limits.header_time:
+                    if self._buffer:
+                        self._refuse(WireError(408, "the request head took too long", "client_too_slow"))
+                    else:
+                        self.transport.close()
+            elif waited > limits.idle:
+                self.transport.close()
+        elif state is _BODY:
+            if waited > limits.body_idle:
+                self._refuse(WireError(408, "the request body took too long", "client_too_slow"))
+        elif state is _LINGERING:
+            if waited > _LINGER and not self.stalled_at:
+                self.transport.close()
+            self._check_stall(now)
+        elif self.stalled_at:
+            self._check_stall(now)
+
+    def _check_stall(self, now: float) -> None:
+        """Drop a client that takes nothing of what is written; one that takes a little may go on."""
+        left = self.transport.get_write_buffer_size()
+        if left == 0 or left != self._unwritten:
+            self._unwritten, self._moved_at = left, now
+        elif now - self._moved_at > self._server.limits.write_stall:
+            self.closing = True
+            self.transport.abort()  # one that is closing, too
+
+    @property
+    def is_idle(self) -> bool:
+        return self._state is _HEAD and not self._buffer
