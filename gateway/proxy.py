@@ -123,19 +123,20 @@ class Proxy:
         began = time.monotonic()
         model = ask.model
         lane = self.lanes[model.to]
+        falls_back = not model.fallback  # whether all of its pools have been asked
         while True:
-            waited = time.monotonic() - began
-            patience = QUEUE_WAIT - waited
-            if model.fallback and waited < model.fallback_after:
-                patience = model.fallback_after - waited
+            patience = (QUEUE_WAIT if falls_back else model.fallback_after) - (time.monotonic() - began)
             try:
                 await asyncio.get_running_loop().create_task(lane.turnstile.wait_for_room(max(0.0, patience)))
             except Refused:
-                if time.monotonic() - began >= QUEUE_WAIT or not model.fallback:
+                if falls_back:
                     raise
+                falls_back = True
             facts.queued = time.monotonic() - began
             try:
-                return self._place(ask, facts, facts.queued)
+                return self._place(ask, facts, model.fallback_after if falls_back else 0.0)
+            except NoEndpoint:
+                raise
             except Refused:
                 if facts.queued >= QUEUE_WAIT:
                     raise
