@@ -40,33 +40,42 @@ class Gated:
 @on_uvloop
 async def test_a_reload_swaps_between_two_requests_and_streams_go_on() -> None:
     gated = Gated()
-    async with Upstream(gated) as old, Upstream() as new, Running(config(pool([old]))) as gateway:
-        async with gateway.client() as streaming, gateway.client() as client:
-            streaming.send(post(chat(stream=True)))
-            await streaming.head()
-            gateway.next_config = config(pool([new]), limits=limits(body=1000), models=[Model("m", "p", aliases=("n",))])
-            assert await gateway.gateway.reload() == (True, [])
-            said = await client.ask(body=chat("n"))
-            assert said.status == 200 and said.named["x-headway-endpoint"] == new.url
-            assert (await client.ask(body=b"x" * 2000)).status == 413
-            gated.gate.set()
-            assert await streaming._chunks() == ((TOKEN + b"\n\n") * 2, True)
-            await gateway.settled(2)
+    async with (
+        Upstream(gated) as old,
+        Upstream() as new,
+        Running(config(pool([old]))) as gateway,
+        gateway.client() as streaming,
+        gateway.client() as client,
+    ):
+        streaming.send(post(chat(stream=True)))
+        await streaming.head()
+        gateway.next_config = config(pool([new]), limits=limits(body=1000), models=[Model("m", "p", aliases=("n",))])
+        assert await gateway.gateway.reload() == (True, [])
+        said = await client.ask(body=chat("n"))
+        assert said.status == 200 and said.named["x-headway-endpoint"] == new.url
+        assert (await client.ask(body=b"x" * 2000)).status == 413
+        gated.gate.set()
+        assert await streaming._chunks() == ((TOKEN + b"\n\n") * 2, True)
+        await gateway.settled(2)
 
 
 @on_uvloop
 async def test_a_reload_can_take_away_the_pool_of_a_running_stream() -> None:
     gated = Gated()
-    async with Upstream(gated) as old, Upstream() as new:
-        async with Running(config(pool([old]), pool([new], "q"))) as gateway, gateway.client() as streaming:
-            streaming.send(post(chat(stream=True)))
-            await streaming.head()
-            gateway.next_config = config(pool([new], "q"))
-            assert (await gateway.gateway.reload())[0]
-            gated.gate.set()
-            assert await streaming._chunks() == ((TOKEN + b"\n\n") * 2, True)
-            async with gateway.client() as client:
-                assert (await client.ask()).named["x-headway-pool"] == "q"
+    async with (
+        Upstream(gated) as old,
+        Upstream() as new,
+        Running(config(pool([old]), pool([new], "q"))) as gateway,
+        gateway.client() as streaming,
+    ):
+        streaming.send(post(chat(stream=True)))
+        await streaming.head()
+        gateway.next_config = config(pool([new], "q"))
+        assert (await gateway.gateway.reload())[0]
+        gated.gate.set()
+        assert await streaming._chunks() == ((TOKEN + b"\n\n") * 2, True)
+        async with gateway.client() as client:
+            assert (await client.ask()).named["x-headway-pool"] == "q"
 
 
 @on_uvloop
@@ -124,18 +133,23 @@ async def test_many_reloads_under_load_fail_no_request() -> None:
 @on_uvloop
 async def test_an_endpoint_that_leaves_finishes_what_it_has_and_gets_nothing_new() -> None:
     gated = Gated()
-    async with Upstream(gated, OK) as old, Upstream() as new, Running(config(pool([old, new]))) as gateway:
-        async with gateway.client() as streaming, gateway.client() as client:
-            streaming.send(post(chat(stream=True)))
-            await streaming.head()
-            gateway.next_config = config(pool([new]))
-            await gateway.gateway.reload()
-            for _ in range(3):
-                assert (await client.ask()).status == 200
-            assert (old.posts, new.posts) == (1, 3)
-            gated.gate.set()
-            assert (await streaming._chunks())[1]
-            await gateway.settled(4)
+    async with (
+        Upstream(gated, OK) as old,
+        Upstream() as new,
+        Running(config(pool([old, new]))) as gateway,
+        gateway.client() as streaming,
+        gateway.client() as client,
+    ):
+        streaming.send(post(chat(stream=True)))
+        await streaming.head()
+        gateway.next_config = config(pool([new]))
+        await gateway.gateway.reload()
+        for _ in range(3):
+            assert (await client.ask()).status == 200
+        assert (old.posts, new.posts) == (1, 3)
+        gated.gate.set()
+        assert (await streaming._chunks())[1]
+        await gateway.settled(4)
 
 
 # --- draining -----------------------------------------------------------------------------------------------------
@@ -144,24 +158,29 @@ async def test_an_endpoint_that_leaves_finishes_what_it_has_and_gets_nothing_new
 @on_uvloop
 async def test_draining_turns_ready_off_lets_streams_finish_and_then_closes_everything() -> None:
     gated = Gated()
-    async with Upstream(gated, OK) as up, Running(config(pool([up]))) as gateway:
-        async with gateway.client() as streaming, gateway.client() as client, gateway.client() as idle:
-            assert (await idle.get("/readyz")).status == 200
-            streaming.send(post(chat(stream=True)))
-            await streaming.head()
-            draining = asyncio.create_task(gateway.gateway.drain(0.2, 20.0))
-            await asyncio.sleep(0.05)
-            assert (await client.get("/readyz")).status == 503 and (await client.get("/healthz")).status == 200
-            async with gateway.client() as late:  # within the delay new connections are still served
-                assert (await late.ask()).status == 200
-            await until(lambda: gateway.gateway.server.is_draining)
-            with pytest.raises(ConnectionError):
-                await gateway.client().__aenter__()
-            assert (await client.get("/healthz")).named["connection"] == "close"
-            gated.gate.set()
-            assert await streaming._chunks() == ((TOKEN + b"\n\n") * 2, True)
-            assert await idle.is_closed()
-            await asyncio.wait_for(draining, 10.0)
+    async with (
+        Upstream(gated, OK) as up,
+        Running(config(pool([up]))) as gateway,
+        gateway.client() as streaming,
+        gateway.client() as client,
+        gateway.client() as idle,
+    ):
+        assert (await idle.get("/readyz")).status == 200
+        streaming.send(post(chat(stream=True)))
+        await streaming.head()
+        draining = asyncio.create_task(gateway.gateway.drain(0.2, 20.0))
+        await asyncio.sleep(0.05)
+        assert (await client.get("/readyz")).status == 503 and (await client.get("/healthz")).status == 200
+        async with gateway.client() as late:  # within the delay new connections are still served
+            assert (await late.ask()).status == 200
+        await until(lambda: gateway.gateway.server.is_draining)
+        with pytest.raises(ConnectionError):
+            await gateway.client().__aenter__()
+        assert (await client.get("/healthz")).named["connection"] == "close"
+        gated.gate.set()
+        assert await streaming._chunks() == ((TOKEN + b"\n\n") * 2, True)
+        assert await idle.is_closed()
+        await asyncio.wait_for(draining, 10.0)
 
 
 @on_uvloop
@@ -236,15 +255,19 @@ async def test_it_is_not_ready_while_every_model_server_is_down() -> None:
 
 @on_uvloop
 async def test_metrics_count_requests_failures_tries_and_those_who_left() -> None:
-    async with Upstream(whole(answer(b"x", 500)), hang()) as up, Upstream() as other:
-        async with Running(config(pool([up, other]))) as gateway, gateway.client() as client:
-            assert (await client.ask()).status == 200
-            client.send(post())
-            await until(lambda: up.posts == 2)
-            client.writer.close()
-            await gateway.settled(2)
-            async with Client(gateway.admin_port) as admin:
-                page = (await admin.get("/metrics")).body.decode()
+    async with (
+        Upstream(whole(answer(b"x", 500)), hang()) as up,
+        Upstream() as other,
+        Running(config(pool([up, other]))) as gateway,
+        gateway.client() as client,
+    ):
+        assert (await client.ask()).status == 200
+        client.send(post())
+        await until(lambda: up.posts == 2)
+        client.writer.close()
+        await gateway.settled(2)
+        async with Client(gateway.admin_port) as admin:
+            page = (await admin.get("/metrics")).body.decode()
     lines = [line for line in page.splitlines() if not line.startswith("#")]
 
     def value(name: str, *labels: str) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.cli import main
 
-GOOD = "version: 1\npools:\n  p: {engine: http, endpoints: [\"http://127.0.0.1:1\"]}\nmodels:\n  m: {to: p}\n"
+GOOD = 'version: 1\npools:\n  p: {engine: http, endpoints: ["http://127.0.0.1:1"]}\nmodels:\n  m: {to: p}\n'
 
 
 @pytest.mark.parametrize("verb", ["plan", "canary", "rollback", "top", "lab"])
@@ -18,7 +18,9 @@ def test_a_verb_that_comes_later_says_so_and_fails(verb: str, capsys: pytest.Cap
     assert "not in this version" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [[], ["nonsense"], ["serve"], ["check"], ["key"], ["key", "old"], ["serve", "--nope"]])
+@pytest.mark.parametrize(
+    "words", [[], ["nonsense"], ["serve"], ["check"], ["key"], ["key", "old"], ["serve", "--nope"]]
+)
 def test_bad_usage_exits_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)

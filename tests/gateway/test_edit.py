@@ -44,7 +44,9 @@ def expected(event: bytes) -> bytes:
     st.lists(st.integers(0, 2000), max_size=12),
     st.booleans(),
 )
-def test_only_the_models_name_changes_from_any_split(events: list[bytes], end: bytes, cuts: list[int], tail: bool) -> None:
+def test_only_the_models_name_changes_from_any_split(
+    events: list[bytes], end: bytes, cuts: list[int], tail: bool
+) -> None:
     spelt = [event.replace(b"\n", end) for event in events]
     raw = b"".join(event + end + end for event in spelt)
     want = b"".join(expected(event) + end + end for event in spelt)

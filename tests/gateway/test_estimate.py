@@ -11,7 +11,9 @@ from gateway.estimate import Lengths
 def test_an_unknown_model_starts_with_four_bytes_a_token_and_a_bounded_answer() -> None:
     lengths = Lengths()
     assert abs(lengths.prompt_tokens(4000) - 1000.0) <= 1.0 and lengths.prompt_tokens(0) == 1.0
-    assert lengths.output_tokens(None) == 200.0 and lengths.output_tokens(16) == 16.0 and lengths.output_tokens(0) == 1.0
+    assert (
+        lengths.output_tokens(None) == 200.0 and lengths.output_tokens(16) == 16.0 and lengths.output_tokens(0) == 1.0
+    )
 
 
 def test_both_follow_what_is_counted() -> None:

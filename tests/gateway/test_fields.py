@@ -20,17 +20,37 @@ def forwarded(*lines: str, peer: str = "1.2.3.4", trusted: tuple[str, ...] = ())
     assert made.endswith("\r\n")
     pairs = [line.split(": ", 1) for line in made[:-2].split("\r\n")]
     assert len({name for name, _ in pairs}) == len(pairs)
-    return {name: value for name, value in pairs}
+    return dict(pairs)
 
 
 OWN = {"x-request-id": "id-1", "x-forwarded-for": "1.2.3.4"}
 STOPPED = [
-    "Authorization: Bearer k", "X-Api-Key: k", "Api-Key: k", "Cookie: a=b", "Accept-Encoding: gzip", "X-Headway-Class: a",
-    "X-Headway-Endpoint: http://x", "X-Gateway-Inference-Objective: a", "X-Llm-D-Anything: 1", "Forwarded: for=x",
-    "X-Real-IP: 6.6.6.6", "X-Original-URL: /sleep", "Content-Length: 0", "Connection: keep-alive", "Keep-Alive: 5",
-    "TE: trailers", "Trailer: x", "Upgrade: h2c", "Proxy-Authorization: x", "Proxy-Connection: x", "X-Request-Id: bad id!",
-    "Expect: 100-continue", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Host: x", "X-Forwarded-Proto: https",
-]  # fmt: skip
+    "Authorization: Bearer k",
+    "X-Api-Key: k",
+    "Api-Key: k",
+    "Cookie: a=b",
+    "Accept-Encoding: gzip",
+    "X-Headway-Class: a",
+    "X-Headway-Endpoint: http://x",
+    "X-Gateway-Inference-Objective: a",
+    "X-Llm-D-Anything: 1",
+    "Forwarded: for=x",
+    "X-Real-IP: 6.6.6.6",
+    "X-Original-URL: /sleep",
+    "Content-Length: 0",
+    "Connection: keep-alive",
+    "Keep-Alive: 5",
+    "TE: trailers",
+    "Trailer: x",
+    "Upgrade: h2c",
+    "Proxy-Authorization: x",
+    "Proxy-Connection: x",
+    "X-Request-Id: bad id!",
+    "Expect: 100-continue",
+    "X-Forwarded-For: 6.6.6.6",
+    "X-Forwarded-Host: x",
+    "X-Forwarded-Proto: https",
+]
 
 
 @pytest.mark.parametrize("line", STOPPED)
@@ -39,8 +59,15 @@ def test_a_stopped_field_does_not_go_upstream(line: str) -> None:
 
 
 def test_other_fields_pass_with_their_values() -> None:
-    passing = {"accept": "text/event-stream", "content-type": "application/json", "traceparent": "00-a-b-01",
-               "x-session-id": "s", "openai-organization": "o", "anthropic-version": "2023-06-01", "user-agent": "u/1"}
+    passing = {
+        "accept": "text/event-stream",
+        "content-type": "application/json",
+        "traceparent": "00-a-b-01",
+        "x-session-id": "s",
+        "openai-organization": "o",
+        "anthropic-version": "2023-06-01",
+        "user-agent": "u/1",
+    }
     assert forwarded(*(f"{name.title()}: {value}" for name, value in passing.items())) == {**passing, **OWN}
 
 

@@ -1,4 +1,4 @@
-"""A pool at run time: budget of further tries, what failures say, silence, and connections that follow their endpoint."""
+"""A pool at run time: the budget of further tries, what failures say, silence, and whose connections are whose."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def lane_of(gateway: Running, name: str = "p") -> Lane:
 @pytest.mark.parametrize(
     ("cause", "state", "moves_on"),
     [("status_500", "suspect", False), ("closed", "suspect", False), ("first_token", "suspect", False),
-     ("saturated", "healthy", False), ("leaving", "ejected", True), ("refused", "suspect", True), ("hung", "healthy", True)],
+     ("saturated", "healthy", False), ("leaving", "ejected", True),
+     ("refused", "suspect", True), ("hung", "healthy", True)],
 )  # fmt: skip
 def test_each_cause_says_its_own_of_the_endpoint(cause: str, state: str, moves_on: bool) -> None:
     @on_uvloop
@@ -65,25 +66,29 @@ async def test_a_failure_of_one_that_left_says_nothing_of_who_has_its_row() -> N
 
 @on_uvloop
 async def test_an_endpoint_that_falls_silent_is_found_and_what_waits_there_moves() -> None:
-    async with Upstream(whole(sse(TOKEN, TOKEN))) as one, Upstream(whole(sse(TOKEN, TOKEN))) as two:
-        async with Running(config(pool([one, two]))) as gateway, gateway.client() as client:
-            for _ in range(25):
-                assert (await client.ask(body=chat(stream=True))).whole
-            lane = lane_of(gateway)
-            lane.learn_pace()
-            one.script.clear()
-            one.script.append(hang(SSE_HEAD))
-            client.send(post(chat(stream=True)))
-            await until(lambda: one.posts == 26)
-            now = gateway.gateway.now()
-            lane.sweep(now + 3.0)
-            assert lane.relays
-            lane.sweep(now + 60.0 - 1.0)  # long before the first-token time-out would be, were it not for the silence
-            said = await client.answer()
-            assert said.status == 200 and said.whole and said.named["x-headway-endpoint"] == two.url
-            states = {endpoint.url: lane.fleet.health(row).state for row, endpoint in lane.fleet.members()}
-            assert states[one.url] is State.EJECTED and states[two.url] is State.HEALTHY
-            await gateway.settled(26)
+    async with (
+        Upstream(whole(sse(TOKEN, TOKEN))) as one,
+        Upstream(whole(sse(TOKEN, TOKEN))) as two,
+        Running(config(pool([one, two]))) as gateway,
+        gateway.client() as client,
+    ):
+        for _ in range(25):
+            assert (await client.ask(body=chat(stream=True))).whole
+        lane = lane_of(gateway)
+        lane.learn_pace()
+        one.script.clear()
+        one.script.append(hang(SSE_HEAD))
+        client.send(post(chat(stream=True)))
+        await until(lambda: one.posts == 26)
+        now = gateway.gateway.now()
+        lane.sweep(now + 3.0)
+        assert lane.relays
+        lane.sweep(now + 60.0 - 1.0)  # long before the first-token time-out would be, were it not for the silence
+        said = await client.answer()
+        assert said.status == 200 and said.whole and said.named["x-headway-endpoint"] == two.url
+        states = {endpoint.url: lane.fleet.health(row).state for row, endpoint in lane.fleet.members()}
+        assert states[one.url] is State.EJECTED and states[two.url] is State.HEALTHY
+        await gateway.settled(26)
 
 
 @on_uvloop
@@ -96,22 +101,26 @@ async def test_a_stream_that_has_started_on_a_silent_endpoint_is_left_to_its_own
         await line.send(chunk(TOKEN + b"\n\n") + b"0\r\n\r\n")
         return True
 
-    async with Upstream(whole(sse(TOKEN, TOKEN))) as one, Upstream() as two:
-        async with Running(config(pool([one, two]))) as gateway, gateway.client() as client:
-            for _ in range(25):
-                await client.ask(body=chat(stream=True))
-            lane = lane_of(gateway)
-            lane.learn_pace()
-            one.script.clear()
-            one.script.append(halting)
-            client.send(post(chat(stream=True)))
-            await client.head()
-            lane.sweep(gateway.gateway.now() + 20.0)
-            row = next(row for row, endpoint in lane.fleet.members() if endpoint.url == one.url)
-            assert lane.fleet.health(row).state is State.EJECTED
-            go.set()
-            body, whole_ = await client._chunks()
-            assert body == (TOKEN + b"\n\n") * 2 and whole_
+    async with (
+        Upstream(whole(sse(TOKEN, TOKEN))) as one,
+        Upstream() as two,
+        Running(config(pool([one, two]))) as gateway,
+        gateway.client() as client,
+    ):
+        for _ in range(25):
+            await client.ask(body=chat(stream=True))
+        lane = lane_of(gateway)
+        lane.learn_pace()
+        one.script.clear()
+        one.script.append(halting)
+        client.send(post(chat(stream=True)))
+        await client.head()
+        lane.sweep(gateway.gateway.now() + 20.0)
+        row = next(row for row, endpoint in lane.fleet.members() if endpoint.url == one.url)
+        assert lane.fleet.health(row).state is State.EJECTED
+        go.set()
+        body, whole_ = await client._chunks()
+        assert body == (TOKEN + b"\n\n") * 2 and whole_
 
 
 @on_uvloop

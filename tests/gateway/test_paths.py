@@ -43,7 +43,8 @@ def test_a_model_is_read_from_the_path(path: str, model: str) -> None:
         "/reset_prefix_cache", "/start_profile", "/metrics", "/health", "/version", "/v2/repository/index", "/docs",
         "/v2/models/x/unload", "/v2/repository/models/x/load", "/v1/chat/completions/", "//v1/chat/completions",
         "/V1/chat/completions", "/v1/chat/completions/../../../sleep", "/v1/../sleep", "/v1/%2e%2e/sleep",
-        "/v2/models/../sleep", "/v2/models/a/b/infer", "/v2/models//infer", "/v1/chat%2fcompletions", "/v1\\completions",
+        "/v2/models/../sleep", "/v2/models/a/b/infer", "/v2/models//infer", "/v1/chat%2fcompletions",
+        "/v1\\completions",
         "/v2/models/x/infer/../../unload", "/predict;x", "/api/config", "", "/",
     ],
 )  # fmt: skip
@@ -81,10 +82,10 @@ LATER = [b"/v1/files", b"/v1/files/file-1/content", b"/v1/batches", b"/v1/batche
 
 
 @pytest.mark.parametrize("raw", LATER)
-def test_asynchronous_work_is_for_later(raw):
+def test_asynchronous_work_is_for_later(raw: bytes) -> None:
     assert is_for_later(raw)
 
 
 @pytest.mark.parametrize("raw", [b"/v1/filesystem", b"/v1/models", b"/v1/chat/completions", b"/files"])
-def test_other_paths_are_not(raw):
+def test_other_paths_are_not(raw: bytes) -> None:
     assert not is_for_later(raw)

@@ -1,14 +1,13 @@
 """The life of a request when model servers fail: who is tried, what the client gets, and that nothing stays counted."""
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
-from gateway.config.types import Eject, EndpointSpec, Model, Pick, Retry, Timeouts
+from gateway.config.types import Eject, Retry, Timeouts
 from tests.support.client import Answer, chat, post
 from tests.support.gateway import Running, config, pool
-from tests.support.loop import on_uvloop, until
+from tests.support.loop import on_uvloop
 from tests.support.upstream import (
     OK,
     SSE_HEAD,
@@ -278,128 +277,3 @@ async def test_what_was_held_is_not_lost_when_the_start_and_an_error_come_in_one
     half, rest = TOKEN[:20], TOKEN[20:] + b"\n\n" + ERROR + b"\n\n"
     said, _, _ = await ask_two(pieces(SSE_HEAD + chunk(b": c\n\n" + half), chunk(rest) + b"0\r\n\r\n"), stream=True)
     assert said.body == b": c\n\n" + half + rest and not said.whole
-
-
-async def leave_while(behaviour: Behaviour, *, ready: Sequence[bytes] = (), how: str = "close") -> None:
-    """A client that goes away once the upstream has been asked (and, if named, after these bytes came)."""
-    async with Upstream(behaviour) as up, Running(config(pool([up]))) as gateway, gateway.client() as client:
-        client.send(post(chat(stream=True)))
-        await up.arrived.wait()
-        for expected in ready:
-            await client.reader.readuntil(expected)
-        if how == "reset":
-            client.reset()
-        elif how == "half":
-            client.writer.write_eof()
-        else:
-            client.writer.close()
-        await asyncio.wait_for(up.lines[-1].closed.wait(), 1.0)
-        await gateway.settled(1)
-        assert (gateway.last.ended, gateway.last.tries) == ("client_gone", 1)
-        assert not gateway.gateway.server.connections
-
-
-@pytest.mark.parametrize("how", ["close", "reset", "half"])
-@pytest.mark.parametrize(
-    ("behaviour", "ready"),
-    [(hang(), []), (hang(SSE_HEAD + chunk(b": c\n\n")), []), (hang(SSE_HEAD + chunk(TOKEN + b"\n\n")), [b"\n\n"])],
-    ids=["before the head", "in prefill", "in the stream"],
-)
-def test_a_client_that_goes_away_ends_the_upstream_request(behaviour: Behaviour, ready: list[bytes], how: str) -> None:
-    on_uvloop(leave_while)(behaviour, ready=ready, how=how)
-
-
-@on_uvloop
-async def test_a_client_that_goes_away_while_waiting_for_room_leaves_the_queue() -> None:
-    async with Upstream(hang()) as up:
-        full = pool([up], endpoints=(EndpointSpec(up.url, max_concurrency=1),))
-        async with Running(config(full)) as gateway, gateway.client() as first, gateway.client() as second:
-            first.send(post())
-            await up.arrived.wait()
-            second.send(post())
-            lane = gateway.gateway.proxy.lanes["p"]
-            await until(lambda: len(lane.turnstile) == 1, "the second request in the queue")
-            second.writer.close()
-            await until(lambda: len(lane.turnstile) == 0, "an empty queue")
-            first.writer.close()
-            await gateway.settled(2)
-            assert [record.ended for record in gateway.records.all] == ["client_gone"] * 2 and up.posts == 1
-
-
-@on_uvloop
-async def test_a_request_waits_here_for_its_turn_and_goes_when_there_is_room() -> None:
-    gates = [asyncio.Event() for _ in range(3)]
-    running = 0
-    most = 0
-
-    async def gated(line: Line, request: Received) -> bool:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await gates[int(request.named[b"x-number"])].wait()
-        running -= 1
-        await line.send(answer(b"{}"))
-        return True
-
-    async with Upstream(gated) as up:
-        full = pool([up], endpoints=(EndpointSpec(up.url, max_concurrency=1),))
-        async with Running(config(full)) as gateway, gateway.client() as a, gateway.client() as b, gateway.client() as c:
-            for number, client in enumerate((a, b, c)):
-                client.send(post(None, "/v1/chat/completions", f"x-number: {number}"))
-                waiting = gateway.gateway.proxy.lanes["p"].turnstile
-                await until(lambda n=number: up.posts == 1 and len(waiting) == n)  # type: ignore[misc]
-            for gate in gates:
-                gate.set()
-            said = [await client.answer() for client in (a, b, c)]
-            assert [one.status for one in said] == [200] * 3 and most == 1
-            assert [request.named[b"x-number"] for request in up.requests] == [b"0", b"1", b"2"]
-            assert int(said[2].named["x-headway-queued-ms"]) >= 0
-            await gateway.settled(3)
-
-
-@on_uvloop
-async def test_a_full_pool_is_left_for_its_fallback_after_a_while_and_an_unhealthy_one_at_once() -> None:
-    async with Upstream(hang()) as busy, Upstream() as spare:
-        full = pool([busy], endpoints=(EndpointSpec(busy.url, max_concurrency=1),))
-        model = Model("m", "p", fallback=("q",), fallback_after=0.2)
-        async with Running(config(full, pool([spare], "q"), models=[model])) as gateway:
-            async with gateway.client() as first, gateway.client() as second:
-                first.send(post())
-                await busy.arrived.wait()
-                said = await second.ask()
-                assert (said.status, said.named["x-headway-pool"]) == (200, "q")
-                assert int(said.named["x-headway-queued-ms"]) >= 150
-    async with Upstream() as spare:
-        dead = pool([f"http://127.0.0.1:{free_port()}"])
-        async with Running(config(dead, pool([spare], "q"), models=[model])) as gateway, gateway.client() as client:
-            for _ in range(3):
-                said = await client.ask()
-                assert (said.status, said.named["x-headway-pool"]) == (200, "q")
-
-
-@on_uvloop
-async def test_a_request_is_written_afresh_with_the_endpoints_own_host_and_path() -> None:
-    async with Upstream() as up:
-        made = pool([up.url + "/base"])
-        async with Running(config(made)) as gateway, gateway.client() as client:
-            body = b'{ "model" : "m","messages":[] ,"x":1.10}'
-            await client.ask("/v1/chat/completions?a=b%20c", body, "x-keep: yes", "Connection: x-drop", "X-Drop: 1")
-            got = up.requests[0]
-            assert got.line == b"POST /base/v1/chat/completions?a=b%20c HTTP/1.1"
-            assert got.named[b"host"] == up.url[7:].encode() and got.body == body
-            assert got.named[b"x-keep"] == b"yes" and b"x-drop" not in got.named
-
-
-@on_uvloop
-async def test_simultaneous_equal_requests_spread_evenly() -> None:
-    async with Upstream(hang()) as a, Upstream(hang()) as b, Upstream(hang()) as c, Upstream(hang()) as d:
-        async with Running(config(pool([a, b, c, d], pick=Pick("least_tokens")))) as gateway:
-            clients = [gateway.client() for _ in range(32)]
-            for client in clients:
-                await client.__aenter__()
-                client.send(post())
-            await until(lambda: sum(up.posts for up in (a, b, c, d)) == 32)
-            assert [up.posts for up in (a, b, c, d)] == [8, 8, 8, 8]
-            for client in clients:
-                client.writer.close()
-            await gateway.settled(32)

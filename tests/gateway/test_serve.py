@@ -94,19 +94,22 @@ def test_sigterm_cuts_what_does_not_finish_with_an_error_event(tmp_path: Path) -
 def test_saving_the_file_and_sighup_reload_and_a_bad_file_changes_nothing(tmp_path: Path) -> None:
     @on_uvloop
     async def body() -> None:
-        async with Upstream(Streams()) as up, Serving("-c", write(tmp_path, up)) as gateway:
-            async with Client(gateway.port) as client:
-                assert (await client.ask(body=chat("m"))).status == 200
-                write(tmp_path, up, model="renamed")
-                gateway.process.send_signal(signal.SIGHUP)
-                await served(client, "renamed")
-                assert (await client.ask(body=chat("m"))).status == 404
-                (tmp_path / "headway.yaml").write_text("version: 1\npools: {p: {engin: http}}\n")
-                gateway.process.send_signal(signal.SIGHUP)
-                await until(lambda: any("reload_refused" in line for line in gateway.said))
-                assert (await client.ask(body=chat("renamed"))).status == 200
-                write(tmp_path, up, model="third")  # saved, and no signal
-                await served(client, "third")
+        async with (
+            Upstream(Streams()) as up,
+            Serving("-c", write(tmp_path, up)) as gateway,
+            Client(gateway.port) as client,
+        ):
+            assert (await client.ask(body=chat("m"))).status == 200
+            write(tmp_path, up, model="renamed")
+            gateway.process.send_signal(signal.SIGHUP)
+            await served(client, "renamed")
+            assert (await client.ask(body=chat("m"))).status == 404
+            (tmp_path / "headway.yaml").write_text("version: 1\npools: {p: {engin: http}}\n")
+            gateway.process.send_signal(signal.SIGHUP)
+            await until(lambda: any("reload_refused" in line for line in gateway.said))
+            assert (await client.ask(body=chat("renamed"))).status == 200
+            write(tmp_path, up, model="third")  # saved, and no signal
+            await served(client, "third")
 
     body()
 
@@ -144,7 +147,11 @@ def test_sigusr2_hands_the_socket_over_and_no_request_fails(tmp_path: Path) -> N
 def test_a_successor_that_cannot_start_leaves_the_old_process_serving(tmp_path: Path) -> None:
     @on_uvloop
     async def body() -> None:
-        async with Upstream(Streams()) as up, Serving("-c", write(tmp_path, up)) as gateway, Client(gateway.port) as client:
+        async with (
+            Upstream(Streams()) as up,
+            Serving("-c", write(tmp_path, up)) as gateway,
+            Client(gateway.port) as client,
+        ):
             (tmp_path / "headway.yaml").write_text("nonsense")
             gateway.process.send_signal(signal.SIGUSR2)
             await until(lambda: any("restart_failed" in line for line in gateway.said), "the failed restart")

@@ -15,7 +15,7 @@ def test_a_bound_socket_listens_and_a_taken_address_is_named() -> None:
             pass
         with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
             bind("127.0.0.1", port)
-    with pytest.raises(OSError, match="no-such-host.invalid"):
+    with pytest.raises(OSError, match=r"no-such-host\.invalid"):
         bind("no-such-host.invalid", 1)
 
 

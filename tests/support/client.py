@@ -103,7 +103,7 @@ class Client:
         return Answer(status, fields, body, whole, raw)
 
     async def _chunks(self) -> tuple[bytes, bool]:
-        parts = []
+        parts: list[bytes] = []
         try:
             while True:
                 size = int(await self.reader.readuntil(b"\r\n"), 16)

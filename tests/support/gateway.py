@@ -14,7 +14,7 @@ from gateway.config.types import Admin, Config, EndpointSpec, HealthCheck, Limit
 from gateway.logs import Events, Output, RequestLog
 from gateway.records import RequestRecord
 from gateway.sockets import bind
-from tests.support.client import Client
+from tests.support.client import Answer, Client
 from tests.support.loop import until
 from tests.support.upstream import Upstream
 
@@ -111,3 +111,16 @@ class Running:
     @property
     def last(self) -> RequestRecord:
         return self.records.all[-1]
+
+
+async def one(raw: bytes, *, upstream: Upstream | None = None, **more: Any) -> tuple[Answer, Running]:
+    """The answer to one raw request on a gateway of one endpoint."""
+    async with (
+        upstream or Upstream() as up,
+        Running(config(pool([up]), **more)) as gateway,
+        gateway.client() as client,
+    ):
+        client.send(raw)
+        said = await client.answer()
+        await gateway.settled()
+        return said, gateway

@@ -31,7 +31,7 @@ def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 
     # pytest reads the signature through __wrapped__; without it, it would also see a coroutine function there.
     run.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     return run
 
 

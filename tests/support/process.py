@@ -26,7 +26,7 @@ async def run(*arguments: str) -> tuple[int, str]:
 
 
 class Serving:
-    """`async with Serving("-c", file) as gateway:`; ports are read from its greeting. Killed at the end if still there."""
+    """`async with Serving("-c", file) as gateway:`; its greeting tells the ports. Killed at the end if it runs."""
 
     def __init__(self, *arguments: str) -> None:
         self._arguments = arguments

@@ -9,7 +9,10 @@ from gateway.core.meter import Kind, Meter, kind_of, status_of
 ROLE = b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}'
 TOKEN = b'data: {"choices":[{"delta":{"content":"an error? \\"error\\": no"}}]}'
 STOP = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}'
-USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":4}}}'
+USAGE = (
+    b'data: {"choices":[],"usage":'
+    b'{"prompt_tokens":7,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":4}}}'
+)
 DONE = b"data: [DONE]"
 ERROR = b'data: {"error": {"message": "dead", "code": 503}}'
 EVENTS = [

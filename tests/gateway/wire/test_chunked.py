@@ -42,7 +42,8 @@ def test_any_split_gives_the_same_body_and_the_same_rest(body: tuple[bytes, byte
     [
         b"g\r\n", b"0x1\r\na\r\n", b"+1\r\na\r\n", b"-1\r\n", b" 1\r\na\r\n", b"1 \r\na\r\n", b"\r\n", b"1\na\n0\n\n",
         b"1\ra", b"1\r\nab\r\n", b"1\r\na\n0\r\n\r\n", b"1\r\na\rb", b"1\r\naXX", b"123456789\r\n", b"1;\n\r\na\r\n",
-        b"1;a\x00b\r\na\r\n", b"1;a\rb\r\na\r\n", b"0\r\nContent-Length: 1\r\n\r\n", b"0\r\nTransfer-Encoding: x\r\n\r\n",
+        b"1;a\x00b\r\na\r\n", b"1;a\rb\r\na\r\n",
+        b"0\r\nContent-Length: 1\r\n\r\n", b"0\r\nTransfer-Encoding: x\r\n\r\n",
         b"0\r\nHost: x\r\n\r\n", b"0\r\nX : y\r\n\r\n", b"0\r\n folded: y\r\n\r\n", b"0\r\nnone\r\n\r\n",
         b"0\r\n" + b"X: y\r\n" * 20 + b"\r\n", b"1;" + b"a" * 300 + b"\r\na\r\n", b"1;" + b"a" * 300,
     ],

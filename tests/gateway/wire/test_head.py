@@ -47,9 +47,16 @@ def test_whether_a_connection_stays_is_read_from_version_and_connection(
 
 
 def test_a_repeated_connection_header_counts_as_one_list() -> None:
-    found = parse(head("Connection: close, x-a", "Connection: keep-alive, x-b", "X-Forwarded-For: 1", "X-Forwarded-For: 2"))
+    found = parse(
+        head("Connection: close, x-a", "Connection: keep-alive, x-b", "X-Forwarded-For: 1", "X-Forwarded-For: 2")
+    )
     assert found.keep_alive is False
-    assert {word.strip() for word in found.named[b"connection"].split(b",")} == {b"close", b"x-a", b"keep-alive", b"x-b"}
+    assert {word.strip() for word in found.named[b"connection"].split(b",")} == {
+        b"close",
+        b"x-a",
+        b"keep-alive",
+        b"x-b",
+    }
     assert found.named[b"x-forwarded-for"] == b"1, 2"
 
 

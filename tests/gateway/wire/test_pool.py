@@ -106,7 +106,9 @@ async def resolving(monkeypatch: pytest.MonkeyPatch, port: int, addresses: list[
     async def getaddrinfo(*args: object, **kwargs: object) -> list[Any]:
         if isinstance(addresses, Exception):
             raise addresses
-        return [(socket.AF_INET6 if ":" in a else socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, port)) for a in addresses]
+        return [
+            (socket.AF_INET6 if ":" in a else socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, port)) for a in addresses
+        ]
 
     class Loop:
         def __init__(self, loop: Any) -> None:
@@ -131,7 +133,7 @@ def test_every_address_of_a_name_is_tried_and_metadata_addresses_are_not(monkeyp
             connection.transport.close()
             for addresses in (["169.254.169.254", "fe80::1", "fd00:ec2::254"], OSError("no such name")):
                 with monkeypatch.context() as patch:
-                    pool = await resolving(patch, up.port, addresses)  # type: ignore[arg-type]
+                    pool = await resolving(patch, up.port, addresses)
                     with pytest.raises(UpstreamError) as caught:
                         await pool.connect()
                 assert caught.value.cause == "dns" and not caught.value.sent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -63,7 +64,7 @@ async def ask(pool: EndpointPool) -> tuple[Taker, UpstreamConnection]:
     """One request on a warm connection, or a new one."""
     connection = pool.take() or await pool.connect()
     taker = Taker()
-    connection.request(REQUEST, b"{}", taker)  # type: ignore[arg-type]
+    connection.request(REQUEST, b"{}", taker)
     await taker.done.wait()
     return taker, connection
 
@@ -81,11 +82,11 @@ async def ask(pool: EndpointPool) -> tuple[Taker, UpstreamConnection]:
     ids=["sized", "empty", "chunked", "after 1xx", "204"],
 )  # fmt: skip
 def test_a_good_answer_is_read_from_any_pieces_and_its_connection_used_again(
-    play: object, raw: bytes, status: int, length: int | None, body: bytes
+    play: Callable[[bytes], Behaviour], raw: bytes, status: int, length: int | None, body: bytes
 ) -> None:
     @on_uvloop
     async def run() -> None:
-        async with Upstream(play(raw)) as up:  # type: ignore[operator]
+        async with Upstream(play(raw)) as up:
             pool = EndpointPool(up.url)
             for _ in range(3):
                 taker, _ = await ask(pool)
@@ -177,7 +178,7 @@ async def test_an_abandoned_request_closes_its_connection_at_once() -> None:
         pool = EndpointPool(up.url)
         connection = await pool.connect()
         taker = Taker()
-        connection.request(REQUEST, b"{}", taker)  # type: ignore[arg-type]
+        connection.request(REQUEST, b"{}", taker)
         await until(lambda: taker.body)
         connection.abandon()
         await asyncio.wait_for(up.lines[0].closed.wait(), 1.0)
@@ -195,7 +196,7 @@ async def test_a_connection_given_back_while_paused_reads_again() -> None:
         pool = EndpointPool(up.url)
         connection = await pool.connect()
         first = Pausing()
-        connection.request(REQUEST, b"{}", first)  # type: ignore[arg-type]
+        connection.request(REQUEST, b"{}", first)
         await first.done.wait()
         second, again = await asyncio.wait_for(ask(pool), 2.0)
         assert again is connection and second.body == b"ok"
@@ -222,7 +223,7 @@ async def test_a_paused_connection_takes_a_bounded_number_of_bytes() -> None:
         pool = EndpointPool(up.url)
         connection = await pool.connect()
         taker = Pausing()
-        connection.request(REQUEST, b"{}", taker)  # type: ignore[arg-type]
+        connection.request(REQUEST, b"{}", taker)
         await until(lambda: taker.body)
         before = -1
         while before != sent:
