@@ -38,7 +38,7 @@ class Editor:
         text = self._held + data if self._held else data
         out = []
         at = 0
-        for match in _EVENT_END.finditer(text):
+        for match in _EVENT_END.finditer(text, max(0, len(self._held) - 3)):
             event = text[at : match.end()]
             at = match.end()
             if self._drop_usage and b'"usage"' in event and _EMPTY_CHOICES.search(event):

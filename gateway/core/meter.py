@@ -104,16 +104,16 @@ class Meter:
         """Event by event. Bytes of an unfinished event are forwarded at once and remembered for its meaning."""
         known = len(self._partial)
         text = self._partial + data if known else data
-        at = 0
+        at, look = 0, max(0, known - 3)  # what is remembered holds no end, but may hold most of one
         while True:
-            end = _EVENT_END.search(text, at)
+            end = _EVENT_END.search(text, look)
             if end is None:
                 break
             event = text[at : end.end()]
             if self._take(event):
                 # Drop what follows the error event. Of the event itself some bytes may have been forwarded already.
                 return text[known : end.end()]
-            at = end.end()
+            at = look = end.end()
         self._partial = text[at:] if len(text) - at <= _PARTIAL else b""
         return data
 
