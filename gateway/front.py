@@ -243,10 +243,15 @@ class Front:
     def refuse(self, error: WireError, reply: Reply, path: bytes) -> None:
         """Framing, size, slowness: answered and closed."""
         own = HeadwayError(error.message, status=error.status, code=error.code)
-        fields = _JSON + b"x-request-id: %b\r\n" % self._new_id().encode()
+        request_id = self._new_id()
+        fields = _JSON + b"x-request-id: %b\r\n" % request_id.encode()
         if error.status == 503:
             fields += b"retry-after: 1\r\nx-headway-reason: memory\r\n"
         reply.send(error.status, fields, self._paths.dialect(path).body(own))
+        self._record(RequestRecord(
+            request_id=request_id, at=time.time(), status=error.status, ended="rejected", method="",
+            path=path.decode("latin-1"), code=error.code, bytes_out=reply.bytes_out,
+        ))  # fmt: skip
 
     def _fail(self, error: HeadwayError, head: RequestHead, reply: Reply, at: float, received: float, facts: Facts,
               request_id: str | None = None, ask: Ask | None = None) -> None:  # fmt: skip
