@@ -103,8 +103,10 @@ def test_checks_come_in_the_order_framing_limits_path_key_json_model(raw: bytes,
     @on_uvloop
     async def run() -> None:
         up = Upstream()
-        said, _ = await one(raw, upstream=up, keys=KEYS, limits=limits(body=1000))
+        said, gateway = await one(raw, upstream=up, keys=KEYS, limits=limits(body=1000))
         assert (said.status, said.error["code"]) == (status, code)
+        assert (gateway.last.status, gateway.last.code, gateway.last.ended) == (status, code, "rejected")
+        assert gateway.last.request_id == said.named["x-request-id"]
         assert not up.requests and said.named["content-type"] == "application/json" and said.named["x-request-id"]
 
     run()

@@ -50,7 +50,8 @@ class Echo:
             reply.end(b"three")
             return None
         said = b"%b %b %b" % (head.method, head.target, body)
-        reply.send(int(head.query[1:] or b"200"), b"", said if head.query != b"?204" else b"")
+        is_empty = head.query == b"?204"
+        reply.send(204 if is_empty else 200, b"", b"" if is_empty else said)
         return None
 
     def refuse(self, error: WireError, reply: Reply, path: bytes) -> None:

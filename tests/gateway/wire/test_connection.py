@@ -291,3 +291,14 @@ async def test_an_answer_that_is_shorter_than_it_promised_is_cut() -> None:
         reply.end()
         said = await client.answer()
         assert not said.whole
+
+
+@on_uvloop
+async def test_a_client_that_leaves_in_the_middle_of_its_upload_leaves_nothing_behind() -> None:
+    for framing in (b"Content-Length: 9000000", b"Transfer-Encoding: chunked\r\nX: y"):
+        async with Listening() as server, server.client() as client:
+            client.send(b"POST /a HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % framing + b"40000\r\n" + b"x" * 100_000)
+            await until(lambda s=server: s.server.buffered > 90_000)  # type: ignore[misc]
+            client.reset()
+            await until(lambda s=server: not s.server.connections)  # type: ignore[misc]
+            assert server.server.buffered == 0 and not server.front.handled
