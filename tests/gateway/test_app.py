@@ -56,7 +56,7 @@ async def test_a_reload_swaps_between_two_requests_and_streams_go_on() -> None:
         assert (await client.ask(body=b"x" * 2000)).status == 413
         gated.gate.set()
         assert await streaming._chunks() == ((TOKEN + b"\n\n") * 2, True)
-        await gateway.settled(2)
+        await gateway.settled(3)
 
 
 @on_uvloop
@@ -198,7 +198,7 @@ async def test_what_does_not_finish_in_time_gets_an_error_event_or_an_answer_and
             said = await waiting.answer()
             assert said.status == 503 and other.posts == 0
             await asyncio.wait_for(draining, 10.0)
-            await gateway.settled(3)
+            await gateway.settled(2)
 
 
 # --- TLS ----------------------------------------------------------------------------------------------------------
