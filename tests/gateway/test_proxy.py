@@ -252,6 +252,30 @@ async def test_the_same_endpoint_is_used_again_when_a_reused_connection_closes_b
 
 
 @on_uvloop
+async def test_a_server_that_closes_idle_connections_at_any_moment_costs_no_request() -> None:
+    async def answer_then_close(line: Line, request: Received) -> bool:
+        await line.send(answer(b"{}"))
+        for _ in range(int.from_bytes(request.body[-8:], "big") % 5):
+            await asyncio.sleep(0)
+        return False
+
+    async with Upstream(answer_then_close) as up, Running(config(pool([up]))) as gateway:
+
+        async def ask_on_and_on(gap: float) -> list[int]:
+            async with gateway.client() as client:
+                statuses = []
+                for number in range(100):
+                    statuses.append((await client.ask(body=chat(user=str(number)))).status)
+                    await asyncio.sleep(gap)
+                return statuses
+
+        found = await asyncio.gather(*(ask_on_and_on(gap) for gap in (0.0, 0.0, 0.001, 0.002)))
+        assert {status for statuses in found for status in statuses} == {200}
+        await gateway.settled(400)
+        assert {record.tries for record in gateway.records.all} == {1}
+
+
+@on_uvloop
 async def test_the_head_is_held_until_the_first_event_that_is_neither_comment_nor_error() -> None:
     go = asyncio.Event()
 
