@@ -18,8 +18,8 @@ import time
 from collections import deque
 
 from gateway.core.fleet import Fleet
-from gateway.core.reservation import Reservation
 from gateway.core.health import Rule
+from gateway.core.reservation import Reservation
 from gateway.core.types import Endpoint, Load, Outcome, Request
 from policies.picking import POLICIES, create
 from tests.bench.machine import machine

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.core.fleet import Fleet
-from gateway.core.snapshot import Snapshot
 from gateway.core.health import Rule
+from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Endpoint, Floats, Load, Request
 from gateway.decisions import BEST, MANY, DecisionRing, describe
 from gateway.records import Candidates, RequestRecord
