@@ -13,7 +13,6 @@ import re
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from gateway.core.errors import BadRequest
 
@@ -83,7 +82,7 @@ def peek(body: bytes, tensors: bool = False) -> Peek:
     except (msgspec.DecodeError, RecursionError) as error:
         reason = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
         raise BadRequest(f"the body is not valid JSON: {reason}", code="invalid_json") from None
-    if _openers(body) > DEPTH:
+    if _may_be_too_deep(body):
         _check_depth(body)
     _check_repeats(body, found)
     return found
@@ -94,12 +93,13 @@ def _read_tensors(body: bytes) -> Peek:
     return Peek(prompt=seen.text_input, max_tokens=seen.max_tokens if isinstance(seen.max_tokens, int) else None)
 
 
-def _openers(body: bytes) -> int:
-    """How many brackets open, those inside strings included."""
-    if len(body) < 4096:
-        return body.count(b"{") + body.count(b"[")
-    # `[` and `{` differ in one bit: one comparison over bytes, ten times faster than counting twice.
-    return int(np.count_nonzero((np.frombuffer(body, np.uint8) | 0x20) == 0x7B))
+def _may_be_too_deep(body: bytes) -> bool:
+    """Whether it has more opening brackets than it may have levels, those inside strings included.
+
+    A bounded split finds each by memchr: counting costs five times as much for a small body, and for a large one goes on
+    long after the answer is known.
+    """
+    return len(body.split(b"{", DEPTH)) + len(body.split(b"[", DEPTH)) - 2 > DEPTH
 
 
 def _check_repeats(body: bytes, found: Peek) -> None:
