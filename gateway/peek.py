@@ -96,10 +96,10 @@ def _read_tensors(body: bytes) -> Peek:
 def _may_be_too_deep(body: bytes) -> bool:
     """Whether it has more opening brackets than it may have levels, those inside strings included.
 
-    A bounded split finds each by memchr: counting costs five times as much for a small body, and for a large one goes on
-    long after the answer is known.
+    A bounded split finds each by memchr: counting costs five times as much for a small body, and for a large one goes
+    on long after the answer is known.
     """
-    return len(body.split(b"{", DEPTH)) + len(body.split(b"[", DEPTH)) - 2 > DEPTH
+    return len(body.split(b"{", DEPTH + 1)) + len(body.split(b"[", DEPTH + 1)) - 2 > DEPTH
 
 
 def _check_repeats(body: bytes, found: Peek) -> None:
