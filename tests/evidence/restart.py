@@ -16,9 +16,11 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import uvloop
 
+from tests.bench.machine import tree
 from tests.bench.rounds import Bar
 from tests.evidence.closed_loop import Tally, Worker, make_ask
 from tests.evidence.support import Gateway, cheap_servers, conclude, folder, gateway, parse, poll
@@ -65,10 +67,13 @@ class Restarts:
         return {pid for pid in self._started - {self.pid} if os.path.exists(f"/proc/{pid}")}
 
     def end(self) -> None:
-        """Stop every process of ours that is left, by its id."""
-        for pid in self._started:
-            if pid != self.gateway.pid and os.path.exists(f"/proc/{pid}"):
-                os.kill(pid, signal.SIGTERM)
+        """Stop every process that is left of this gateway, by its id: also one whose hand-over was not seen."""
+        mine = str(self.gateway.file).encode()
+        for pid in tree(os.getpid())[1:]:
+            with contextlib.suppress(OSError):
+                if pid != self.gateway.pid and mine in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    self._started.add(pid)
+                    os.kill(pid, signal.SIGTERM)
         for pid in self._started - {self.gateway.pid}:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
