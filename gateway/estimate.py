@@ -27,7 +27,7 @@ class Lengths:
 
     def output_tokens(self, limit: int | None) -> float:
         """Expected tokens of the answer, under the client's limit."""
-        return self.output if limit is None else max(1.0, min(self.output, float(limit)))
+        return self.output if limit is None else max(1.0, min(self.output, limit))
 
     def learn(self, size: int, prompt: float, output: float) -> None:
         """What the engine counted; NaN or negative where it did not."""

@@ -154,6 +154,10 @@ class Front:
         except HeadwayError as error:
             self._fail(error, head, reply, at, received, facts, request_id)
             return None
+        except Exception as error:  # a bug of ours, as in `_serve`: it must not take the client's connection down
+            self._fail(HeadwayError("an internal error"), head, reply, at, received, facts, request_id)
+            _report_bug(error)
+            return None
         story = Story(self._serve(ask, head, reply, at, facts), _report_bug)
         story.step(None)
         return story

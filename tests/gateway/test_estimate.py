@@ -37,3 +37,7 @@ def test_what_was_not_counted_teaches_nothing() -> None:
     lengths.learn(1000, -1, 0)
     lengths.learn(0, 10, -1)
     assert (lengths.bytes_per_token, lengths.output) == (4.0, 200.0)
+
+
+def test_a_limit_of_any_size_is_only_a_limit() -> None:
+    assert Lengths().output_tokens(10**400) == 200.0 and Lengths().output_tokens(-(10**400)) == 1.0

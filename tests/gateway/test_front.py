@@ -297,3 +297,14 @@ def test_a_header_that_asks_for_what_is_not_built_is_refused_and_named(field: st
 async def test_other_preferences_are_no_reason_to_refuse() -> None:
     said, _ = await one(post(chat(), "/v1/chat/completions", "Prefer: wait=10"))
     assert said.status == 200
+
+
+@on_uvloop
+async def test_a_bug_of_ours_before_the_story_begins_is_a_500_with_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Upstream() as up, Running(config(pool([up]))) as gateway, gateway.client() as client:
+        monkeypatch.setattr(gateway.gateway.front, "_ask", lambda *_: 1 / 0)
+        assert (await client.ask()).error["code"] == "internal_error"
+        await gateway.settled(1)
+        assert gateway.last.status == 500
+        monkeypatch.undo()
+        assert (await client.ask(body=chat(max_tokens=10**400))).status == 200
