@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from gateway.core.errors import BadRequest
 
@@ -20,6 +21,7 @@ DEPTH = 64
 _READ = ("model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "messages", "prompt", "input",
          "user", "prompt_cache_key", "stream_options", "n", "text_input")  # fmt: skip
 _KEYS = re.compile(b'"(' + b"|".join(name.encode() for name in _READ) + rb')"\s*:')
+_VALUE_OF = re.compile(rb'"(?:messages|prompt|input|text_input)"\s*:\s*\Z')
 _ESCAPED_ASCII = re.compile(rb"\\u00[2-7][0-9A-Fa-f]")
 _STRING = re.compile(rb'"[^"]*"')
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
@@ -110,7 +112,9 @@ def _check_repeats(body: bytes, found: Peek) -> None:
         # The value's place is found by its beginning: searching for all of it costs more than parsing it.
         raw = bytes(prompt)
         at = body.find(raw[:64])
-        if body.startswith(raw, at):
+        # The same bytes may also lie across keys (from one string's closing quote to another's opening one): cutting
+        # those out would hide a key. Only behind its own key is it surely the value.
+        if body.startswith(raw, at) and _VALUE_OF.search(body, max(0, at - 32), at):
             rest = body[:at] + body[at + len(raw) :]
     keys = _KEYS.findall(rest)
     if len(keys) != len(set(keys)) or (rest.find(b"\\u") >= 0 and _ESCAPED_ASCII.search(rest)):
@@ -135,14 +139,9 @@ def _check_depth(body: bytes) -> None:
     """Exact nesting depth by deleting, at C speed, everything that is not a bracket outside a string."""
     bare = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
     bare = _STRING.sub(b"", bare)
-    depth = deepest = 0
-    for byte in bare:
-        if byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        else:
-            depth -= 1
-    if deepest > DEPTH:
+    # Opening brackets are 0x5b and 0x7b, closing ones 0x5d and 0x7d: with bit 5 cleared, a step up or down from 0x5c.
+    steps = 0x5C - (np.frombuffer(bare, np.uint8) & 0xDF).astype(np.int8)
+    if len(steps) and int(np.cumsum(steps, dtype=np.int32).max()) > DEPTH:
         raise BadRequest(f"the body nests deeper than {DEPTH} levels", code="invalid_json")
 
 

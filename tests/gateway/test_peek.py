@@ -166,3 +166,14 @@ def test_whatever_is_read_can_be_rewritten(body: str) -> None:
 
 def test_a_key_that_is_half_a_character_is_refused() -> None:
     refused(b'{"model":"m","\\ud800":1}')
+
+
+def test_a_repeated_key_does_not_hide_behind_bytes_that_look_like_the_prompt() -> None:
+    between = b":[" + b"0," * 40 + b"0],"  # also what lies between the string "a" and the string "model"
+    body = b'{"a"%b"model":"other","model":"m","prompt":"%b"}' % (between, between)
+    assert refused(body).code == "repeated_key"
+    assert refused(body.replace(b'"a"', b'"prompt:"')).code == "repeated_key"
+
+
+def test_many_shallow_brackets_are_no_depth() -> None:
+    assert peek(b'{"model":"m","a":[%b[]]}' % (b'[{"x":"]]}["}],' * 100_000)).model == "m"
