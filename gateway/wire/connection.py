@@ -83,7 +83,7 @@ class ServerConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """A client that shuts its sending side is gone; bytes that came before are still judged."""
         self._eof = True
-        if self._state is _HEAD and self._buffer and not self._read_paused:
+        if self._state is _HEAD and self._buffer and not (self._read_paused or self.stalled_at):
             self._refuse(WireError(400, "the request ended inside its head"))
         elif self._state is _BODY:
             self._refuse(WireError(400, "the request ended inside its body"))
@@ -100,6 +100,9 @@ class ServerConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.stalled_at = 0.0
+        if self._state is _HEAD:
+            self.since = time.monotonic()
+            self._go_on()
         if self._reply is not None:
             self._reply.paused = False
             if self._reply.on_resume is not None:
@@ -117,7 +120,7 @@ class ServerConnection(asyncio.Protocol):
                 self._refuse(error)
             return
         self._buffer = self._buffer + data if self._buffer else data
-        if state is _HEAD:
+        if state is _HEAD and not self.stalled_at:
             self._advance()
         elif len(self._buffer) > _PIPELINED and not self._read_paused:
             self._read_paused = True
@@ -131,7 +134,7 @@ class ServerConnection(asyncio.Protocol):
             return
         self._advancing = True
         try:
-            while self._buffer and self._state is _HEAD:
+            while self._buffer and self._state is _HEAD and not self.stalled_at:
                 if not self._read_head():
                     break
         except WireError as error:
@@ -273,6 +276,12 @@ class ServerConnection(asyncio.Protocol):
             self._linger()
             return
         self._state = _HEAD
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Read the next request, unless this client does not take the answers it has."""
+        if self.stalled_at or self.closing:
+            return
         if self._read_paused:
             self._read_paused = False
             self.transport.resume_reading()
@@ -324,15 +333,17 @@ class ServerConnection(asyncio.Protocol):
         limits = self._server.limits
         waited = now - self.since
         state = self._state
-        if state is _HEAD:
+        if state is _HEAD and self.stalled_at:
+            self._check_stall(now)
+        elif state is _HEAD:
             if self._have or not self.requests:
                 if waited > limits.header_time:
                     if self._buffer:
                         self._refuse(WireError(408, "the request head took too long", "client_too_slow"))
                     else:
-                        self.transport.close()
+                        self._close_idle()
             elif waited > limits.idle:
-                self.transport.close()
+                self._close_idle()
         elif state is _BODY:
             if waited > limits.body_idle:
                 self._refuse(WireError(408, "the request body took too long", "client_too_slow"))
@@ -342,6 +353,12 @@ class ServerConnection(asyncio.Protocol):
             self._check_stall(now)
         elif self.stalled_at:
             self._check_stall(now)
+
+    def _close_idle(self) -> None:
+        """Close; while an answer is still on its way out, its clock goes on."""
+        self.closing = True
+        self._state = _LINGERING
+        self.transport.close()
 
     def _check_stall(self, now: float) -> None:
         """Drop a client that takes nothing of what is written; one that takes a little may go on."""

@@ -225,10 +225,10 @@ async def test_a_client_that_takes_nothing_is_dropped_and_one_that_takes_little_
             reply.start(200, b"", len(body), body)
             reply.end()
             assert await client.head()
-            for _ in range(20):  # a little at a time, for longer than a stall may last
-                await client.reader.readexactly(60_000)
-                await asyncio.sleep(0.06)
-            assert len(await client.reader.readexactly(len(body) - 1_200_000)) == len(body) - 1_200_000
+            for _ in range(10):  # a little (more than the reader here holds) for longer than a stall may last
+                await client.reader.readexactly(600_000)
+                await asyncio.sleep(0.08)
+            assert len(await client.reader.readexactly(len(body) - 6_000_000)) == len(body) - 6_000_000
         # Answered and to be closed, but the client never reads: it does not stay for ever either.
         async with server.client(receive_buffer=4096) as client:
             client.send(b"GET /wait HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
