@@ -199,11 +199,15 @@ class Proxy:
     async def _dispatch_fresh(self, ask: Ask, facts: Facts, lane: Lane, relay: Relay, backend: Backend,
                               connections: EndpointPool) -> None:  # fmt: skip
         """Open a connection and send on it. A failure becomes the relay's."""
+        connecting = asyncio.get_running_loop().create_task(connections.connect())
         try:
-            connection = await asyncio.get_running_loop().create_task(connections.connect())
+            connection = await connecting
         except UpstreamError as error:
             relay.fail(error, "upstream_failed")
             return
+        except asyncio.CancelledError:
+            connecting.add_done_callback(_close_unused)  # it may have been made in this very moment
+            raise
         if relay.ended:  # given up while connecting
             connection.transport.close()
         else:
@@ -265,6 +269,12 @@ class Proxy:
         if found is None:
             found = self.lengths[model] = Lengths()
         return found
+
+
+def _close_unused(connecting: asyncio.Task[UpstreamConnection]) -> None:
+    """Nobody waits for this connection any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().transport.close()
 
 
 def _is_race(relay: Relay) -> bool:

@@ -37,7 +37,6 @@ class EndpointPool:
         self._connect_timeout = connect_timeout
         self._keepalive = keepalive
         self._idle: list[UpstreamConnection] = []
-        self._open: set[UpstreamConnection] = set()
         self._addresses: list[str] = []
         self._resolved_at = float("-inf")
         self._resolving: asyncio.Task[None] | None = None
@@ -64,7 +63,6 @@ class EndpointPool:
             self._idle.append(connection)
 
     def forget(self, connection: UpstreamConnection) -> None:
-        self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
 
@@ -113,7 +111,6 @@ class EndpointPool:
         except OSError as error:
             raise UpstreamError("the model server refused the connection", cause="refused",
                                 sent=False) from error  # fmt: skip
-        self._open.add(connection)
         return connection
 
     async def _resolve(self) -> None:

@@ -204,7 +204,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver = None
         self._complete = False
         self._until_close = False
-        if self._clean and not self.transport.is_closing():
+        if self.transport.get_write_buffer_size():
+            # The answer came before the whole request had left, and the rest would stand before the next one's head.
+            self._clean = False
+            self.transport.abort()
+        elif self._clean and not self.transport.is_closing():
             self.reused = True
             self.idle_since = time.monotonic()
             if self._paused:

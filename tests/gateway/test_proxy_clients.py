@@ -7,6 +7,8 @@ import pytest
 
 from gateway.config.types import EndpointSpec, Model, Pick
 from gateway.core.health import Evidence
+from gateway.wire.pool import EndpointPool
+from gateway.wire.upstream import UpstreamConnection
 from tests.support.client import chat, post
 from tests.support.gateway import Running, config, pool
 from tests.support.loop import on_uvloop, until
@@ -191,3 +193,22 @@ async def test_simultaneous_equal_requests_spread_evenly() -> None:
         for client in clients:
             client.writer.close()
         await gateway.settled(32)
+
+
+@on_uvloop
+async def test_a_connection_that_is_made_as_its_client_leaves_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Upstream() as up, Running(config(pool([up]))) as gateway, gateway.client() as client:
+        made: list[UpstreamConnection] = []
+        connect = EndpointPool.connect
+
+        async def connect_and_lose_the_client(self: EndpointPool) -> UpstreamConnection:
+            made.append(await connect(self))
+            for connection in gateway.gateway.server.connections:  # its task ends now, its story is told a turn later
+                asyncio.get_running_loop().call_soon(connection.eof_received)
+            return made[-1]
+
+        monkeypatch.setattr(EndpointPool, "connect", connect_and_lose_the_client)
+        client.send(post())
+        await gateway.settled(1)
+        assert gateway.last.ended == "client_gone" and up.posts == 0
+        await until(lambda: made[0].transport.is_closing(), "the end of the unused connection")

@@ -234,3 +234,20 @@ async def test_a_paused_connection_takes_a_bounded_number_of_bytes() -> None:
         connection.resume()
         await until(lambda: len(taker.body) > held)
         connection.abandon()
+
+
+@on_uvloop
+async def test_a_connection_whose_request_has_not_left_whole_is_not_used_again() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(b"too large", 413))  # without reading the body
+        await writer.drain()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0, limit=4096) as server:
+        pool = EndpointPool(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        connection = await pool.connect()
+        taker = Taker()
+        connection.request(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 30000000\r\n\r\n", b"x" * 30_000_000, taker)
+        await taker.done.wait()
+        assert taker.ended and taker.body == b"too large"
+        assert not connection.usable and pool.take() is None
