@@ -80,13 +80,15 @@ class Proxy:
         """Answer one request, or raise why it cannot be answered (then nothing has been written)."""
         while True:
             try:
-                lane, reservation = self._place(ask, facts, 0.0)
+                lane, place = self._place(ask, facts, 0.0)
             except NoEndpoint:
                 if facts.relay is not None and facts.relay.error is not None:
                     raise facts.relay.error from None  # nobody else is left: the last failure is the answer
                 raise
-            except Refused:
-                lane, reservation = await self._wait_for_place(ask, facts)
+            if place is None:
+                lane, reservation = await self._wait_for_place(ask, facts, lane)
+            else:
+                reservation = place
             relay = await self._try(ask, reply, facts, lane, reservation)
             error = relay.error
             if error is None:
@@ -100,10 +102,10 @@ class Proxy:
 
     # --- choosing ------------------------------------------------------------------------------------------------
 
-    def _place(self, ask: Ask, facts: Facts, waited: float) -> tuple[Lane, Reservation]:
-        """A place in the first of the model's pools that has one. Raises Refused where they are full."""
+    def _place(self, ask: Ask, facts: Facts, waited: float) -> tuple[Lane, Reservation | None]:
+        """A place in the first of the model's pools that has one; without one, where to wait. Raises NoEndpoint."""
         model = ask.model
-        full: Refused | None = None
+        full: Lane | None = None
         for name in (model.to, *model.fallback):
             lane = self.lanes.get(name)
             if lane is None:  # gone with a reload
@@ -112,34 +114,38 @@ class Proxy:
                 return lane, self.route(lane, ask.request, facts)
             except NoEndpoint:
                 continue
-            except Refused as refused:
-                full = refused
+            except Refused:
+                full = full or lane
                 if waited < model.fallback_after:
                     break  # a full pool is waited for a little before its fallback is used
-        raise full or NoEndpoint("no model server is available for this model right now")
+        if full is None:
+            raise NoEndpoint("no model server is available for this model right now")
+        return full, None
 
-    async def _wait_for_place(self, ask: Ask, facts: Facts) -> tuple[Lane, Reservation]:
-        """Wait where all are at their limit. Raises Refused when the turn does not come in time."""
+    async def _wait_for_place(self, ask: Ask, facts: Facts, lane: Lane) -> tuple[Lane, Reservation]:
+        """Wait at `lane`, which is full. Raises Refused when the turn does not come in time."""
         began = time.monotonic()
         model = ask.model
-        lane = self.lanes[model.to]
-        falls_back = not model.fallback  # whether all of its pools have been asked
+        falls_back = not model.fallback or lane.name != model.to  # whether all of its pools have been asked
         while True:
             patience = (QUEUE_WAIT if falls_back else model.fallback_after) - (time.monotonic() - began)
+            turn = asyncio.get_running_loop().create_task(lane.turnstile.wait_for_room(max(0.0, patience)))
             try:
-                await asyncio.get_running_loop().create_task(lane.turnstile.wait_for_room(max(0.0, patience)))
+                await turn
             except Refused:
                 if falls_back:
                     raise
                 falls_back = True
-            facts.queued = time.monotonic() - began
-            try:
-                return self._place(ask, facts, model.fallback_after if falls_back else 0.0)
-            except NoEndpoint:
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled() and turn.exception() is None:
+                    lane.turnstile.release()  # its turn had come: the next one has it
                 raise
-            except Refused:
-                if facts.queued >= QUEUE_WAIT:
-                    raise
+            facts.queued = time.monotonic() - began
+            lane, place = self._place(ask, facts, model.fallback_after if falls_back else 0.0)
+            if place is not None:
+                return lane, place
+            if facts.queued >= QUEUE_WAIT:
+                raise Refused("no model server had room in time", reason="queue_timeout", retry_after=2.0)
 
     def route(self, lane: Lane, request: Request, facts: Facts) -> Reservation:
         """Look, pick and take. Not a coroutine: no lock is needed and no herd can form."""

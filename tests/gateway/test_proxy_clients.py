@@ -212,3 +212,60 @@ async def test_a_connection_that_is_made_as_its_client_leaves_is_closed(monkeypa
         await gateway.settled(1)
         assert gateway.last.ended == "client_gone" and up.posts == 0
         await until(lambda: made[0].transport.is_closing(), "the end of the unused connection")
+
+
+@on_uvloop
+async def test_who_waits_for_a_fallback_since_the_first_pool_is_down_gets_the_place_that_becomes_free_there() -> None:
+    gate = asyncio.Event()
+
+    async def gated(line: Line, request: Received) -> bool:
+        await gate.wait()
+        await line.send(answer(b"{}"))
+        return True
+
+    async with Upstream() as down, Upstream(gated) as spare:
+        narrow = pool([spare], "q", endpoints=(EndpointSpec(spare.url, max_concurrency=1),))
+        model = Model("m", "p", fallback=("q",), fallback_after=0.05)
+        async with (
+            Running(config(pool([down]), narrow, models=[model])) as gateway,
+            gateway.client() as first,
+            gateway.client() as second,
+        ):
+            lanes = gateway.gateway.proxy.lanes
+            for _ in range(2):
+                lanes["p"].fleet.see(0, Evidence.REFUSED, gateway.gateway.now())
+            first.send(post())
+            await spare.arrived.wait()
+            second.send(post())
+            await until(lambda: len(lanes["q"].turnstile) == 1, "a request that waits at the fallback")
+            gate.set()
+            for client in (first, second):
+                said = await client.answer()
+                assert (said.status, said.named["x-headway-pool"]) == (200, "q")
+
+
+@on_uvloop
+async def test_a_turn_that_comes_as_its_client_leaves_goes_to_the_next() -> None:
+    async with Upstream(hang()) as busy:
+        full = pool([busy], endpoints=(EndpointSpec(busy.url, max_concurrency=1),))
+        async with (
+            Running(config(full)) as gateway,
+            gateway.client() as first,
+            gateway.client() as second,
+            gateway.client() as third,
+        ):
+            lane = gateway.gateway.proxy.lanes["p"]
+            first.send(post())
+            await busy.arrived.wait()
+            second.send(post())
+            await until(lambda: len(lane.turnstile) == 1)
+            own = second.writer.get_extra_info("sockname")
+            connections = gateway.gateway.server.connections
+            leaving = next(c for c in connections if c.transport.get_extra_info("peername") == own)
+            third.send(post())
+            await until(lambda: len(lane.turnstile) == 2)
+            (relay,) = lane.relays
+            relay.abandon()  # the place is free: the second one's turn has come …
+            # … and its client leaves when the turn's task has ended, and before its story goes on.
+            asyncio.get_running_loop().call_soon(leaving.eof_received)
+            await until(lambda: busy.posts == 2, "the third request at its endpoint")
