@@ -6,14 +6,17 @@ import re
 
 from gateway.core.errors import BadRequest
 
-_BOUNDARY = re.compile(rb'boundary=(?:"([^"]{1,70})"|([^\s;]{1,70}))')
+_BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))[ \t]*(?:;|$)', re.IGNORECASE)
+_MENTION = re.compile(rb"boundary[ \t]*\*?[ \t]*=", re.IGNORECASE)
 _NAME = re.compile(rb'content-disposition:[^\r\n]*;\s*name="?model"?(?=[;\r\s]|$)', re.IGNORECASE)
 
 
 def _span(content_type: bytes, body: bytes) -> tuple[int, int]:
     """Where the field's value is. Raises BadRequest when it is missing, repeated or no form at all."""
     match = _BOUNDARY.search(content_type)
-    if not content_type.lower().startswith(b"multipart/form-data") or match is None:
+    mentions = len(_MENTION.findall(content_type))
+    if not content_type.lower().startswith(b"multipart/form-data") or match is None or mentions != 1:
+        # Two boundaries, or what looks like one: the model server might read another form than we do.
         raise BadRequest("this path takes multipart/form-data with a boundary", code="invalid_form")
     delimiter = b"--" + (match[1] or match[2])
     spans = []

@@ -26,7 +26,9 @@ SOUND = field(b"file", b'\x00\xff name="model" \r\n\r\n--X', b'; filename="a.wav
 def test_the_field_is_read_and_replaced_and_the_rest_keeps_its_bytes() -> None:
     body = form(SOUND, field(b"model", b"whisper"), field(b"language", b"en"))
     assert form_model(KIND, body) == "whisper"
-    assert form_model(b'Multipart/Form-Data; charset=x; boundary="XX"', body) == "whisper"
+    assert form_model(b'Multipart/Form-Data; charset=x; Boundary="XX"; a=b', body) == "whisper"
+    named = b"multipart/form-data; boundary=----WebKitFormBoundary7M"
+    assert form_model(named, form(field(b"model", b"m"), boundary=b"----WebKitFormBoundary7M")) == "m"
     assert replace_form_model(KIND, body, "w-2") == form(SOUND, field(b"model", b"w-2"), field(b"language", b"en"))
     assert form_model(KIND, form(b"content-disposition: form-data; name=model\r\n\r\nm")) == "m"
 
@@ -37,6 +39,9 @@ def test_the_field_is_read_and_replaced_and_the_rest_keeps_its_bytes() -> None:
         (b"", form(field(b"model", b"m"))),
         (b"application/json", form(field(b"model", b"m"))),
         (b"multipart/form-data", form(field(b"model", b"m"))),
+        (b"multipart/form-data; xboundary=XX; boundary=YY", form(field(b"model", b"m"))),
+        (b"multipart/form-data; boundary=XX; boundary=YY", form(field(b"model", b"m"))),
+        (b'multipart/form-data; a="; boundary=XX"; Boundary=YY', form(field(b"model", b"m"))),
         (KIND, b""),
         (KIND, form(SOUND)),
         (KIND, form(field(b"model", b"a"), field(b"model", b"b"))),
