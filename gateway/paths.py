@@ -16,6 +16,9 @@ from gateway.dialects import ANTHROPIC, OPENAI, RESPONSES, TRITON, Dialect
 
 _MODEL = rb"([A-Za-z0-9._~%:@+-]+)"
 
+# A model's name that a server which decodes and normalises paths would read as "one level up".
+_CLIMBS = re.compile(rb"(?:^|%2f|%5c)(?:\.|%2e){1,2}(?:$|(?=%2f|%5c))", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class Path:
@@ -79,7 +82,7 @@ class Paths:
             return exact, None
         for pattern, path in self._patterns:
             match = pattern.fullmatch(raw)
-            if match is not None:
+            if match is not None and _CLIMBS.search(match[1]) is None:
                 return path, match[1].decode("ascii")
         return None
 
