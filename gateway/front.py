@@ -39,7 +39,8 @@ _ANYONE = Key(b"", "anonymous", None)
 # Request headers of the contract whose feature is not built yet.
 ASKS_LATER = frozenset(
     (b"prefer", b"x-headway-class", b"x-headway-ttft-slo", b"x-headway-tpot-slo", b"x-headway-deadline",
-     b"x-headway-callback")
+     b"x-headway-callback", b"x-slo-ttft-ms", b"x-slo-tpot-ms", b"x-llm-d-slo-ttft-ms", b"x-llm-d-slo-tpot-ms",
+     b"x-llm-d-inference-objective", b"x-gateway-inference-objective")
 )  # fmt: skip
 
 

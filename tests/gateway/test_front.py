@@ -282,7 +282,8 @@ async def test_a_record_tells_what_happened() -> None:
     assert record.candidates is not None and len(record.candidates.ids) == 1
 
 
-@pytest.mark.parametrize("field", ["x-headway-class: batch", "x-headway-deadline: 2s", "Prefer: respond-async"])
+@pytest.mark.parametrize("field", ["x-headway-class: batch", "x-headway-deadline: 2s", "Prefer: respond-async",
+                                   "x-slo-ttft-ms: 5", "X-LLM-D-Inference-Objective: gold"])  # fmt: skip
 def test_a_header_that_asks_for_what_is_not_built_is_refused_and_named(field: str) -> None:
     @on_uvloop
     async def run() -> None:
