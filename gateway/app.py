@@ -67,6 +67,7 @@ class Gateway:
         self._ticks = 0
         self._due = 0.0
         self._is_draining = False
+        self._reloading = asyncio.Lock()  # one after the other: the file that was read last is the one that stays
 
     # --- what the admin listener sees ----------------------------------------------------------------------------
 
@@ -97,6 +98,10 @@ class Gateway:
 
     async def reload(self) -> tuple[bool, Sequence[str]]:
         """Read the configuration again; the last good one stays when the new one is bad."""
+        async with self._reloading:
+            return await self._reload()
+
+    async def _reload(self) -> tuple[bool, Sequence[str]]:
         try:
             config = await self._load()
         except Exception as error:  # whatever is wrong with the file must not hurt what runs
@@ -109,8 +114,8 @@ class Gateway:
             return True, []
         try:
             self._apply(config)
-        except (OSError, ValueError, ssl.SSLError) as error:
-            return self._reload_refused([str(error)])
+        except Exception as error:  # a policy of somebody else may raise anything
+            return self._reload_refused([str(error) or repr(error)])
         self.events.log("info", "reloaded", digest=config.digest[:12])
         return True, []
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.app import listener_tls, upstream_tls
-from gateway.config.types import EndpointSpec, Limits, Model, Pick, Retry, Tls, UpstreamTls
+from gateway.config.types import Config, EndpointSpec, Limits, Model, Pick, Retry, Tls, UpstreamTls
 from tests.support.client import Client, chat, post
 from tests.support.gateway import Running, config, limits, pool
 from tests.support.loop import on_uvloop, until
@@ -94,6 +94,28 @@ async def test_a_bad_reload_changes_nothing_and_is_said() -> None:
         assert not ok and "needs a restart" in problems[0] and "state" in problems[0]
         assert gateway.gateway.config is before and (await client.ask()).status == 200
         assert gateway.log.text.count("reload_refused") == 4
+
+
+@on_uvloop
+async def test_of_two_reloads_at_once_the_one_that_read_last_wins() -> None:
+    async with Upstream() as up, Running(config(pool([up]))) as gateway, gateway.client() as client:
+        older, newer = (config(pool([up]), models=[Model("m", "p", aliases=(name,))]) for name in ("old", "new"))
+        slow = asyncio.Event()
+        loads = [(older, slow), (newer, None)]
+
+        async def load() -> Config:
+            found, wait = loads.pop(0)
+            if wait is not None:
+                await wait.wait()
+            return found
+
+        gateway.gateway._load = load
+        reloads = [asyncio.create_task(gateway.gateway.reload()) for _ in range(2)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        slow.set()
+        assert await asyncio.gather(*reloads) == [(True, []), (True, [])]
+        assert (await client.ask(body=chat("new"))).status == 200
 
 
 @on_uvloop
