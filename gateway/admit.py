@@ -12,7 +12,6 @@ from collections import deque
 from gateway.core.errors import Refused
 
 QUEUE_LIMIT = 2000
-QUEUE_WAIT = 10.0  # seconds
 
 
 class Turnstile:

@@ -20,6 +20,7 @@ from gateway import VERSION
 from gateway.admin import Admin
 from gateway.config.endpoints_file import parse_endpoints
 from gateway.config.files import changes
+from gateway.config.loader import changes_needing_restart
 from gateway.config.types import Config, Pool, Tls, UpstreamTls
 from gateway.core.errors import UpstreamError
 from gateway.core.fleet import Fleet
@@ -107,7 +108,7 @@ class Gateway:
         except Exception as error:  # whatever is wrong with the file must not hurt what runs
             problems = str(error).splitlines() or [repr(error)]
             return self._reload_refused(problems)
-        needs_restart = _needs_restart(self.config, config)
+        needs_restart = changes_needing_restart(self.config, config)
         if needs_restart:
             return self._reload_refused([f"{name}: a change needs a restart" for name in needs_restart])
         if config.digest == self.config.digest:
@@ -307,10 +308,6 @@ def source_of(pool: Pool, report: Report) -> Discovery:
         return SOURCES["file"](pool.name, pool.engine, report, path=path, contents=changes,
                                parse=lambda data: parse_endpoints(data, path, os.environ))  # fmt: skip
     return SOURCES["endpoints"](pool.name, pool.engine, report, endpoints=pool.endpoints)
-
-
-def _needs_restart(old: Config, new: Config) -> list[str]:
-    return [name for name in ("listen", "admin", "state") if getattr(old, name) != getattr(new, name)]
 
 
 def listener_tls(tls: Tls) -> ssl.SSLContext:

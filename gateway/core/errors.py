@@ -69,7 +69,3 @@ class UpstreamError(HeadwayError):
         super().__init__(message, status=status, code="upstream_timeout" if status == 504 else "upstream_failed")
         self.cause = cause
         self.sent = sent
-
-
-class ClientGone(Exception):
-    """The client closed or reset its connection; nobody is left to answer."""

@@ -103,10 +103,6 @@ class Reply:
             self.ended = True
             self._connection.abort()
 
-    def close_after(self) -> None:
-        """This connection takes no further request after this answer."""
-        self._keep_alive = False
-
     def _frame(self, data: bytes) -> bytes:
         if self._bodiless:
             return b""
