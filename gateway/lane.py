@@ -115,6 +115,8 @@ class Lane:
                queued_tokens: float) -> None:  # fmt: skip
         """Give the place back and learn. `queued_tokens`: prompt tokens waiting there when it was dispatched."""
         fleet, row = self.fleet, reservation.row
+        if relay.first_at:
+            fleet.progress_at[row] = max(relay.last_at, fleet.progress_at.item(row))
         reservation.settle()
         if len(self.turnstile):
             self.turnstile.release()
@@ -168,6 +170,7 @@ class Lane:
 
     def _watch_silence(self, now: float) -> None:
         oldest: dict[int, float] = {}
+        newest: dict[int, float] = {}
         plain: set[int] = set()
         for relay in self.relays:
             if relay.ended or relay.connection is None or relay.reply.paused:
@@ -175,6 +178,8 @@ class Lane:
             row = relay.reservation.row
             if relay.stream:
                 oldest[row] = min(oldest.get(row, relay.last_at), relay.last_at)
+                if relay.first_at:
+                    newest[row] = max(newest.get(row, 0.0), relay.last_at)
             elif not relay.reply.started:
                 plain.add(row)
         floor, per_token = self._allowed
@@ -182,7 +187,8 @@ class Lane:
         for row, since in oldest.items():
             is_out = self._is_out(row)
             allowed = max(floor, per_token * float(fleet.prefill[row]))
-            silent = now - max(since, float(fleet.progress_at[row])) > allowed
+            life = max(since, newest.get(row, 0.0), float(fleet.progress_at[row]))
+            silent = now - life > allowed
             if not silent or (len(self._ttft) < _SAMPLES and not is_out):
                 continue
             if is_out:  # for another reason: those that waited there long enough need not wait for their own time-out

@@ -58,7 +58,6 @@ class Relay:
     _held = b""
     _tail = b""
     _is_stream = False
-    _seen = 0
     _marked = 0
 
     def __init__(self, reply: Reply, backend: Backend, reservation: Reservation, timeouts: Timeouts, fields: bytes,
@@ -91,6 +90,7 @@ class Relay:
         if self._is_stream:
             self.piece = self._piece_early
         elif status == 200 and (self._backend.errs_in_ok_body or (self._editor and self._editor.changes_plain)):
+            self._whole = bytearray()  # (bytes would be copied whole with each piece)
             self.piece = self._piece_whole
         else:
             self.piece = self._piece_plain
@@ -111,33 +111,38 @@ class Relay:
             self._held = b""
             self._start(held)
             self.piece = self._piece_stream
-            self._after()
+            if meter.events:
+                self._note_tokens(meter.events)
+            if meter.failed:
+                self._stop_failed()
         else:
             self._held = held
 
     def _piece_stream(self, data: bytes) -> None:
         """The hot path of a stream: look, write."""
-        out = self.meter.feed(data)
+        meter = self.meter
+        before = meter.events
+        out = meter.feed(data)
         if self._editor is not None:
             out = self._editor.stream(out)
         if out:
             self.reply.write(out)
-        self._after()
-
-    def _after(self) -> None:
-        """Note what the piece was: life, the first token, so many tokens, an error."""
-        meter = self.meter
-        if meter.events != self._seen:  # comments keep a connection open, not an engine alive
-            self._seen = meter.events
-            now = self.last_at = time.monotonic()
-            self.reservation.fleet.progress_at[self.reservation.row] = now
-            if not self.first_at:
-                self._note_first(now)
-            elif meter.events - self._marked >= _PROGRESS:
-                self._marked = meter.events
-                self.reservation.progress(meter.events)
+        if meter.events != before:  # comments keep a connection open, not an engine alive
+            self._note_tokens(meter.events)
         if meter.failed:
-            self._stop(UpstreamError("the model server reported an error", cause="error_event"), "error_event")
+            self._stop_failed()
+
+    def _note_tokens(self, events: int) -> None:
+        """Content has come: the engine lives; the first token, and every so many, move the fleet's columns along."""
+        self.last_at = time.monotonic()
+        if not self.first_at:
+            self._note_first(self.last_at)
+        elif events - self._marked >= _PROGRESS:
+            self._marked = events
+            self.reservation.progress(events)
+
+    def _stop_failed(self) -> None:
+        self._stop(UpstreamError("the model server reported an error", cause="error_event"), "error_event")
 
     def _note_first(self, now: float) -> None:
         self.first_at = now
@@ -158,7 +163,7 @@ class Relay:
     def _piece_whole(self, data: bytes) -> None:
         """A plain answer that must be seen whole before a byte of it may go: it is edited or may hide an error."""
         self.last_at = time.monotonic()
-        self._held += data
+        self._whole += data
 
     def _piece_judged(self, data: bytes) -> None:
         """An error's body: kept, for its meaning and in case it is the last word."""
@@ -216,7 +221,7 @@ class Relay:
         self._done("complete")
 
     def _finish_whole(self) -> None:
-        body = self._held
+        body = bytes(self._whole)
         if self._backend.in_body_error(body) and self._backend.meaning(500, body) is not Meaning.CLIENT:
             self._fail(TryFailed("the model server reported an error", cause="error_body",
                                  answer=(500, self._fields, body)), "upstream_failed")  # fmt: skip
