@@ -23,6 +23,11 @@ _CONTENT = re.compile(
     rb'"(?:content|reasoning_content|reasoning|text|refusal|arguments|partial_json|thinking|delta|text_output|name)"'
     rb'\s*:\s*"(?!")|"(?:text|generated_text)"\s*:\s*"(?!")'
 )
+# Marks of a dialect (there, an event without content is a role, a start, an end), or data that says nothing.
+_DIALECT = re.compile(
+    rb'"(?:choices|type|object|usage|content|text|text_output|generated_text|model_name)"\s*:'
+    rb"|data:[ ]?(?:\[DONE\]|[\r\n]|\Z)"
+)
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _STATUS = re.compile(rb'"(?:code|status)"\s*:\s*"?([45]\d\d)\b')
 _NUMBERS = re.compile(
@@ -53,6 +58,8 @@ def kind_of(event: bytes) -> Kind:
         return Kind.CONTENT
     if b"tool_calls" in event or b'"token"' in event:
         return Kind.CONTENT
+    if event.find(b"data:") >= 0 and _DIALECT.search(event) is None:
+        return Kind.CONTENT  # of a server with a form of its own: what it sends is its answer
     return Kind.OTHER
 
 

@@ -132,3 +132,12 @@ def test_memory_of_an_endless_event_is_bounded() -> None:
     for _ in range(100):
         meter.feed(b"x" * 10_000)
     assert len(meter._partial) <= 256 * 1024 + 10_000
+
+
+def test_events_in_no_dialect_we_know_are_the_answer_itself() -> None:
+    for event in (b'data: {"output":"x"}\n\n', b"data: hello\n\n", b'event: part\ndata: {"label":1}\n\n'):
+        assert kind_of(event) is Kind.CONTENT
+    for event in (b"data: [DONE]\n\n", b"data:\n\n", b"event: ping\n\n", b'event: ping\ndata: {"type":"ping"}\n\n',
+                  b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n', b'data: {"text_output":""}\n\n',
+                  b'data: {"content":"","stop":true}\n\n'):  # fmt: skip
+        assert kind_of(event) is Kind.OTHER
