@@ -173,13 +173,13 @@ class Lane:
         newest: dict[int, float] = {}
         plain: set[int] = set()
         for relay in self.relays:
+            row = relay.reservation.row
+            if relay.first_at:  # a sign of life, also where the client is the one who is slow now
+                newest[row] = max(newest.get(row, 0.0), relay.last_at)
             if relay.ended or relay.connection is None or relay.reply.paused:
                 continue
-            row = relay.reservation.row
             if relay.stream:
                 oldest[row] = min(oldest.get(row, relay.last_at), relay.last_at)
-                if relay.first_at:
-                    newest[row] = max(newest.get(row, 0.0), relay.last_at)
             elif not relay.reply.started:
                 plain.add(row)
         floor, per_token = self._allowed

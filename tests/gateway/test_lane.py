@@ -124,6 +124,34 @@ async def test_a_stream_that_has_started_on_a_silent_endpoint_is_left_to_its_own
 
 
 @on_uvloop
+async def test_an_endpoint_whose_answer_waits_for_a_slow_client_is_not_silent() -> None:
+    async with (
+        Upstream(whole(sse(TOKEN, TOKEN))) as one,
+        Upstream() as two,
+        Running(config(pool([one, two]))) as gateway,
+        gateway.client() as slow,
+        gateway.client() as waiting,
+    ):
+        for _ in range(25):
+            await slow.ask(body=chat(stream=True))
+        lane = lane_of(gateway)
+        lane.learn_pace()
+        one.script.clear()
+        one.script += [hang(SSE_HEAD + chunk(TOKEN + b"\n\n")), hang(SSE_HEAD)]
+        slow.send(post(chat(stream=True)))
+        await slow.head()
+        (flowing,) = lane.relays
+        waiting.send(post(chat(stream=True)))
+        await until(lambda: one.posts == 27)
+        now = gateway.gateway.now() + 20.0
+        flowing.reply.paused, flowing.last_at = True, now - 1.0  # its last piece filled the client's buffer
+        lane.sweep(now)
+        assert lane.fleet.health(flowing.reservation.row).state is State.HEALTHY
+        lane.sweep(now + 5.0)
+        assert lane.fleet.health(flowing.reservation.row).state is State.EJECTED
+
+
+@on_uvloop
 async def test_connections_follow_an_endpoint_that_keeps_its_id_and_changes_its_url() -> None:
     async with Upstream() as one, Running(config(pool([one]))) as gateway:
         lane = lane_of(gateway)
