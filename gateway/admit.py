@@ -24,12 +24,18 @@ class Turnstile:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def wait_for_room(self, timeout: float) -> None:
-        """Raises Refused: `queue_full` at once when too many wait, `queue_timeout` when the turn did not come."""
-        if len(self._waiting) >= self._limit:
+    async def wait_for_room(self, timeout: float, again: bool = False) -> None:
+        """Raises Refused: `queue_full` at once when too many wait, `queue_timeout` when the turn did not come.
+
+        `again` is for one whose turn came when the place had just been taken: it is still the first.
+        """
+        if len(self._waiting) >= self._limit and not again:
             raise Refused("the queue for this model is full", reason="queue_full", retry_after=1.0)
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        if again:
+            self._waiting.appendleft(turn)
+        else:
+            self._waiting.append(turn)
         try:
             # Not wait_for: before Python 3.12 it swallows a cancellation that comes as the turn does.
             async with asyncio.timeout(timeout):

@@ -16,7 +16,7 @@ import numpy as np
 from backends.base import Backend
 from gateway.admit import Turnstile
 from gateway.config.types import Pool
-from gateway.core.errors import UpstreamError
+from gateway.core.errors import NoEndpoint, Refused, UpstreamError
 from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, State
 from gateway.core.reservation import Reservation
@@ -160,6 +160,19 @@ class Lane:
         for relay in tuple(self.relays):
             relay.check(now)
         self._watch_silence(now)
+        if len(self.turnstile):
+            self._call_waiting(now)
+
+    def _call_waiting(self, now: float) -> None:
+        """Room comes not only when an answer ends: an endpoint returns, a limit is raised. Or all hope is gone."""
+        try:
+            turns = len(self.fleet.snapshot(now).rows)
+        except NoEndpoint:
+            turns = len(self.turnstile)
+        except Refused:
+            return
+        for _ in range(turns):
+            self.turnstile.release()
 
     def learn_pace(self) -> None:
         """Refresh what silence is allowed. Called about once a second: percentiles are not for the hot path."""

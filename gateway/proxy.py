@@ -127,15 +127,18 @@ class Proxy:
         began = time.monotonic()
         model = ask.model
         falls_back = not model.fallback or lane.name != model.to  # whether all of its pools have been asked
+        again: Lane | None = None  # where its turn has come already
         while True:
             patience = (QUEUE_WAIT if falls_back else model.fallback_after) - (time.monotonic() - began)
-            turn = asyncio.get_running_loop().create_task(lane.turnstile.wait_for_room(max(0.0, patience)))
+            waiting = lane.turnstile.wait_for_room(max(0.0, patience), lane is again)
+            turn = asyncio.get_running_loop().create_task(waiting)
             try:
                 await turn
+                again = lane
             except Refused:
                 if falls_back:
                     raise
-                falls_back = True
+                falls_back, again = True, None
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled() and turn.exception() is None:
                     lane.turnstile.release()  # its turn had come: the next one has it

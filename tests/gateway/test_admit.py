@@ -52,3 +52,16 @@ async def test_whoever_leaves_the_queue_does_not_keep_a_turn() -> None:
     third.cancel()  # its turn has come and it has not run yet: the next one is to have it
     await asyncio.gather(first, third, return_exceptions=True)
     await asyncio.wait_for(fourth, 1.0)
+
+
+@on_uvloop
+async def test_whose_turn_came_in_vain_is_still_the_first() -> None:
+    turnstile = Turnstile(limit=1)
+    (other,) = await waiting(turnstile, 1)
+    first = asyncio.create_task(turnstile.wait_for_room(5.0, again=True))
+    await asyncio.sleep(0)
+    turnstile.release()
+    await first
+    assert not other.done()
+    turnstile.release()
+    await other

@@ -269,3 +269,32 @@ async def test_a_turn_that_comes_as_its_client_leaves_goes_to_the_next() -> None
             # … and its client leaves when the turn's task has ended, and before its story goes on.
             asyncio.get_running_loop().call_soon(leaving.eof_received)
             await until(lambda: busy.posts == 2, "the third request at its endpoint")
+
+
+@on_uvloop
+async def test_who_waits_hears_of_room_that_no_answer_made_and_of_the_end_of_all_hope() -> None:
+    async with Upstream(hang()) as busy, Upstream() as new:
+        full = EndpointSpec(busy.url, max_concurrency=1)
+        async with (
+            Running(config(pool([busy], endpoints=(full,)))) as gateway,
+            gateway.client() as first,
+            gateway.client() as second,
+            gateway.client() as third,
+        ):
+            first.send(post())
+            await busy.arrived.wait()
+            second.send(post())
+            lane = gateway.gateway.proxy.lanes["p"]
+            await until(lambda: len(lane.turnstile) == 1)
+            gateway.next_config = config(pool([busy, new], endpoints=(full, EndpointSpec(new.url, max_concurrency=1))))
+            assert (await gateway.gateway.reload())[0]
+            assert (await asyncio.wait_for(second.answer(), 5.0)).named["x-headway-endpoint"] == new.url
+            new.script[0] = hang()
+            second.send(post())
+            await until(lambda: new.posts == 2)
+            third.send(post())
+            await until(lambda: len(lane.turnstile) == 1)
+            for row in (0, 1):
+                for _ in range(2):
+                    lane.fleet.see(row, Evidence.REFUSED, gateway.gateway.now())
+            assert (await asyncio.wait_for(third.answer(), 5.0)).status == 503
