@@ -138,18 +138,18 @@ class Process:
 
     def listen(self) -> None:
         loop = asyncio.get_running_loop()
-        drain = self._gateway.config.drain
-        loop.add_signal_handler(signal.SIGTERM, self._finish, drain.delay)
-        loop.add_signal_handler(signal.SIGINT, self._finish, 0.0)
+        loop.add_signal_handler(signal.SIGTERM, self._finish, True)
+        loop.add_signal_handler(signal.SIGINT, self._finish, False)
         loop.add_signal_handler(signal.SIGHUP, self._start, self._reload)
         loop.add_signal_handler(signal.SIGUSR2, self._start, self._restart)
 
     async def wait_for_end(self) -> tuple[float, float]:
         return await self._end
 
-    def _finish(self, delay: float) -> None:
+    def _finish(self, waits: bool) -> None:
         if not self._end.done():
-            self._end.set_result((delay, self._gateway.config.drain.timeout))
+            drain = self._gateway.config.drain  # of now: a reload may have changed it
+            self._end.set_result((drain.delay if waits else 0.0, drain.timeout))
 
     def _start(self, action: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = asyncio.get_running_loop().create_task(action())
@@ -174,7 +174,7 @@ class Process:
             self._is_restarting = False
         if serves:
             self._events.log("info", "handed_over", to=process.pid)
-            self._finish(0.0)
+            self._finish(False)
         else:
             self._events.log("error", "restart_failed", process=process.pid)
             await _end(process)

@@ -114,6 +114,19 @@ def test_saving_the_file_and_sighup_reload_and_a_bad_file_changes_nothing(tmp_pa
     body()
 
 
+def test_a_reloaded_drain_delay_counts(tmp_path: Path) -> None:
+    @on_uvloop
+    async def body() -> None:
+        async with Upstream() as up, Serving("-c", write(tmp_path, up, delay="5m")) as gateway:
+            async with Client(gateway.port) as client:
+                write(tmp_path, up, delay="0s", model="renamed")
+                await served(client, "renamed")
+            gateway.process.send_signal(signal.SIGTERM)
+            assert await gateway.end() == 0
+
+    body()
+
+
 def test_sigusr2_hands_the_socket_over_and_no_request_fails(tmp_path: Path) -> None:
     @on_uvloop
     async def body() -> None:
