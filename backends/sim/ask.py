@@ -10,6 +10,9 @@ from typing import Any
 
 from backends.sim import errors, text
 
+# Answers to one request; vLLM has a bound too, since CVE-2026-34756 (a billion of them took a server down).
+MOST_COPIES = 16_384
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -125,7 +128,7 @@ def _ask(body: dict[str, Any], model: str, asked: tuple[bytes, ...], limit: int 
         max_tokens=limit,
         min_tokens=_integer(body, "min_tokens", least=0) or 0,
         ignore_eos=bool(body.get("ignore_eos")),
-        copies=_integer(body, "n", least=1) or 1,
+        copies=_integer(body, "n", least=1, most=MOST_COPIES) or 1,
         stream=bool(body.get("stream")),
         include_usage=bool(options.get("include_usage")),
         usage_in_every_chunk=bool(options.get("continuous_usage_stats")),
@@ -149,7 +152,7 @@ def _required(body: dict[str, Any], name: str) -> Any:
     return body[name]
 
 
-def _integer(body: dict[str, Any], name: str, least: int) -> int | None:
+def _integer(body: dict[str, Any], name: str, least: int, most: int | None = None) -> int | None:
     value = body.get(name)
     if value is None:
         return None
@@ -157,4 +160,6 @@ def _integer(body: dict[str, Any], name: str, least: int) -> int | None:
         raise errors.invalid("int_type", f"body.{name}", "Input should be a valid integer", repr(value)[:50])
     if value < least:
         raise errors.bad_request(f"{name} must be at least {least}, got {value}.", name, value)
+    if most is not None and value > most:
+        raise errors.bad_request(f"{name} must be at most {most}, got {value}.", name, value)
     return value

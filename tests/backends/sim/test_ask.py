@@ -39,6 +39,7 @@ PLAIN = "/v1/completions"
             "input_tokens",
             "131073 input tokens",
         ),
+        (PLAIN, {"prompt": "a", "n": 1_000_000_000}, 400, "BadRequestError", "n", "at most 16384"),
         (PLAIN, {"prompt": "a", "max_tokens": 0}, 400, "BadRequestError", "max_tokens", "at least 1"),
         (PLAIN, {"prompt": "a", "max_tokens": "x"}, 400, "Bad Request", "body.max_tokens", "integer"),
         (PLAIN, {"prompt": {}}, 400, "BadRequestError", "prompt", "non-empty"),
