@@ -134,7 +134,8 @@ class Proxy:
             turn = asyncio.get_running_loop().create_task(waiting)
             try:
                 await turn
-                again = lane
+                # One that is tried again may not go where others can: at the head it would keep their room from them.
+                again = None if facts.tried else lane
             except Refused:
                 if falls_back:
                     raise
