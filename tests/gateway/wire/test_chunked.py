@@ -70,6 +70,9 @@ def test_a_flood_of_tiny_chunks_with_long_extensions_ends_early() -> None:
         decode(b"".join(b"1;%b\r\na\r\n" % (b"e" * 200) for _ in range(1000)))
     assert caught.value.status == 400
     assert decode(b"1\r\na\r\n" * 50_000 + b"0\r\n\r\n") == (b"a" * 50_000, b"", True)
+    with pytest.raises(WireError) as caught:
+        decode(b"1\r\na\r\n" * 100_000)
+    assert caught.value.status == 400
 
 
 @given(st.binary(max_size=200), st.integers(1, 50))
