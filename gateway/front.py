@@ -44,6 +44,10 @@ ASKS_LATER = frozenset(
 )  # fmt: skip
 
 
+# The most answers (`n`, `best_of`) one request may ask for: engines have been brought down by a billion.
+ANSWERS = 128
+
+
 class Screened(NamedTuple):
     """What the head alone told: the path, the model it names if it does, whose request it is."""
 
@@ -193,12 +197,14 @@ class Front:
         target = head.target
         if upstream != asked:
             body, target = self._rename(path, head, body, upstream)
+        if seen.answers > ANSWERS:
+            raise BadRequest(f"at most {ANSWERS} answers to one request", code="invalid_value", param="n")
         lengths = self._proxy.lengths_of(model.name)
         prompt = seen.text
         session = head.named.get(b"x-session-id")
         request = Request(
             request_id, model.name, received, prompt, lengths.prompt_tokens(len(prompt)),
-            lengths.output_tokens(seen.limit), bool(seen.stream) or path.streams,
+            lengths.output_tokens(seen.limit) * seen.answers, bool(seen.stream) or path.streams,
             session.decode("latin-1") if session is not None else seen.prompt_cache_key or seen.user or "", key.tenant,
         )  # fmt: skip
         asks_usage = seen.stream_options is not None and bool(seen.stream_options.include_usage)

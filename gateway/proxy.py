@@ -64,6 +64,7 @@ class Facts:
     relay: Relay | None = None
     candidates: Candidates | None = None
     tried: tuple[str, ...] = ()
+    raced = False  # a reused connection closed under it: repeated once, and only once
 
 
 class Proxy:
@@ -193,7 +194,8 @@ class Proxy:
             else:
                 self._send(ask, facts, lane, relay, backend, connections, connection)
             await relay.done
-            if relay.error is not None and _is_race(relay):
+            if relay.error is not None and not facts.raced and _is_race(relay):
+                facts.raced = True
                 lane.relays.discard(relay)
                 relay = self._relay(ask, reply, facts, lane, reservation, backend)
                 await self._dispatch_fresh(ask, facts, lane, relay, backend, connections)

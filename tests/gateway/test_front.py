@@ -309,3 +309,9 @@ async def test_a_bug_of_ours_before_the_story_begins_is_a_500_with_its_record(mo
         assert gateway.last.status == 500
         monkeypatch.undo()
         assert (await client.ask(body=chat(max_tokens=10**400))).status == 200
+
+
+@on_uvloop
+async def test_a_billion_answers_to_one_request_are_refused() -> None:
+    said, _ = await one(post(chat(n=10**9)))
+    assert said.status == 400 and b"answers" in said.body

@@ -177,3 +177,22 @@ def test_a_repeated_key_does_not_hide_behind_bytes_that_look_like_the_prompt() -
 
 def test_many_shallow_brackets_are_no_depth() -> None:
     assert peek(b'{"model":"m","a":[%b[]]}' % (b'[{"x":"]]}["}],' * 100_000)).model == "m"
+
+
+def test_what_may_be_parsed_in_full_is_bounded():
+    nested = b'"x":{"model":1},' * 20_000
+    with pytest.raises(BadRequest) as refused:
+        peek(b'{"model":"m",' + nested + b'"stream":false}')
+    assert refused.value.code == "repeated_key"
+    long_prompt = b'"messages":["' + b"x" * 1_000_000 + b'"]'
+    assert peek(b'{"model":"m",' + long_prompt + b',"tools":[{"model":1},{"model":2}]}').model == "m"
+
+
+def test_a_key_repeated_around_a_long_prompt_is_found():
+    with pytest.raises(BadRequest):
+        peek(b'{"model":"m","messages":["' + b"x" * 1000 + b'"],"model":"other"}')
+
+
+@pytest.mark.parametrize("field", [b'"n":129', b'"best_of":1000000000'])
+def test_how_many_answers_are_asked_for_is_read(field):
+    assert peek(b'{"model":"m",' + field + b"}").answers > 128
