@@ -81,7 +81,7 @@ class Proxy:
         """Answer one request, or raise why it cannot be answered (then nothing has been written)."""
         while True:
             try:
-                lane, place = self._place(ask, facts, 0.0)
+                lane, place = self._queue(ask, facts) or self._place(ask, facts, 0.0)
             except NoEndpoint:
                 if facts.relay is not None and facts.relay.error is not None:
                     raise facts.relay.error from None  # nobody else is left: the last failure is the answer
@@ -102,6 +102,11 @@ class Proxy:
             self.metrics.retried(lane.config.name, error.cause)
 
     # --- choosing ------------------------------------------------------------------------------------------------
+
+    def _queue(self, ask: Ask, facts: Facts) -> tuple[Lane, None] | None:
+        """Where to wait at once: others wait for this model's pool, and who comes later goes behind them."""
+        lane = self.lanes.get(ask.model.to)
+        return (lane, None) if lane is not None and len(lane.turnstile) and not facts.tries else None
 
     def _place(self, ask: Ask, facts: Facts, waited: float) -> tuple[Lane, Reservation | None]:
         """A place in the first of the model's pools that has one; without one, where to wait. Raises NoEndpoint."""

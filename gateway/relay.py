@@ -23,6 +23,7 @@ from gateway.wire.reply import Reply
 from gateway.wire.upstream import UpstreamConnection
 
 _HELD = 256 * 1024  # bytes held before a stream starts (comments), and of an error's body
+_WHOLE = 32 << 20  # bytes of a plain answer that must be seen whole
 _PROGRESS = 16  # tokens between updates of what is left to come
 _DROPPED = frozenset(
     (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
@@ -164,6 +165,9 @@ class Relay:
         """A plain answer that must be seen whole before a byte of it may go: it is edited or may hide an error."""
         self.last_at = time.monotonic()
         self._whole += data
+        if len(self._whole) > _WHOLE:
+            self._stop(UpstreamError("the model server's answer is too large to be edited", cause="too_large"),
+                       "upstream_failed")  # fmt: skip
 
     def _piece_judged(self, data: bytes) -> None:
         """An error's body: kept, for its meaning and in case it is the last word."""

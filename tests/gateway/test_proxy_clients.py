@@ -303,3 +303,24 @@ async def test_who_waits_hears_of_room_that_no_answer_made_and_of_the_end_of_all
 
             await until(is_told_when_all_are_down)
             assert answer.result().status == 503
+
+
+@on_uvloop
+async def test_who_comes_later_goes_behind_those_who_wait() -> None:
+    async with Upstream(hang()) as busy:
+        full = pool([busy], endpoints=(EndpointSpec(busy.url, max_concurrency=1),))
+        async with (
+            Running(config(full)) as gateway,
+            gateway.client() as first,
+            gateway.client() as second,
+            gateway.client() as third,
+        ):
+            lane = gateway.gateway.proxy.lanes["p"]
+            first.send(post())
+            await busy.arrived.wait()
+            second.send(post(chat(user="second")))
+            await until(lambda: len(lane.turnstile) == 1)
+            lane.fleet.limit[0] = 3.0  # there is room now, and nobody has been told yet
+            third.send(post(chat(user="third")))
+            await until(lambda: busy.posts == 3, "both requests at their endpoint")
+            assert [b'"second"' in request.body for request in busy.requests[1:]] == [True, False]

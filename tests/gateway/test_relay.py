@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.config.types import Timeouts
+from gateway.config.types import Model, Timeouts
 from gateway.relay import forwardable
 from tests.support.client import chat, post
 from tests.support.gateway import Running, config, limits, pool
@@ -220,3 +220,17 @@ def test_hop_by_hop_and_our_own_fields_are_not_forwarded() -> None:
                b"endpoint-load-metrics")  # fmt: skip
     sent = [*((name, b"x") for name in dropped), (b"content-type", b"text/plain"), (b"x-b", b"c")]
     assert forwardable(sent) == b"content-type: text/plain\r\nx-b: c\r\n"
+
+
+@on_uvloop
+async def test_an_answer_that_must_be_seen_whole_may_not_be_endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.relay._WHOLE", 1000)
+    renamed = Model("m", "p", as_="theirs")
+    async with (
+        Upstream(whole(answer(b'{"x":"' + b"y" * 2000 + b'"}'))) as up,
+        Running(config(pool([up]), models=(renamed,))) as gateway,
+        gateway.client() as client,
+    ):
+        client.send(post())
+        assert (await client.answer()).status == 502
+        await gateway.settled()
