@@ -313,6 +313,7 @@ def source_of(pool: Pool, report: Report) -> Discovery:
 def listener_tls(tls: Tls) -> ssl.SSLContext:
     """The listener's context; with `client_ca`, clients must show a certificate it signed."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # not every build of Python says so by itself
     context.load_cert_chain(tls.cert, tls.key)
     context.set_alpn_protocols(["http/1.1"])
     if tls.client_ca is not None:
@@ -329,6 +330,7 @@ def may_speak_tls(pool: Pool) -> bool:
 def upstream_tls(tls: UpstreamTls | None) -> ssl.SSLContext:
     """The context for https endpoints: verified against `ca` or the system's, unless `insecure`."""
     context = ssl.create_default_context(cafile=tls.ca if tls is not None else None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     if tls is not None:
         if tls.cert is not None:
             context.load_cert_chain(tls.cert, tls.key)
