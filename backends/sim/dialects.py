@@ -5,6 +5,7 @@ put together. Words of an answer need no JSON escapes (see `text.Speaker`). When
 the exchange; what can go wrong is in `errors`.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class Answer:
     reason: str
 
 
-class Dialect:
+class Dialect(ABC):
     """One API's way to write one answer. The base class is what completions and chat share."""
 
     prefix = ""
@@ -84,12 +85,13 @@ class Dialect:
             return DONE
         return self._event(None, usage, system_fingerprint=FINGERPRINT) + DONE
 
+    @abstractmethod
     def body(self, answers: list[Answer], usage: Usage) -> bytes:
         """The whole answer of a request that did not ask for a stream."""
-        raise NotImplementedError
 
     def _choice(self, choice: int, text: str, reason: str | None) -> dict[str, Any]:
-        raise NotImplementedError
+        """One choice of an event. Dialects without choices write events of their own and never come here."""
+        raise AssertionError(f"{type(self).__name__} has no choices")
 
     def _event(self, choice: dict[str, Any] | None, usage: Usage | None, **extra: Any) -> bytes:
         event: dict[str, Any] = {
