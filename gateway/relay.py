@@ -140,7 +140,7 @@ class Relay:
             self._note_first(self.last_at)
         elif events - self._marked >= _PROGRESS:
             self._marked = events
-            self.reservation.progress(events)
+            self.reservation.progress(events, self.last_at)
 
     def _stop_failed(self) -> None:
         self._stop(UpstreamError("the model server reported an error", cause="error_event"), "error_event")

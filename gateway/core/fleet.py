@@ -21,6 +21,7 @@ import numpy as np
 
 from gateway.core.errors import NoEndpoint, Refused
 from gateway.core.health import Evidence, Health, Rule, State
+from gateway.core.predictor import Predictor
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Endpoint, Floats, Load, Request, Rows
@@ -39,6 +40,7 @@ class Fleet:
         self.rule = rule
         self.random = random
         self.stale_after = stale_after
+        self.predictor: Predictor | None = None  # for policies that predict; it keeps its own books of every place taken
         self.mean_tokens = 500.0  # of one request, prompt and output; learnt from what we dispatch
         self._endpoints: list[Endpoint | None] = []
         self._row_of: dict[str, int] = {}
@@ -150,6 +152,8 @@ class Fleet:
         for name in ("waiting", "running", "kv_used", "kv_capacity", "others"):
             getattr(self, name)[row] = UNKNOWN
         self.at[row] = self.sent_at[row] = self.answered_at[row] = -math.inf
+        if self.predictor is not None:
+            self.predictor.forget(row)
         self._dirty = True
 
     def endpoint(self, row: int) -> Endpoint:
@@ -330,7 +334,7 @@ class Fleet:
         uncached = float(int(request.prompt_tokens - decision.cached_tokens))
         if uncached < 1.0:
             uncached = 1.0
-        reservation = Reservation(self, row, request, uncached, now)
+        reservation = Reservation(self, row, request, uncached, now, decision.forecast)
         work = uncached + reservation.left
         if self.ours[row] == 0.0:
             self.progress_at[row] = now
@@ -341,6 +345,8 @@ class Fleet:
         self.output[row] += reservation.left
         self.tokens[row] += work
         self.mean_tokens += SIZE_WEIGHT * (work - self.mean_tokens)
+        if self.predictor is not None:
+            self.predictor.dispatched(reservation, request, now)
         return reservation
 
     def release(self, reservation: Reservation) -> None:

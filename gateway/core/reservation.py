@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.core.types import Request
+from gateway.core.types import UNKNOWN, Forecast, Outcome, Request
 
 if TYPE_CHECKING:
     from gateway.core.fleet import Fleet
@@ -20,14 +20,21 @@ FLOOR = 0.1
 class Reservation:
     """A place taken: one request and its expected tokens. Settled exactly once; later calls do nothing."""
 
-    __slots__ = ("fleet", "row", "endpoint", "at", "uncached", "expected", "left", "started", "settled", "stream")
+    __slots__ = (
+        "at", "endpoint", "expected", "fleet", "forecast", "left", "prompt", "row", "settled", "started", "stream",
+        "uncached", "written",
+    )  # fmt: skip
 
-    def __init__(self, fleet: Fleet, row: int, request: Request, uncached: float, now: float):
+    def __init__(self, fleet: Fleet, row: int, request: Request, uncached: float, now: float,
+                 forecast: Forecast | None = None):  # fmt: skip
         self.fleet = fleet
         self.row = row
         self.endpoint = fleet.endpoint(row)
         self.at = now
         self.uncached = uncached
+        self.prompt = request.prompt_tokens
+        self.written = 0.0
+        self.forecast = forecast
         # Whole tokens: sums of them do not drift.
         self.expected = self.left = float(int(request.output_tokens)) or 1.0
         self.stream = request.stream
@@ -44,11 +51,16 @@ class Reservation:
         fleet.tokens[row] -= self.uncached
         fleet.decoding[row] += 1.0
         fleet.progress_at[row] = fleet.answered_at[row] = now
+        if fleet.predictor is not None:
+            fleet.predictor.started(self, now)
 
-    def progress(self, written: float) -> None:
+    def progress(self, written: float, now: float) -> None:
         """`written` tokens have come in all; what is left to come shrinks, down to a floor."""
         if self.settled:
             return
+        if self.fleet.predictor is not None:
+            self.fleet.predictor.progressed(self, written, now)
+        self.written = written
         left = float(round(max(self.expected - written, self.expected * FLOOR, 1.0)))
         delta = self.left - left
         if delta > 0.0:
@@ -56,9 +68,14 @@ class Reservation:
             self.fleet.output[self.row] -= delta
             self.fleet.tokens[self.row] -= delta
 
-    def settle(self) -> None:
-        """Give the place back. Idempotent: every path may call it, the first one counts."""
+    def settle(self, now: float = UNKNOWN, outcome: Outcome | None = None) -> None:
+        """Give the place back. Idempotent: every path may call it, the first one counts.
+
+        With a predictor, `now` is needed, and from `outcome` it learns.
+        """
         if self.settled:
             return
         self.settled = True
         self.fleet.release(self)
+        if self.fleet.predictor is not None:
+            self.fleet.predictor.ended(self, now, outcome)

@@ -65,6 +65,28 @@ class Request(NamedTuple):
     session: str = ""
     tenant: str = "anonymous"
     klass: str = "interactive"
+    ttft_slo: float = UNKNOWN  # seconds that are promised for the first token; NaN: nothing is
+    tpot_slo: float = UNKNOWN  # seconds per token after it
+
+
+class Forecast:
+    """What was predicted for one request on the endpoint it was sent to. Seconds; the intervals hold 90 %.
+
+    `ttft` counts from the dispatch to the first token, `tpot` is the mean gap between tokens after it. `features` and
+    `marks` are the predictor's own: what it predicted from, and where its books stood.
+    """
+
+    __slots__ = ("features", "marks", "regime", "tpot", "tpot_high", "tpot_low", "ttft", "ttft_high", "ttft_low")
+
+    ttft: float
+    ttft_low: float
+    ttft_high: float
+    tpot: float
+    tpot_low: float
+    tpot_high: float
+    regime: int
+    features: Floats
+    marks: tuple[float, ...]
 
 
 class Decision(NamedTuple):
@@ -72,12 +94,18 @@ class Decision(NamedTuple):
 
     `scores` holds what was compared, one value per candidate of the snapshot, lower is better (None where the
     policy compares nothing); `cached_tokens` is how much of the prompt the endpoint probably holds already.
+    `forecast` is what was predicted for the chosen one, by a policy that predicts; `terms` is its table for the record,
+    of shape (len(policy.TERMS), candidates). `wait` > 0 says that a choice made later, up to so many seconds from now, is
+    expected to be better; who cannot wait takes this one.
     """
 
     row: int
     reason: str
     scores: Floats | None = None
     cached_tokens: float = 0.0
+    forecast: Forecast | None = None
+    terms: Floats | None = None
+    wait: float = 0.0
 
 
 class Outcome(NamedTuple):

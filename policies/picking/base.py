@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from random import Random
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,7 +23,14 @@ EQUAL = 1e-6
 
 
 class Policy(ABC):
-    """The socket of the room. Subclass it in a file of its own and add one line to the registry."""
+    """The socket of the room. Subclass it in a file of its own and add one line to the registry.
+
+    A policy with `predicts` finds a `Predictor` at `snapshot.fleet.predictor`; `TERMS` names the rows of the table that
+    it puts into `Decision.terms`.
+    """
+
+    predicts: ClassVar[bool] = False
+    TERMS: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def pick(self, request: Request, snapshot: Snapshot) -> Decision:

@@ -104,7 +104,7 @@ class Books(RuleBasedStateMachine):
     @rule(reservation=reservations, written=st.floats(0.0, 2e4))
     def progress(self, reservation, written):
         if reservation is not None:
-            reservation.progress(written)
+            reservation.progress(written, 0.0)
 
     def end(self, reservation):
         row, endpoint_id = reservation.row, reservation.endpoint.id
@@ -268,11 +268,11 @@ def test_tokens_follow_a_request_from_dispatch_to_end():
     reservation.first_token(1.0)
     reservation.first_token(1.0)
     assert (fleet.tokens[0], fleet.prefill[0], fleet.decoding[0]) == (200.0, 0.0, 1.0)
-    reservation.progress(50.0)
+    reservation.progress(50.0, 0.0)
     assert fleet.tokens[0] == 150.0
-    reservation.progress(20.0)  # counts never go back
+    reservation.progress(20.0, 0.0)  # counts never go back
     assert fleet.tokens[0] == 150.0
-    reservation.progress(5000.0)
+    reservation.progress(5000.0, 0.0)
     assert fleet.tokens[0] == 20.0  # a longer answer than expected keeps a tenth of it
     reservation.settle()
     reservation.settle()
