@@ -200,17 +200,19 @@ class Front:
         if seen.answers > ANSWERS:
             raise BadRequest(f"at most {ANSWERS} answers to one request", code="invalid_value", param="n")
         lengths = self._proxy.lengths_of(model.name)
+        route = head.path.decode("latin-1")
         prompt = seen.text
         session = head.named.get(b"x-session-id")
         request = Request(
             request_id, model.name, received, prompt, lengths.prompt_tokens(len(prompt)),
-            lengths.output_tokens(seen.limit) * seen.answers, bool(seen.stream) or path.streams,
+            lengths.expected(route, key.tenant, seen.limit) * seen.answers, bool(seen.stream) or path.streams,
             session.decode("latin-1") if session is not None else seen.prompt_cache_key or seen.user or "", key.tenant,
         )  # fmt: skip
         asks_usage = seen.stream_options is not None and bool(seen.stream_options.include_usage)
         may_inject = seen.stream and not asks_usage and path.dialect.name == "openai"
         return Ask(request, model, asked, upstream, target, self._forwarder.lines(head, peer, request_id), body,
-                   path.dialect.event, received, _inject_usage if may_inject else None)  # fmt: skip
+                   path.dialect.event, received, _inject_usage if may_inject else None, route,
+                   seen.answers)  # fmt: skip
 
     def _read_body(self, path: Path, head: RequestHead, body: bytes) -> Peek:
         if not path.json or b"inference-header-content-length" in head.named:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from backends.base import Backend
 from gateway.config.types import Model
 from gateway.core.errors import NoEndpoint, Refused, UpstreamError
+from gateway.core.lengths import Lengths
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Request
 from gateway.decisions import DecisionRing
 from gateway.edit import Editor
-from gateway.estimate import Lengths
 from gateway.lane import Lane
 from gateway.metrics import Metrics
 from gateway.records import Candidates
@@ -46,6 +46,8 @@ class Ask:
     error_event: Callable[[UpstreamError], bytes]
     received: float  # monotonic, when the last byte of the request had come
     inject_usage: Callable[[bytes], bytes] | None  # None where the client asked for usage itself, or nobody may
+    route: str  # the path it came on: answers on one are alike
+    answers: int  # how many it asked for (`n`)
 
 
 class Facts:
@@ -279,7 +281,10 @@ class Proxy:
                 facts.tpot = (relay.last_at - relay.first_at) / (meter.tokens - 1.0)
         lane.settle(reservation, relay, ask.request, ttft, queued_tokens)
         if relay.ended == "complete":
-            self.lengths_of(ask.model.name).learn(len(ask.request.prompt), meter.prompt, meter.tokens)
+            request = ask.request
+            self.lengths_of(request.model).learn(
+                ask.route, request.tenant, len(request.prompt), meter.prompt, meter.tokens / ask.answers
+            )
 
     def lengths_of(self, model: str) -> Lengths:
         found = self.lengths.get(model)
