@@ -17,6 +17,7 @@ from gateway.config.check_models import check_models
 from gateway.config.check_tls import check_tls
 from gateway.config.kinds import Reader
 from gateway.config.problems import did_you_mean, shown
+from gateway.config.spec import PREDICTING
 from gateway.config.types import Config, Pool
 
 CheckPick = Callable[[str, Mapping[str, Any]], str | None]
@@ -55,6 +56,7 @@ def check(draft: Draft, check_pick: CheckPick | None) -> None:
             option = [name for name in pool.pick.options if name in fault][:1]
             draft.reader.error(draft.reader.key_at("pools", pool.name, "pick", *option), fault)
     _check_endpoints(draft)
+    _check_predictions(draft)
     check_models(draft.raw, draft.reader)
     check_tls(draft.config, draft.reader)
     _check_listeners(draft)
@@ -124,6 +126,25 @@ def _check_endpoints(draft: Draft) -> None:
             if label is not None and label in seen:
                 draft.reader.error(where, f"endpoint repeated: id {shown(label)}")
             seen |= {url, label}
+
+
+def _check_predictions(draft: Draft) -> None:
+    """What is told to a predictor is unused where no policy asks one."""
+    reader, hint = draft.reader, "pick: predicted_latency"
+    blind = {name for name, pool in draft.config.pools.items() if not _predicts(pool.pick.policy)}
+    for name, pool in draft.config.pools.items():
+        if pool.profile is not None and name in blind:
+            told = f"`profile` is unused: {shown(pool.pick.policy)} does not predict"
+            reader.warn(reader.key_at("pools", name, "profile"), told, hint)
+    for name, model in draft.config.models.items():
+        if (model.slo.ttft or model.slo.tpot) and {model.to, *model.fallback} <= blind:
+            told = f"`slo` is unused: no policy of {shown(name)}'s pools predicts"
+            reader.warn(reader.key_at("models", name, "slo"), told, hint)
+
+
+def _predicts(policy: str) -> bool:
+    """Whether it asks a predictor; somebody else's class may."""
+    return policy in PREDICTING or ":" in policy
 
 
 def is_loopback(host: str) -> bool:

@@ -171,21 +171,25 @@ class Value(Kind):
 
 @dataclass(frozen=True, slots=True)
 class Name(Kind):
-    """A name out of a registry that the loader was given, or `some.module:Class`."""
+    """A name out of a registry that the loader was given; where that `is_open`, `some.module:Class` too."""
 
     registry: str
     later: frozenset[str] = frozenset()
+    is_open: bool = True
 
     def read(self, node: Node, at: Path, reader: Reader) -> Any:
-        return Value(lambda text: self._known(text, reader), f"the name of an {self.registry}").read(node, at, reader)
+        expected = f"the name of {'an' if self.registry[0] in 'aeiou' else 'a'} {self.registry}"
+        return Value(lambda text: self._known(text, reader), expected).read(node, at, reader)
 
     def _known(self, name: str, reader: Reader) -> str:
         known = reader.known[self.registry]
-        if name in known or re.fullmatch(CLASS_NAME, name):
+        if name in known or (self.is_open and re.fullmatch(CLASS_NAME, name)):
             return name
         if name in self.later:
             raise Fault(f"{self.registry} {shown(name)} is not in this version")
-        hint = did_you_mean(name, known) or "known: " + ", ".join(sorted(known))
+        around = [other for other in sorted(known) if name and name.lower() in other.lower()]
+        hint = "" if around else did_you_mean(name, known)
+        hint = hint or "known: " + ", ".join(around or sorted(known))
         raise Fault(f"unknown {self.registry} {shown(name)}", hint)
 
     def schema(self) -> dict[str, Any]:
@@ -205,6 +209,27 @@ class FilePath(Kind):
         path = os.path.normpath(os.path.join(reader.folder, value))
         if self.is_read and not os.path.isfile(path):
             reader.error(node.mark, f"file {shown_path(value)} does not exist", f"looked for {shown_path(path)}")
+            return NOTHING
+        return path
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class FolderPath(Kind):
+    """A folder we write to; it need not be there yet. A relative path counts from the configuration's own folder."""
+
+    def read(self, node: Node, at: Path, reader: Reader) -> Any:
+        value = Value(parse_text, "a path").read(node, at, reader)
+        if isinstance(value, Nothing):
+            return NOTHING
+        path = os.path.normpath(os.path.join(reader.folder, value))
+        if os.path.exists(path) and not os.path.isdir(path):
+            reader.error(node.mark, f"{shown_path(value)} is not a folder", f"looked at {shown_path(path)}")
+            return NOTHING
+        if os.path.isdir(path) and not os.access(path, os.W_OK | os.X_OK):
+            reader.error(node.mark, f"folder {shown_path(value)} cannot be written to", f"looked at {shown_path(path)}")
             return NOTHING
         return path
 

@@ -12,7 +12,19 @@ from functools import partial
 from typing import Any
 
 from gateway.config import types
-from gateway.config.kinds import NOTHING, REFERENCE, FilePath, Kind, Later, Nothing, Option, Path, Reader, Value
+from gateway.config.kinds import (
+    NOTHING,
+    REFERENCE,
+    FilePath,
+    FolderPath,
+    Kind,
+    Later,
+    Nothing,
+    Option,
+    Path,
+    Reader,
+    Value,
+)
 from gateway.config.kinds import parse_text as text_of
 from gateway.config.problems import Fault, did_you_mean, shown
 from gateway.config.scalars import (
@@ -136,6 +148,7 @@ HEADER = matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", "a header's name")
 URL_PATH = matching(r"/[!-\"$->@-\[\]-~]*", "a path such as /health")
 FILE = FilePath()
 WRITTEN_FILE = FilePath(is_read=False)
+FOLDER = FolderPath()
 LATER = Later()
 OPTION = Option((parse_int, parse_decimal, parse_bool, parse_duration, parse_size, parse_share))
 VERSION = Value(parse_version, "the number 1", {"const": 1})

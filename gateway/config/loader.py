@@ -22,7 +22,7 @@ from gateway.config.checks import CheckPick, Draft, check
 from gateway.config.kinds import Nothing, Reader
 from gateway.config.problems import ConfigError, Fault, Problem
 from gateway.config.scalars import parse_endpoint_url
-from gateway.config.spec import CONFIG, ENGINES, POLICIES, POOL
+from gateway.config.spec import CONFIG, ENGINES, POLICIES, POOL, PROFILES
 from gateway.config.tree import read_bytes
 
 TO = "--to"
@@ -43,6 +43,7 @@ def load(
     *,
     engines: Collection[str] = ENGINES,
     policies: Collection[str] = POLICIES,
+    profiles: Collection[str] = PROFILES,
     check_pick: CheckPick | None = None,
 ) -> Loaded:
     """Read and check the file at `path`; `env` is where `${NAME}` is looked up.
@@ -51,7 +52,8 @@ def load(
     else whatever is in the file.
     """
     source = os.fspath(path)
-    return load_bytes(read_bytes(source), source, env, engines=engines, policies=policies, check_pick=check_pick)
+    return load_bytes(read_bytes(source), source, env, engines=engines, policies=policies, profiles=profiles,
+                      check_pick=check_pick)  # fmt: skip
 
 
 def load_bytes(
@@ -61,11 +63,12 @@ def load_bytes(
     *,
     engines: Collection[str] = ENGINES,
     policies: Collection[str] = POLICIES,
+    profiles: Collection[str] = PROFILES,
     check_pick: CheckPick | None = None,
 ) -> Loaded:
     """As `load`, for content that was read already. Relative paths in it count from the folder of `source`."""
     folder = os.path.dirname(os.path.abspath(source))
-    reader = Reader(source, env, folder, {"engine": engines, "policy": policies})
+    reader = Reader(source, env, folder, {"engine": engines, "policy": policies, "profile": profiles})
     root = tree.parse_tree(data, source, reader.error)
     raw = CONFIG.read(root, (), reader)
     if isinstance(raw, Nothing):

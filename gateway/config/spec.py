@@ -19,6 +19,7 @@ from gateway.config.leaves import (
     ALIAS,
     BOOL,
     FILE,
+    FOLDER,
     HEADER,
     HOST,
     LABEL,
@@ -47,6 +48,18 @@ ENGINES = ("auto", "vllm", "sglang", "trtllm", "triton", "tgi", "llamacpp", "lmd
 POLICIES = ("round_robin", "least_inflight", "least_tokens", "power_of_two", "session_hash", "prefix_affinity",
             "sticky_until_saturated")  # fmt: skip
 LATER_POLICIES = frozenset(("predicted_latency",))
+PREDICTING = frozenset(LATER_POLICIES)
+"""The policies that look at a predictor: `profile` and `slo` mean something only to them."""
+PROFILES = (
+    *(f"a100_llama-3.1-{kind}" for kind in ("8b_bf16_tp1", "70b_bf16_tp4", "70b_bf16_tp8")),
+    *(f"h100_llama-3.1-{kind}" for kind in ("8b_bf16_tp1", "8b_bf16_tp2", "8b_fp8_tp1", "70b_bf16_tp4", "70b_bf16_tp8",
+                                            "70b_fp8_tp2", "70b_fp8_tp4", "70b_fp8_tp8")),
+    "l40s_llama-3.1-8b_bf16_tp1", "l40s_llama-3.1-8b_fp8_tp1", "rtxpro6000_llama-3.1-8b_bf16_tp1",
+    "rtxpro6000_qwen3-30b-a3b_bf16_tp1", "rtx4090_llama-3.1-8b_bf16_tp1",
+    *(f"{gpu}-80gb{limit}_llama2-70b_fp16_tp{size}-measured" for size in (2, 4, 8)
+      for gpu, limit in (("a100", ""), ("h100", ""), ("h100", "-pcap"))),
+)  # fmt: skip
+"""The names in the table of `backends/sim/profiles.json`; a test holds them to it."""
 
 
 _DEFAULT = types.Config({}, {})
@@ -67,11 +80,11 @@ def _make_admin(
 
 def _make_model(
     name: str, to: str, aliases: tuple[str, ...] = (), as_: str | None = None, fallback: tuple[str, ...] = (),
-    fallback_after: float = _MODEL.fallback_after,
+    fallback_after: float = _MODEL.fallback_after, slo: types.Slo = _MODEL.slo,
 ) -> types.Model:  # fmt: skip
     exact = tuple(alias for alias in aliases if "*" not in alias)
     patterns = tuple(alias for alias in aliases if "*" in alias)
-    return types.Model(name, to, exact, patterns, as_, fallback, fallback_after)
+    return types.Model(name, to, exact, patterns, as_, fallback, fallback_after, slo)
 
 
 def _make_key(digest: str, tenant: str, models: frozenset[str] | None = None) -> types.Key:
@@ -100,6 +113,7 @@ def _unmade(pool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 ENGINE = Name("engine")
 POLICY = Name("policy", LATER_POLICIES)
+PROFILE = Name("profile", is_open=False)
 TLS = Struct(types.Tls, {
     "cert": Key(FILE, "our certificate and its chain, PEM", required=True),
     "key": Key(FILE, "its private key, PEM, without a passphrase", required=True),
@@ -165,7 +179,7 @@ SCRAPE = Struct(types.Scrape, {
 
 POOL_POLICY = {
     "engine": Key(ENGINE, "the kind of model server"),
-    "profile": Key(LATER, "what the latency predictor starts from"),
+    "profile": Key(PROFILE, "the GPU and model that the predictor starts from; null: it finds out", nullable=True),
     "pick": Key(PICK, "the picking policy: a name, or {policy: NAME, …options}"),
     "api_key": Key(secret_of("key"), "what the endpoints get as their key", nullable=True),
     "tls": Key(UPSTREAM_TLS, "for https:// endpoints", nullable=True),
@@ -184,9 +198,13 @@ POOL = Struct(types.Pool, {
     "file": Key(WRITTEN_FILE, "or: a file with one URL a line, or YAML as under endpoints", nullable=True),
     **POOL_POLICY,
 })  # fmt: skip
+SLO = Struct(types.Slo, {
+    "ttft": Key(TIME, "to the first token; null: no promise", nullable=True),
+    "tpot": Key(TIME, "per token after it, on average; null: no promise", nullable=True),
+})  # fmt: skip
 MODEL_OF = Struct(_make_model, {
     "aliases": Key(ListOf(ALIAS), "other names that clients use; * is any run of characters"),
-    "slo": Key(LATER, "the latency promised"),
+    "slo": Key(SLO, "the latency promised; request headers may only tighten it"),
     "to": Key(LABEL, "the pool that serves it"),
     "routes": Key(LATER, "rules, splits and canaries"),
     "as": Key(MODEL, "what the endpoints call it; null: its own name", nullable=True, argument="as_"),
@@ -225,7 +243,7 @@ CONFIG = Struct(_make_config, {
     "version": Key(VERSION, "of this format"),
     "listen": Key(LISTEN, "where clients connect: host:port, or {address, tls}"),
     "admin": Key(ADMIN, "where operators connect: host:port, or {address, token}"),
-    "state": Key(LATER, "learnt coefficients, canaries, history"),
+    "state": Key(FOLDER, "the folder where what was learnt is kept; null: nowhere", nullable=True),
     "trusted_proxies": Key(ListOf(NETWORK), "whose X-Forwarded-For is believed and appended to"),
     "drain": Key(DRAIN, "stopping"),
     "defaults": Key(Struct(_unmade, {

@@ -173,8 +173,18 @@ class Pool:
     health: HealthCheck = HealthCheck()
     scrape: Scrape = Scrape()
     usage: Usage = "auto"
+    profile: str | None = None
+    """The GPU and model that the predictor starts from; None: it starts from a neutral guess."""
     keepalive: float = 4.0
     """Seconds an idle upstream connection is kept: below the 5 s after which common model servers close theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """The latency promised: to the first token, and per token after it. Seconds; None: no promise."""
+
+    ttft: float | None = None
+    tpot: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +201,7 @@ class Model:
     fallback: tuple[str, ...] = ()
     fallback_after: float = 0.5
     """Seconds a full `to` is waited for before `fallback` is used; an unhealthy one is left at once."""
+    slo: Slo = Slo()
 
     def upstream_name(self, asked: str) -> str:
         """The model name to send to an endpoint when a client asked for `asked`."""
@@ -264,7 +275,8 @@ class Config:
     version: int = 1
     listen: Listen = Listen()
     admin: Admin = Admin()
-    state: str = "./headway-state"
+    state: str | None = None
+    """The folder where what was learnt is kept; None: it is forgotten at the end."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     drain: Drain = Drain()
     keys: tuple[Key, ...] = ()

@@ -8,6 +8,7 @@ import pytest
 from gateway.config.checks import is_loopback
 from gateway.config.loader import Loaded
 from gateway.config.problems import Problem
+from gateway.config.spec import PROFILES
 
 Read = Callable[..., Loaded]
 Faults = Callable[..., tuple[Problem, ...]]
@@ -119,3 +120,20 @@ def test_doubtful_tls_is_a_warning(read: Read, good: str, text: str, message: st
 def test_only_this_machines_addresses_are_loopback() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org")))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("engine: http", f"profile: {PROFILES[0]}", "`profile` is unused: `least_tokens` does not predict"),
+        ("{to: p}", "{to: p, slo: {ttft: 1s}}", "`slo` is unused: no policy of `corpus-model`'s pools predicts"),
+    ],
+)
+def test_what_is_told_to_a_predictor_that_nobody_asks_is_a_warning(
+    read: Read, good: str, old: str, new: str, message: str
+) -> None:
+    (warning,) = read(good.replace(old, new)).warnings
+    assert (warning.line, warning.message) == (4 if "profile" in new else 8, message)
+    asked = good.replace(old, new).replace("    endpoints", "    pick: my.policies:Mine\n    endpoints")
+    assert read(asked).warnings == ()
+    assert read(good.replace("{to: p}", "{to: p, slo: {}}")).warnings == ()

@@ -1,17 +1,23 @@
 """The table of keys: what is promised for later is refused, and names come from the registries that are given."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from backends.sim.profiles import names
+from gateway.config import spec
 from gateway.config.loader import Loaded
 from gateway.config.problems import Problem
+from gateway.config.spec import PROFILES
+from gateway.config.types import Slo
+from policies.picking import POLICIES as registry
 
 Read = Callable[..., Loaded]
 Faults = Callable[..., tuple[Problem, ...]]
 
 LATER = {
-    "state: ./s\n": "state",
     "classes: {interactive: {default: true}}\n": "classes",
     "jobs: {store: x}\n": "jobs",
     "shared: redis://h:1/1\n": "shared",
@@ -31,10 +37,8 @@ def test_what_is_promised_for_later_is_refused_and_not_ignored(faults: Faults, g
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("engine: http", "profile: h100", "`profile` is not in this version"),
         ("engine: http", "pick: predicted_latency", "policy `predicted_latency` is not in this version"),
         ("engine: http", "pick: {policy: predicted_latency}", "policy `predicted_latency` is not in this version"),
-        ("{to: p}", "{to: p, slo: {ttft: 1s}}", "`slo` is not in this version"),
         ("{to: p}", "{routes: [{to: p}]}", "`routes` is not in this version"),
     ],
 )
@@ -60,3 +64,59 @@ def test_a_policys_options_are_checked_by_who_knows_them(faults: Faults, good: s
     text = good.replace("engine: http", "pick:\n      policy: round_robin\n      wieght: 2")
     (fault,) = faults(text, check_pick=lambda name, options: f"{name} has no option {next(iter(options))}")
     assert (fault.line, fault.message) == (6, "round_robin has no option wieght")
+
+
+def test_a_profile_is_one_of_the_table_and_close_names_are_told(read: Read, faults: Faults, good: str) -> None:
+    assert sorted(PROFILES) == sorted(names())
+    told = read(good.replace("engine: http", f"profile: {PROFILES[0]}")).config.pools["p"].profile
+    assert told == PROFILES[0]
+    assert read(good.replace("engine: http", "profile: null")).config.pools["p"].profile is None
+    (fault,) = faults(good.replace("engine: http", "profile: h100_llama-3.1-8b_bf16"))
+    assert (fault.line, fault.column) == (4, 14)
+    assert fault.message == "unknown profile `h100_llama-3.1-8b_bf16`"
+    assert fault.hint == "known: h100_llama-3.1-8b_bf16_tp1, h100_llama-3.1-8b_bf16_tp2"
+    (fault,) = faults(good.replace("engine: http", "profile: rtx4090_llama-3.1-8B_bf16_tpl"))
+    assert fault.hint == "did you mean `rtx4090_llama-3.1-8b_bf16_tp1`?"
+    (fault,) = faults(good.replace("engine: http", "profile: L40S"))
+    assert fault.hint == "known: l40s_llama-3.1-8b_bf16_tp1, l40s_llama-3.1-8b_fp8_tp1"
+    assert (
+        "unknown profile `my.profiles:Mine`"
+        in faults(good.replace("engine: http", "profile: my.profiles:Mine"))[0].told
+    )
+
+
+def test_the_promised_latency_is_in_seconds_and_each_part_may_be_left_out(
+    read: Read, faults: Faults, good: str
+) -> None:
+    for text, ttft, tpot in (("{ttft: 500ms, tpot: 40ms}", 0.5, 0.04), ("{tpot: 1s}", None, 1.0), ("{}", None, None),
+                             ("{ttft: null}", None, None)):  # fmt: skip
+        assert read(good.replace("{to: p}", f"{{to: p, slo: {text}}}")).config.models["corpus-model"].slo == Slo(
+            ttft, tpot
+        )
+    for text in ("{ttft: 500}", "{ttft: 0s}", "{ttft: -1s}", "{first: 1s}", "500ms"):
+        assert faults(good.replace("{to: p}", f"{{to: p, slo: {text}}}"))[0].line == 8
+
+
+def test_the_folder_of_what_was_learnt_counts_from_the_files_and_must_be_one(
+    read: Read, faults: Faults, good: str, tmp_path: Path
+) -> None:
+    assert read(good).config.state is None
+    assert read(good + "state: null\n").config.state is None
+    assert read(good + "state: ./headway-state\n").config.state == os.path.abspath("headway-state")
+    assert read(good + f"state: {tmp_path}\n").config.state == str(tmp_path)
+    file = tmp_path / "file"
+    file.touch()
+    (fault,) = faults(good + f"state: {file}\n")
+    assert (fault.line, fault.message) == (9, f"`{file}` is not a folder")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_to_is_refused(faults: Faults, good: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    (fault,) = faults(good + f"state: {tmp_path}\n")
+    assert "cannot be written to" in fault.message
+
+
+def test_the_tables_names_of_policies_are_the_rooms() -> None:
+    assert set(spec.POLICIES) == set(registry)
+    assert set(spec.PREDICTING) - spec.LATER_POLICIES == {name for name, kind in registry.items() if kind.predicts}
