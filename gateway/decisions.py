@@ -14,18 +14,14 @@ import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Floats, Rows
 from gateway.logs import Output
-from gateway.records import Candidates, RequestRecord
-
-Table = npt.NDArray[Any]  # float32; the records' annotation stays with the house's float64 name
+from gateway.records import Candidates, Forecast, RequestRecord
 
 # More candidates than this are not all kept: the best `BEST` of them are.
 MANY = 64
@@ -69,11 +65,12 @@ class DecisionRing:
 
     # --- the hot path ------------------------------------------------------------------------------------------
 
-    def capture(self, snapshot: Snapshot, decision: Decision) -> Candidates:
+    def capture(self, snapshot: Snapshot, decision: Decision, terms: tuple[str, ...] = ()) -> Candidates:
         """Copy what `decision` was made from. Call it before the reservation changes the columns.
 
-        Returns at most `MANY` candidates, else the `BEST` with the lowest scores (evenly spaced ones where there are
-        no scores), the chosen one always among them.
+        `terms` are the names of the rows of `decision.terms` (the policy's `TERMS`). Returns at most `MANY` candidates,
+        else the `BEST` with the lowest scores (evenly spaced ones where there are no scores), the chosen one always
+        among them.
         """
         rows, scores = snapshot.rows, decision.scores
         pool = snapshot.fleet.pool
@@ -84,10 +81,18 @@ class DecisionRing:
             # The fleet makes a new array whenever its members or their states change, so the array itself is the key.
             ids = self._share(tuple(snapshot.ids()))
             self._ids[pool] = (rows, ids)
-        table = snapshot.picture()
+        table, more = snapshot.picture(), decision.terms
+        left_out = 0
         if len(rows) > MANY:
-            return self._best(rows, ids, table, scores, decision.row)
-        return Candidates(ids, table, scores)
+            kept = _best(rows, scores, decision.row)
+            ids = self._share(tuple([ids[i] for i in kept.tolist()]))
+            table, left_out = table[:, kept], len(rows) - BEST
+            scores = None if scores is None else scores[kept]
+            more = None if more is None else more[:, kept]
+        if more is None or more.shape != (len(terms), len(ids)):  # somebody else's policy may promise other rows
+            return Candidates(ids, table, scores, left_out)
+        table = np.concatenate((table, more), dtype=np.float32, casting="same_kind")
+        return Candidates(ids, table, scores, left_out, terms)
 
     def put(self, record: RequestRecord) -> None:
         """Keep a record; the oldest goes when the ring is full."""
@@ -109,21 +114,6 @@ class DecisionRing:
         if len(self._shared) >= SHARED:
             self._shared.clear()
         return self._shared.setdefault(ids, ids)
-
-    def _best(
-        self, rows: Rows, ids: tuple[str, ...], table: Table, scores: Floats | None, chosen_row: int
-    ) -> Candidates:
-        chosen = int(np.flatnonzero(rows == chosen_row)[0])
-        if scores is None:
-            kept = np.linspace(0, len(rows) - 1, BEST).astype(np.intp)
-        else:
-            kept = np.argpartition(scores, BEST)[:BEST]
-        if chosen not in kept:
-            kept[-1] = chosen
-        kept.sort()
-        few = self._share(tuple([ids[i] for i in kept.tolist()]))
-        picked = None if scores is None else scores[kept]
-        return Candidates(few, table[:, kept], picked, left_out=len(rows) - BEST)
 
     # --- off the hot path --------------------------------------------------------------------------------------
 
@@ -157,6 +147,19 @@ class DecisionRing:
             self._output.close(timeout)
 
 
+def _best(rows: Rows, scores: Floats | None, chosen_row: int) -> Rows:
+    """Which positions are kept of many."""
+    chosen = int(np.flatnonzero(rows == chosen_row)[0])
+    if scores is None:
+        kept = np.linspace(0, len(rows) - 1, BEST).astype(np.intp)
+    else:
+        kept = np.argpartition(scores, BEST)[:BEST]
+    if chosen not in kept:
+        kept[-1] = chosen
+    kept.sort()
+    return kept
+
+
 def describe(record: RequestRecord) -> dict[str, object]:
     """The record as the contract's JSON: names, numbers and None where a figure is not known."""
     return {
@@ -174,6 +177,8 @@ def describe(record: RequestRecord) -> dict[str, object]:
         "left_out": 0 if record.candidates is None else record.candidates.left_out,
         "chosen": record.endpoint,
         "reason": record.reason,
+        "slo": {"ttft": _known(record.ttft_slo), "tpot": _known(record.tpot_slo)},
+        "predicted": None if record.predicted is None else _plain(record.predicted),
         "outcome": {
             "status": record.status,
             "ended": record.ended,
@@ -189,6 +194,7 @@ _FIGURES = (
     "queued",
     "overhead",
     "ttft",
+    "ttft_there",
     "tpot",
     "duration",
     "prompt_tokens",
@@ -201,12 +207,20 @@ def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _plain(forecast: Forecast) -> dict[str, float | None]:
+    return {name: _known(getattr(forecast, name)) for name in forecast.__struct_fields__}
+
+
 def _candidates(table: Candidates) -> list[dict[str, object]]:
     scores = [None] * len(table.ids) if table.scores is None else [_known(s) for s in table.scores.tolist()]
     columns = [[_known(value) for value in column] for column in table.columns.tolist()]
-    found = []
+    known = len(Candidates.NAMES)
+    found: list[dict[str, object]] = []
     for endpoint, score, *values in zip(table.ids, scores, *columns, strict=True):
-        found.append({"endpoint": endpoint, **dict(zip(Candidates.NAMES, values, strict=True)), "score": score})
+        one: dict[str, object] = {"endpoint": endpoint, **dict(zip(Candidates.NAMES, values[:known], strict=True))}
+        if table.terms:
+            one["terms"] = dict(zip(table.terms, values[known:], strict=True))
+        found.append({**one, "score": score})
     return found
 
 

@@ -1,4 +1,8 @@
-"""Request header fields: which the gateway reads, which go upstream, and which are stopped here."""
+"""Request header fields: which the gateway reads, which go upstream, and which are stopped here.
+
+The latency a client asks for comes under our own names or under those that others have made common (llm-d's, and the
+plain `x-slo-…`); of several the tightest counts.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,9 @@ import secrets
 from collections.abc import Callable, Container, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
+from gateway.config.scalars import LONGEST, parse_decimal, parse_duration
+from gateway.core.errors import BadRequest
+from gateway.core.types import UNKNOWN
 from gateway.wire.head import RequestHead
 
 _STOPPED = frozenset(
@@ -22,6 +29,13 @@ _STOPPED_PREFIXES = (b"x-headway-", b"x-gateway-", b"x-llm-d-", b"x-forwarded-",
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 Networks = Sequence[IPv4Network | IPv6Network]
+Slos = tuple[float, float]
+"""Seconds to the first token, seconds per token after it; NaN where nothing is asked."""
+NO_SLOS: Slos = (UNKNOWN, UNKNOWN)
+
+_TTFT = frozenset((b"x-headway-ttft-slo", b"x-slo-ttft-ms", b"x-llm-d-slo-ttft-ms"))
+_TPOT = frozenset((b"x-headway-tpot-slo", b"x-slo-tpot-ms", b"x-llm-d-slo-tpot-ms"))
+SLO_FIELDS = _TTFT | _TPOT
 
 
 def request_ids() -> Callable[[], str]:
@@ -45,6 +59,36 @@ def presented_key(head: RequestHead) -> bytes | None:
     if authorization is not None and authorization[:7].lower() == b"bearer ":
         return authorization[7:].strip()
     return named.get(b"x-api-key") or named.get(b"api-key")
+
+
+def asked_slos(head: RequestHead) -> Slos:
+    """The latency that the client asks for. Raises BadRequest, naming the header, for a value that is none."""
+    if SLO_FIELDS.isdisjoint(head.named):
+        return NO_SLOS
+    ttft = [_seconds(name, value) for name, value in head.fields if name in _TTFT]
+    tpot = [_seconds(name, value) for name, value in head.fields if name in _TPOT]
+    return min(ttft, default=UNKNOWN), min(tpot, default=UNKNOWN)
+
+
+def tighter(promised: float | None, asked: float) -> float:
+    """What holds for a request: a client may ask for less time than is promised, not for more. NaN: nothing holds."""
+    if promised is None or asked < promised:
+        return asked
+    return promised
+
+
+def _seconds(name: bytes, value: bytes) -> float:
+    text = value.decode("latin-1")
+    try:
+        if not name.endswith(b"-ms"):
+            return parse_duration(text)
+        seconds = parse_decimal(text) / 1000.0
+    except ValueError as error:
+        expected = "milliseconds, such as 250" if name.endswith(b"-ms") else "a duration, such as 250ms or 2s"
+        raise BadRequest(f"the header {name.decode()}: {error}; {expected}", code="invalid_value") from None
+    if not 0.0 < seconds <= LONGEST:
+        raise BadRequest(f"the header {name.decode()}: more than 0 milliseconds are expected", code="invalid_value")
+    return seconds
 
 
 def digest(key: bytes) -> bytes:

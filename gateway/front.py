@@ -21,11 +21,21 @@ from gateway.config.types import Config, Key, Model
 from gateway.core.errors import BadRequest, HeadwayError, NotYet, UpstreamError
 from gateway.core.types import Request
 from gateway.dialects import TRITON, Dialect
-from gateway.fields import Forwarder, digest, own_request_id, presented_key, request_ids
+from gateway.fields import (
+    Forwarder,
+    Slos,
+    asked_slos,
+    digest,
+    own_request_id,
+    presented_key,
+    request_ids,
+    tighter,
+)
 from gateway.form import form_model, replace_form_model
 from gateway.paths import MODELS, OWN, Path, Paths, is_for_later
 from gateway.peek import Peek, peek, rewrite
 from gateway.proxy import Ask, Facts, Proxy
+from gateway.recorded import recorded
 from gateway.records import RequestRecord
 from gateway.relay import TryFailed, forwardable
 from gateway.story import Story
@@ -38,9 +48,8 @@ _ANYONE = Key(b"", "anonymous", None)
 
 # Request headers of the contract whose feature is not built yet.
 ASKS_LATER = frozenset(
-    (b"prefer", b"x-headway-class", b"x-headway-ttft-slo", b"x-headway-tpot-slo", b"x-headway-deadline",
-     b"x-headway-callback", b"x-slo-ttft-ms", b"x-slo-tpot-ms", b"x-llm-d-slo-ttft-ms", b"x-llm-d-slo-tpot-ms",
-     b"x-llm-d-inference-objective", b"x-gateway-inference-objective")
+    (b"prefer", b"x-headway-class", b"x-headway-deadline", b"x-headway-callback", b"x-llm-d-inference-objective",
+     b"x-gateway-inference-objective")
 )  # fmt: skip
 
 
@@ -49,11 +58,12 @@ ANSWERS = 128
 
 
 class Screened(NamedTuple):
-    """What the head alone told: the path, the model it names if it does, whose request it is."""
+    """What the head alone told: the path, the model it names if it does, whose request it is, how fast it shall be."""
 
     path: Path
     model: str | None
     key: Key
+    slos: Slos
 
 
 class Front:
@@ -83,7 +93,7 @@ class Front:
                 if head.method != b"POST":
                     path = head.path.decode("latin-1")
                     raise BadRequest(f"use POST on {path}", status=405, code="method_not_allowed")
-                head.found = Screened(*found, self._key(head))
+                head.found = Screened(*found, self._key(head), asked_slos(head))
                 if not ASKS_LATER.isdisjoint(head.named):
                     _refuse_what_comes_later(head)
                 coding = head.named.get(b"content-encoding")
@@ -185,7 +195,7 @@ class Front:
     def _ask(self, head: RequestHead, body: bytes, peer: str, request_id: str, received: float) -> Ask:
         screened = head.found
         assert isinstance(screened, Screened)
-        path, in_path, key = screened
+        path, in_path, key, (ttft_slo, tpot_slo) = screened
         seen = self._read_body(path, head, body)
         asked = self._asked_model(path, in_path, head, body, seen)
         model = self._names.find(asked)
@@ -207,6 +217,7 @@ class Front:
             request_id, model.name, received, prompt, lengths.prompt_tokens(len(prompt)),
             lengths.expected(route, key.tenant, seen.limit) * seen.answers, bool(seen.stream) or path.streams,
             session.decode("latin-1") if session is not None else seen.prompt_cache_key or seen.user or "", key.tenant,
+            ttft_slo=tighter(model.slo.ttft, ttft_slo), tpot_slo=tighter(model.slo.tpot, tpot_slo),
         )  # fmt: skip
         asks_usage = seen.stream_options is not None and bool(seen.stream_options.include_usage)
         may_inject = seen.stream and not asks_usage and path.dialect.name == "openai"
@@ -292,21 +303,7 @@ class Front:
 
     def _note(self, head: RequestHead, reply: Reply, at: float, received: float, facts: Facts, ask: Ask | None,
               error: HeadwayError | None, request_id: str = "") -> None:  # fmt: skip
-        relay = facts.relay
-        meter = relay.meter if relay is not None else None
-        request = ask.request if ask is not None else None
-        self._record(RequestRecord(
-            request_id=request.id if request is not None else request_id, at=at, status=reply.status, ended=facts.ended,
-            method=head.method.decode("latin-1"), path=head.path.decode("latin-1"),
-            model=request.model if request is not None else "", pool=facts.pool,
-            tenant=request.tenant if request is not None else "", stream=request is not None and request.stream,
-            endpoint=facts.endpoint, policy=facts.policy, reason=facts.reason,
-            code=error.code if error is not None else "", tries=facts.tries, queued=facts.queued,
-            overhead=facts.overhead, ttft=facts.ttft, tpot=facts.tpot, duration=time.monotonic() - received,
-            prompt_tokens=_count(meter.prompt if meter else -1), cached_tokens=_count(meter.cached if meter else -1),
-            completion_tokens=_count(meter.tokens if meter else -1), bytes_in=len(ask.body) if ask is not None else 0,
-            bytes_out=reply.bytes_out, candidates=facts.candidates,
-        ))  # fmt: skip
+        self._record(recorded(head, reply, at, received, facts, ask, error, request_id))
 
 
 def _refuse_what_comes_later(head: RequestHead) -> None:
@@ -314,10 +311,6 @@ def _refuse_what_comes_later(head: RequestHead) -> None:
     for name in sorted(ASKS_LATER.intersection(head.named)):
         if name != b"prefer" or head.named[name].lower().find(b"respond-async") >= 0:
             raise NotYet(f"the header {name.decode()} asks for what is not in this version")
-
-
-def _count(tokens: int) -> float:
-    return float(tokens) if tokens >= 0 else float("nan")
 
 
 def _may_use(key: Key, model: Model) -> bool:

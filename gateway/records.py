@@ -9,22 +9,41 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.core.types import UNKNOWN, Floats
+from gateway.core.types import Forecast as CoreForecast
 
 Table = npt.NDArray[np.float32]
+
+
+class Forecast(msgspec.Struct, frozen=True, gc=False):
+    """What is kept of a forecast when its request has ended. Seconds."""
+
+    ttft: float
+    ttft_low: float
+    ttft_high: float
+    tpot: float
+    tpot_low: float
+    tpot_high: float
+
+    @classmethod
+    def of(cls, full: CoreForecast) -> Forecast:
+        """Without what only the predictor needs."""
+        return cls(full.ttft, full.ttft_low, full.ttft_high, full.tpot, full.tpot_low, full.tpot_high)
 
 
 class Candidates(msgspec.Struct, frozen=True, gc=False):
     """The table a pick was made from: one entry per candidate, copied when the decision was made.
 
     `ids` are endpoint ids; `columns` has the rows (requests, tokens, prefill, kv_used, age) of float32, NaN where
-    unknown; `scores` is what the policy compared (None where it compares nothing). Where there were more candidates
-    than are kept, `left_out` counts those dropped (the worst scored ones).
+    unknown, and then one for each of `terms`: what the policy made its scores from, by the policy's own names. `scores`
+    is what the policy compared (None where it compares nothing). Where there were more candidates than are kept,
+    `left_out` counts those dropped (the worst scored ones).
     """
 
     ids: tuple[str, ...]
     columns: Table
     scores: Floats | None
     left_out: int = 0
+    terms: tuple[str, ...] = ()
 
     NAMES: ClassVar[tuple[str, ...]] = ("requests", "tokens", "prefill", "kv_used", "age")
 
@@ -34,7 +53,9 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
 
     `model`, `pool`, `arm`, `klass`, `tenant` are names of the configuration ("" when none was reached), never what
     a client invented. `ended` is one of types.ENDINGS, or "rejected" when no try was made. `ttft` counts from the
-    arrival of the request's last byte, `tpot` is the mean gap between tokens after the first.
+    arrival of the request's last byte, `ttft_there` from the dispatch of the last try; `tpot` is the mean gap between
+    tokens after the first. What was `predicted` for that try is `ttft_there` and `tpot`, each with an interval that
+    should hold 90 %.
     """
 
     request_id: str
@@ -57,8 +78,12 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     queued: float = 0.0
     overhead: float = UNKNOWN
     ttft: float = UNKNOWN
+    ttft_there: float = UNKNOWN
     tpot: float = UNKNOWN
     duration: float = 0.0
+    ttft_slo: float = UNKNOWN
+    tpot_slo: float = UNKNOWN
+    predicted: Forecast | None = None
     prompt_tokens: float = UNKNOWN
     cached_tokens: float = UNKNOWN
     completion_tokens: float = UNKNOWN

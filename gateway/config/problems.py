@@ -62,7 +62,7 @@ class ConfigError(ValueError):
 
 
 class Fault(ValueError):
-    """A value that cannot be read, before it is known where it stands. Never leaves this package."""
+    """A value that cannot be read, before it is known where it stands. To others it is a ValueError with a message."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -7,6 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from gateway.core.health import Rule
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Endpoint, Floats, Load, Request
 from gateway.decisions import BEST, MANY, DecisionRing, describe
-from gateway.records import Candidates, RequestRecord
+from gateway.records import Candidates, Forecast, RequestRecord
 
 NOW = 10.0
 RECORD = RequestRecord(
@@ -105,6 +106,34 @@ def test_of_many_candidates_without_scores_some_are_kept_and_the_chosen_one() ->
         assert kept.scores is None
 
 
+def test_what_a_policy_made_its_scores_from_is_kept_in_the_same_table() -> None:
+    fleet, ring = make_fleet(2), DecisionRing(10)
+    terms = np.array([[0.3, 0.4], [0.1, UNKNOWN]])
+    decision = Decision(0, "", np.array([1.0, 2.0]), terms=terms)
+    kept = ring.capture(fleet.snapshot(NOW), decision, ("ttft", "harm"))
+    terms[:] = 9.0
+    assert kept.columns.dtype == np.float32 and kept.columns.shape == (7, 2)
+    first, second = describe(replace(RECORD, candidates=kept))["candidates"]  # type: ignore[misc]
+    assert first["terms"] == {"ttft": pytest.approx(0.3), "harm": pytest.approx(0.1)}
+    assert second["terms"] == {"ttft": pytest.approx(0.4), "harm": None}
+
+
+@pytest.mark.parametrize("names", [(), ("ttft",), ("a", "b", "c")])
+def test_terms_without_as_many_names_are_left_out(names: tuple[str, ...]) -> None:
+    fleet, ring = make_fleet(2), DecisionRing(10)
+    kept = ring.capture(fleet.snapshot(NOW), Decision(0, "", None, terms=np.ones((2, 2))), names)
+    assert kept.terms == () and kept.columns.shape == (5, 2)
+
+
+def test_of_many_candidates_the_terms_are_those_of_the_kept_ones() -> None:
+    fleet, ring = make_fleet(200), DecisionRing(10)
+    scores = np.arange(200.0)
+    kept = ring.capture(fleet.snapshot(NOW), Decision(5, "", scores, terms=scores[None, :] * 2.0), ("double",))
+    assert kept.scores is not None
+    assert kept.columns.shape == (6, BEST)
+    assert kept.columns[5].tolist() == (kept.scores * 2.0).tolist()
+
+
 def test_a_policy_that_scored_only_those_it_drew_keeps_them_all() -> None:
     fleet, ring = make_fleet(100), DecisionRing(10)
     scores = np.full(100, UNKNOWN)
@@ -182,6 +211,21 @@ def test_the_json_is_the_contracts() -> None:
     outcome = shown["outcome"]
     assert isinstance(outcome, dict)
     assert (outcome["status"], outcome["ended"], outcome["ttft"], outcome["tpot"]) == (200, "complete", 0.3, None)
+    json.dumps(shown, allow_nan=False)
+
+
+def test_what_was_promised_and_predicted_is_in_the_json() -> None:
+    shown = describe(RECORD)
+    assert shown["predicted"] is None
+    assert shown["slo"] == {"ttft": None, "tpot": None}
+    forecast = Forecast(0.3, 0.2, 0.4, 0.02, UNKNOWN, np.inf)
+    shown = describe(replace(RECORD, predicted=forecast, ttft_slo=0.5, ttft_there=0.29))
+    assert shown["predicted"] == {
+        "ttft": 0.3, "ttft_low": 0.2, "ttft_high": 0.4, "tpot": 0.02, "tpot_low": None, "tpot_high": None,
+    }  # fmt: skip
+    assert shown["slo"] == {"ttft": 0.5, "tpot": None}
+    outcome = shown["outcome"]
+    assert isinstance(outcome, dict) and outcome["ttft_there"] == 0.29
     json.dumps(shown, allow_nan=False)
 
 

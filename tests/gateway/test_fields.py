@@ -1,12 +1,24 @@
 """Header fields: whose request it is, what goes upstream, and what is stopped."""
 
+import math
 from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.fields import Forwarder, digest, own_request_id, presented_key, request_ids
+from gateway.core.errors import BadRequest
+from gateway.fields import (
+    NO_SLOS,
+    SLO_FIELDS,
+    Forwarder,
+    asked_slos,
+    digest,
+    own_request_id,
+    presented_key,
+    request_ids,
+    tighter,
+)
 from gateway.wire.head import RequestHead, parse_head
 
 
@@ -134,3 +146,26 @@ def test_forwarded_lines_are_always_well_formed(fields: dict[bytes, bytes]) -> N
     assert made.count(b"\n") == made.count(b"\r\n") == made.count(b"\r") and b"\r\n\r\n" not in made
     again = parse_head(b"POST / HTTP/1.1\r\nhost: a\r\n" + made + b"\r\n", 300, 8192)
     assert b"content-length" not in again.named and b"transfer-encoding" not in again.named
+
+
+def test_what_nobody_asks_is_not_known_and_costs_nothing() -> None:
+    assert asked_slos(head("X-Other: 1")) is NO_SLOS
+    ttft, tpot = asked_slos(head("X-Slo-Ttft-Ms: 250"))
+    assert ttft == 0.25 and math.isnan(tpot)
+
+
+@given(st.one_of(st.none(), st.floats(1e-3, 1e3)), st.one_of(st.just(math.nan), st.floats(1e-3, 1e3)))
+def test_what_holds_is_never_looser_than_what_is_promised(promised: float | None, asked: float) -> None:
+    holds = tighter(promised, asked)
+    known = [each for each in (promised, asked) if each is not None and not math.isnan(each)]
+    assert holds == min(known) if known else math.isnan(holds)
+
+
+@given(st.sampled_from(sorted(SLO_FIELDS)), st.from_regex(rb"[\x21-\x7e\x80-\xff]{0,20}", fullmatch=True))
+def test_any_value_is_a_time_or_a_400(name: bytes, value: bytes) -> None:
+    try:
+        slos = asked_slos(parse_head(b"POST / HTTP/1.1\r\nHost: a\r\n%b: %b\r\n\r\n" % (name, value), 128, 8192))
+    except BadRequest as error:
+        assert error.status == 400 and name.decode() in error.message
+    else:
+        assert any(0.0 < each < math.inf for each in slos)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
-from gateway.config.types import Key, Model
+from gateway.config.types import Key, Model, Slo
 from tests.support.client import Answer, Client, chat, post
 from tests.support.gateway import Running, config, limits, one, pool
 from tests.support.loop import on_uvloop
@@ -283,13 +284,57 @@ async def test_a_record_tells_what_happened() -> None:
 
 
 @pytest.mark.parametrize("field", ["x-headway-class: batch", "x-headway-deadline: 2s", "Prefer: respond-async",
-                                   "x-slo-ttft-ms: 5", "X-LLM-D-Inference-Objective: gold"])  # fmt: skip
+                                   "x-headway-callback: http://a", "X-LLM-D-Inference-Objective: gold"])  # fmt: skip
 def test_a_header_that_asks_for_what_is_not_built_is_refused_and_named(field: str) -> None:
     @on_uvloop
     async def run() -> None:
         said, _ = await one(post(chat(), "/v1/chat/completions", field))
         assert said.status == 501 and b"not in this version" in said.body
         assert field.partition(":")[0].lower().encode() in said.body
+
+    run()
+
+
+PROMISED = (Model("m", "p", slo=Slo(ttft=0.5, tpot=0.04)),)
+
+
+@pytest.mark.parametrize(
+    ("models", "lines", "ttft", "tpot"),
+    [
+        ((), (), math.nan, math.nan),
+        (PROMISED, (), 0.5, 0.04),
+        (PROMISED, ("x-headway-ttft-slo: 250ms", "X-Headway-TPOT-SLO: 1s"), 0.25, 0.04),
+        ((), ("x-headway-ttft-slo: 1.5m", "x-slo-tpot-ms: 12.5"), 90.0, 0.0125),
+        ((Model("m", "p", slo=Slo(tpot=0.04)),), ("x-llm-d-slo-ttft-ms: 300", "x-llm-d-slo-tpot-ms: 30"), 0.3, 0.03),
+        (PROMISED, ("x-slo-ttft-ms: 400", "x-headway-ttft-slo: 300ms", "x-llm-d-slo-ttft-ms: 900"), 0.3, 0.04),
+        (PROMISED, ("x-slo-ttft-ms: 400", "x-slo-ttft-ms: 450"), 0.4, 0.04),
+    ],
+)
+def test_a_request_has_the_models_promise_and_a_header_may_only_tighten_it(
+    models: tuple[Model, ...], lines: tuple[str, ...], ttft: float, tpot: float
+) -> None:
+    @on_uvloop
+    async def run() -> None:
+        up = Upstream()
+        said, gateway = await one(post(None, "/v1/chat/completions", *lines), upstream=up, models=models)
+        assert said.status == 200
+        record = gateway.last
+        assert [record.ttft_slo, record.tpot_slo] == pytest.approx([ttft, tpot], nan_ok=True)
+        assert not [name for name, _ in up.requests[0].fields if b"slo" in name]
+
+    run()
+
+
+@pytest.mark.parametrize(
+    "line", ["x-headway-ttft-slo: 500", "x-headway-tpot-slo: soon", "x-slo-ttft-ms: 250ms", "x-slo-tpot-ms: 0",
+             "x-llm-d-slo-ttft-ms: -5", "X-LLM-D-SLO-TPOT-MS: NaN", "x-headway-ttft-slo: 0s", "x-slo-ttft-ms: "],
+)  # fmt: skip
+def test_a_latency_that_is_none_is_a_400_that_names_its_header_before_the_body_is_read(line: str) -> None:
+    @on_uvloop
+    async def run() -> None:
+        said, gateway = await one(post(BAD_JSON, "/v1/chat/completions", line), models=PROMISED)
+        assert (said.status, said.error["code"], gateway.last.ended) == (400, "invalid_value", "rejected")
+        assert line.partition(":")[0].lower() in said.error["message"]
 
     run()
 
