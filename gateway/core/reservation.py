@@ -21,7 +21,7 @@ class Reservation:
     """A place taken: one request and its expected tokens. Settled exactly once; later calls do nothing."""
 
     __slots__ = (
-        "at", "endpoint", "expected", "fleet", "forecast", "left", "prompt", "row", "settled", "started", "stream",
+        "at", "endpoint", "expected", "fleet", "forecast", "left", "mark", "prompt", "row", "settled", "started", "stream",
         "uncached", "written",
     )  # fmt: skip
 
@@ -34,6 +34,7 @@ class Reservation:
         self.uncached = uncached
         self.prompt = request.prompt_tokens
         self.written = 0.0
+        self.mark: tuple[float, ...] | None = None  # the predictor's: where its books stood at the first token
         self.forecast = forecast
         # Whole tokens: sums of them do not drift.
         self.expected = self.left = float(int(request.output_tokens)) or 1.0
@@ -43,6 +44,13 @@ class Reservation:
 
     def first_token(self, now: float) -> None:
         """The prompt has been prefilled: its tokens are no longer waiting, its sequence is decoding."""
+        if self.settled:
+            return
+        self.fleet.progress_at[self.row] = self.fleet.answered_at[self.row] = now
+        self.assume_started(now)
+
+    def assume_started(self, now: float) -> None:
+        """The prompt should have been prefilled by now: a plain answer does not show its first token."""
         if self.started or self.settled:
             return
         self.started = True
@@ -50,7 +58,6 @@ class Reservation:
         fleet.prefill[row] -= self.uncached
         fleet.tokens[row] -= self.uncached
         fleet.decoding[row] += 1.0
-        fleet.progress_at[row] = fleet.answered_at[row] = now
         if fleet.predictor is not None:
             fleet.predictor.started(self, now)
 

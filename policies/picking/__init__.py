@@ -12,13 +12,20 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from policies.picking.base import Policy
+from policies.picking.dynamo_kv import DynamoKv
 from policies.picking.least_inflight import LeastInflight
 from policies.picking.least_tokens import LeastTokens
+from policies.picking.llmd_predicted import LlmdPredicted
+from policies.picking.lmetric import Lmetric
 from policies.picking.power_of_two import PowerOfTwo
+from policies.picking.predicted_latency import PredictedLatency
+from policies.picking.predicted_ttft import PredictedTtft
 from policies.picking.prefix_affinity import PrefixAffinity
 from policies.picking.round_robin import RoundRobin
 from policies.picking.session_hash import SessionHash
+from policies.picking.sglang_cache_aware import SglangCacheAware
 from policies.picking.sticky_until_saturated import StickyUntilSaturated
+from policies.picking.uncached_tokens import UncachedTokens
 
 POLICIES: Mapping[str, type[Policy]] = {
     "round_robin": RoundRobin,
@@ -28,10 +35,17 @@ POLICIES: Mapping[str, type[Policy]] = {
     "session_hash": SessionHash,
     "prefix_affinity": PrefixAffinity,
     "sticky_until_saturated": StickyUntilSaturated,
+    "uncached_tokens": UncachedTokens,
+    "lmetric": Lmetric,
+    "sglang_cache_aware": SglangCacheAware,
+    "dynamo_kv": DynamoKv,
+    "predicted_ttft": PredictedTtft,
+    "llmd_predicted": LlmdPredicted,
+    "predicted_latency": PredictedLatency,
 }
 
 # Names that are promised, so that asking for one early is answered with more than "unknown".
-PLANNED = ("predicted_latency",)
+PLANNED: tuple[str, ...] = ()
 
 
 def create(name: str, options: Mapping[str, object]) -> Policy:

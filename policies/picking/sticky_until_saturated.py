@@ -1,16 +1,19 @@
 """Where the prefix is, until that endpoint's prompts in flight are too many; then where the least tokens are.
 
 The idea: a warm cache is worth nearly any queue short of saturation, because a prompt sent elsewhere is computed again
-and pushes something out of the cache there. So the choice is made among the endpoints that hold most of it, as long as
-the best of them has no more than so many uncached tokens in flight beyond the least loaded endpoint: a lead of
-R x T, where R is the rate at which an endpoint prefills (tokens per second) and T the time to first token that is still
-tolerable. Published by llm-d in August 2026, where it equals or beats their trained latency predictor wherever prefill
-is the bottleneck.
+and pushes something out of the cache there. So the choice is made among the endpoints that hold most of it and have
+no more than so many uncached tokens in flight beyond the least loaded endpoint: a lead of R x T, where R is the rate at
+which an endpoint prefills (tokens per second) and T the time to first token that is still tolerable. Of those, and of
+all if there are none, the one with the least tokens left to do is taken. Published by llm-d in August 2026
+(`prefix-cache-affinity-filter`, then `token-load-scorer`), where it equals or beats their trained latency predictor
+wherever prefill is the bottleneck.
 
 The default lead is the published one: 286,720 = 20,480 tokens/s (Qwen3-32B on two H100) x 14 s, which favours
 throughput. For a time to first token of 2 s and 10,000 tokens/s, set `max_lead_tokens: 20000`. The published threshold
 is 0.8; the default here is "more is cached than not", as in Preble, because with 0.8 a conversation leaves its endpoint
-whenever its last message is longer than a quarter of what was said before.
+whenever its last message is longer than a quarter of what was said before. Stronger than published besides: each warm
+endpoint must stay within the lead (there the best one does, for all), one whose cache keeps failing is not waited for,
+and counts change in the step of the choice.
 """
 
 from __future__ import annotations
@@ -45,21 +48,21 @@ class StickyUntilSaturated(Policy):
     def pick(self, request: Request, snapshot: Snapshot) -> Decision:
         warmth = self._caches.look(request, snapshot)
         warm = (warmth.share >= self.threshold) & (warmth.trust >= BELIEVED)
-        scores = snapshot.tokens
+        scores = tokens = snapshot.tokens
         why = "no endpoint is warm"
-        position = -1
         if warm.any():
             prefill = snapshot.prefill
-            among = np.where(warm, prefill, np.inf)
-            position = self._least.choose(among, snapshot)
-            lead = float(prefill[position]) - float(prefill.min())
-            if lead <= self.max_lead:
-                scores, why = among, f"warm, {lead:.0f} prompt tokens ahead of the least loaded"
+            least = float(prefill.min())
+            near = warm & (prefill <= least + self.max_lead)
+            if near.any():
+                scores = np.where(near, tokens, np.inf)
             else:
-                position, why = -1, f"the warm one leads by {lead:.0f} prompt tokens"
-        if position < 0:
-            position = self._least.choose(scores, snapshot)
-            why += f"; {float(scores[position]):.0f} tokens left to do there, least of {len(scores)}"
+                why = f"the warm one leads by {float(prefill[warm].min()) - least:.0f} prompt tokens"
+        position = self._least.choose(scores, snapshot)
+        if scores is tokens:
+            why += f"; {float(tokens[position]):.0f} tokens left to do there, least of {len(scores)}"
+        else:
+            why = f"warm, {float(prefill[position]) - least:.0f} prompt tokens ahead of the least loaded"
         row = int(snapshot.rows[position])
         self._caches.send(request, warmth, position, row)
         return Decision(row, why, scores.copy(), float(warmth.cached[position]))

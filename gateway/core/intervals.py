@@ -1,0 +1,81 @@
+"""How far a prediction may be off: intervals that hold their promise whatever the predictor does (online conformal).
+
+The idea: a bound that was exceeded too often moves out, one that was not moves in, a little at each answer (Gibbs and
+Candes, "Adaptive conformal inference under distribution shift", 2021). Both ends are kept on the logarithm of observed over
+predicted, apart for each regime, because an idle engine is predicted better than a saturated one.
+
+A `Track` also keeps the mean of that logarithm (what the predictor is off by on average), the mean absolute percentage
+error, the coverage, and says whether the predictor can be trusted.
+"""
+
+from __future__ import annotations
+
+import math
+
+MISS = 0.05  # wanted on either side: an interval of 90 %
+STEP = 0.04  # of the logarithm, at each answer, times the present width
+FIRST_STEPS = 40  # answers in which the steps are larger
+START = 0.35
+NARROWEST, WIDEST = 0.01, 3.0
+BIAS_STEP, BIAS_SHRINK = 0.02, 20.0
+FOLLOW = 0.02  # weight of one answer in the running error and coverage
+# Off by more than a factor of two in more than so many of the last answers: not calibrated; in fewer: calibrated again.
+GROSS, LOST, FOUND = math.log(2.0), 0.4, 0.2
+FEW = 30
+
+
+class Interval:
+    """One regime: a shift of the mean and the two ends, all on the logarithm of observed over predicted."""
+
+    __slots__ = ("bias", "high", "low", "samples")
+
+    def __init__(self) -> None:
+        self.bias = 0.0
+        self.low, self.high = -START, START
+        self.samples = 0
+
+    def correction(self) -> float:
+        """What to multiply a prediction with."""
+        return math.exp(self.bias * self.samples / (self.samples + BIAS_SHRINK))
+
+    def learn(self, error: float) -> bool:
+        """`error`: logarithm of observed over predicted, before the correction. Returns whether it was covered."""
+        shift = self.bias * self.samples / (self.samples + BIAS_SHRINK)
+        centred = error - shift
+        covered = self.low <= centred <= self.high
+        self.samples += 1
+        step = STEP + 1.0 / (FIRST_STEPS / 4.0 + self.samples)
+        width = self.high - self.low
+        self.high += step * width * ((1.0 if centred > self.high else 0.0) - MISS)
+        self.low -= step * width * ((1.0 if centred < self.low else 0.0) - MISS)
+        self.high = min(WIDEST, max(NARROWEST, self.high))
+        self.low = max(-WIDEST, min(-NARROWEST, self.low))
+        weight = max(BIAS_STEP, 1.0 / (self.samples + 1.0))
+        self.bias += weight * (max(-1.0, min(1.0, centred + shift)) - self.bias)
+        return covered
+
+
+class Track:
+    """What is predicted of one kind (first tokens, or the pace after them), over its regimes."""
+
+    def __init__(self, regimes: int):
+        self.regimes = [Interval() for _ in range(regimes)]
+        self.error = 0.0  # mean absolute error, as a share of what was observed
+        self.coverage = 0.9
+        self.samples = 0
+        self.calibrated = True
+        self._gross = 0.0
+        self.shift = 0.0  # mean logarithm of observed over predicted lately
+
+    def learn(self, regime: int, observed: float, predicted: float, base: float) -> None:
+        """`predicted` is what was said, `base` the same before the correction; all in seconds, above 0."""
+        covered = self.regimes[regime].learn(math.log(observed / base))
+        self.samples += 1
+        weight = max(FOLLOW, 1.0 / self.samples)
+        off = math.log(observed / predicted)
+        self.error += weight * (min(5.0, abs(predicted / observed - 1.0)) - self.error)
+        self.coverage += weight * (covered - self.coverage)
+        self.shift += weight * (max(-2.0, min(2.0, off)) - self.shift)
+        self._gross += weight * ((abs(off) > GROSS) - self._gross)
+        if self.samples >= FEW:
+            self.calibrated = self._gross < (LOST if self.calibrated else FOUND)

@@ -1,0 +1,150 @@
+"""Where the request is best for everyone: its own risk of missing what was promised, plus the harm it does to others.
+
+The idea: in an engine with chunked prefill the damage of a long prompt falls on the streams beside it, so the endpoint
+with the soonest first token is often the wrong one. For each candidate, from predictions (all shares, lower is better):
+
+    score = 0.5 tt / S_t  +  L((tt / S_t - 1) / 0.25)  +  L((t0 / S_p - 1) / 0.15)  +  weight * harm
+    harm  = B * work / (O * S_p) * L((t1 / S_p - 0.95) / 0.15)
+
+tt: seconds to its first token, t0 and t1: seconds per token there without and with it, B: sequences there, work: seconds
+of prefill it brings, O: the mean length of an answer, S_t and S_p: what is promised (SLO), L: a smooth step from 0 to 1.
+The harm is (how many are delayed) x (how long, as a share of what they may take in all) x (how much it matters there
+now). With its last factor constant it is the rule of LMETRIC (arXiv 2603.15202); without it, the soonest first token.
+The step saturates, because a weight that falls again beyond the promise makes lost endpoints free and spreads the loss.
+
+Scores are shares of what was promised, not seconds: they add up risks of two promises, which seconds cannot.
+
+Warm caches count through tokens that need no prefill, as far as this endpoint's cache has kept such promises before.
+Near-equal scores are decided by a warmer cache, then by the fewer requests of two drawn at random. A predictor that has
+lost its calibration is not asked: power of two choices decides then.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from gateway.core.predictor import Prediction, Predictor
+from gateway.core.snapshot import Snapshot
+from gateway.core.types import Decision, Floats, Outcome, Request
+from policies.picking.base import Policy
+from policies.picking.options import number, whole
+from policies.picking.power_of_two import PowerOfTwo
+from policies.picking.warmth import Caches, Warmth
+
+# Where nothing is promised: so many times the first token of an idle endpoint, and the pace of one alone.
+TTFT_TIMES, TPOT_TIMES = 4.0, 2.5
+LEAST_TTFT = 0.1  # seconds; nobody notices less
+TTFT_SPREAD, TPOT_SPREAD, HARM_FROM = 0.25, 0.15, 0.95
+TIE = 0.02  # of the best score
+WARMER = 0.05
+
+
+class PredictedLatency(Policy):
+    """`harm`: the weight of what the request does to others; 0 makes it selfish.
+
+    `ttft`, `tpot`: seconds promised where neither the request nor its model says; 0 derives them from idle endpoints.
+    `max_blocks`: the size of the prefix index (150 bytes each; a prompt of 16 KB has 57); 0: no index.
+    """
+
+    predicts = True
+    TERMS: ClassVar[tuple[str, ...]] = ("ttft", "tpot", "ttft_risk", "tpot_risk", "harm", "cached")
+
+    def __init__(self, harm: float = 1.0, ttft: float = 0.0, tpot: float = 0.0, max_blocks: int = 65_536):
+        self.harm = number("harm", harm, 0.0, 100.0)
+        self.ttft = number("ttft", ttft, 0.0)
+        self.tpot = number("tpot", tpot, 0.0)
+        self._caches = Caches(whole("max_blocks", max_blocks, 1_000, 100_000_000))
+        self._fallback = PowerOfTwo()
+
+    def pick(self, request: Request, snapshot: Snapshot) -> Decision:
+        predictor = snapshot.fleet.predictor
+        assert predictor is not None, "predicted_latency needs a predictor"
+        warmth = self._caches.look(request, snapshot) if request.prompt else None
+        cached = warmth.cached if warmth is not None and warmth.chains else None
+        prediction = predictor.predict(request, snapshot, cached)
+        if not predictor.calibrated:
+            return self._guess(request, snapshot, predictor, prediction, warmth)
+        terms, scores = self._score(request, predictor, prediction)
+        if cached is not None:
+            terms[5] = cached
+        position = self._lowest(scores, snapshot, cached)
+        row = int(snapshot.rows[position])
+        if warmth is not None:
+            self._caches.send(request, warmth, position, row)
+        forecast = predictor.forecast(prediction, position)
+        held = 0.0 if cached is None else float(cached[position])
+        reason = f"first token in {forecast.ttft:.3f} s, then {forecast.tpot * 1e3:.1f} ms each; least cost of {len(scores)}"
+        return Decision(row, reason, scores, held, forecast, terms)
+
+    def _score(self, request: Request, predictor: Predictor, p: Prediction) -> tuple[Floats, Floats]:
+        ttft_slo, tpot_slo = self._promised(request, predictor)
+        steps = np.empty((3, len(p.ttft)))
+        terms = np.empty((6, len(p.ttft)))
+        np.divide(p.ttft, ttft_slo, out=steps[0])
+        scores = 0.5 * steps[0]
+        steps[0] -= 1.0
+        steps[0] /= TTFT_SPREAD
+        np.multiply(p.tpot_now, 1.0 / (tpot_slo * TPOT_SPREAD), out=steps[1])
+        steps[1] -= 1.0 / TPOT_SPREAD
+        np.multiply(p.tpot, 1.0 / (tpot_slo * TPOT_SPREAD), out=steps[2])
+        steps[2] -= HARM_FROM / TPOT_SPREAD
+        # The logistic function, close to the normal distribution's.
+        steps *= -1.702
+        np.minimum(steps, 60.0, out=steps)
+        np.exp(steps, out=steps)
+        steps += 1.0
+        np.reciprocal(steps, out=terms[2:5])
+        terms[4] *= p.batch
+        terms[4] *= p.work
+        terms[4] *= self.harm / (predictor.mean_output * tpot_slo)
+        terms[0], terms[1], terms[5] = p.ttft, p.tpot, 0.0
+        scores += terms[2]
+        scores += terms[3]
+        scores += terms[4]
+        return terms, scores
+
+    def _promised(self, request: Request, predictor: Predictor) -> tuple[float, float]:
+        ttft, tpot = request.ttft_slo, request.tpot_slo
+        if ttft != ttft:
+            ttft = self.ttft or max(LEAST_TTFT, TTFT_TIMES * predictor.idle_ttft(request.prompt_tokens))
+        if tpot != tpot:
+            tpot = self.tpot or TPOT_TIMES * predictor.idle_tpot()
+        return ttft, tpot
+
+    def _lowest(self, scores: Floats, snapshot: Snapshot, cached: Floats | None) -> int:
+        """Position of the best score; among the nearly best the warmer one, else the less busy of two at random."""
+        position = int(scores.argmin())
+        best = scores.item(position)
+        if cached is not None:
+            near = (scores <= best * (1.0 + WARMER)).nonzero()[0]
+            if len(near) > 1:
+                warmest = int(near[cached[near].argmax()])
+                if cached.item(warmest) > cached.item(position):
+                    return warmest
+        near = (scores <= best * (1.0 + TIE)).nonzero()[0]
+        if len(near) <= 1:
+            return position
+        random, requests = snapshot.random.random, snapshot.requests
+        one, other = (int(near[int(random() * len(near))]) for _ in range(2))
+        return one if requests.item(one) <= requests.item(other) else other
+
+    def _guess(self, request: Request, snapshot: Snapshot, predictor: Predictor, prediction: Prediction,
+               warmth: Warmth | None) -> Decision:  # fmt: skip
+        """What is done when predictions cannot be trusted; they go on being made, to be learnt from."""
+        choice = self._fallback.pick(request, snapshot)
+        position = int((snapshot.rows == choice.row).nonzero()[0][0])
+        held = 0.0
+        if warmth is not None:
+            self._caches.send(request, warmth, position, choice.row)
+            held = float(warmth.cached[position])
+        reason = f"predictions are not calibrated; {choice.reason}"
+        return Decision(choice.row, reason, choice.scores, held, predictor.forecast(prediction, position))
+
+    def observe(self, outcome: Outcome) -> None:
+        self._caches.observe(outcome)
+
+    def leave(self, row: int) -> None:
+        self._caches.leave(row)
+        self._fallback.leave(row)
