@@ -2,7 +2,8 @@
 
 No I/O and no clock but the stopwatch around the calls. Some endpoints are busy, every one was scraped, 256 requests are
 in flight, prompts of 4 KB come from 64 conversations (policies that remember prefixes and sessions have some to find),
-and each request that ends is settled and observed, outside the stopwatch.
+and each request that ends is settled and observed, outside the stopwatch. Policies that predict have a predictor that
+learns from these ends; its predictions and its booking of the place are within the stopwatch.
 
     python -m tests.bench.decision_cost [--decisions N]
 """
@@ -19,6 +20,7 @@ from collections import deque
 
 from gateway.core.fleet import Fleet
 from gateway.core.health import Rule
+from gateway.core.predictor import Predictor
 from gateway.core.reservation import Reservation
 from gateway.core.types import Endpoint, Load, Outcome, Request
 from policies.picking import POLICIES, create
@@ -27,6 +29,7 @@ from tests.bench.rounds import table
 
 SIZES = (8, 64, 1000)
 IN_FLIGHT = 256
+WAITING = 64  # of those in flight, the newest: their first token has not come
 PROMPT = 4096
 CONVERSATIONS = 64
 
@@ -54,6 +57,8 @@ def outcome_of(reservation: Reservation, request: Request) -> Outcome:
 def decide(name: str, size: int, decisions: int) -> float:
     """Median seconds of one decision."""
     fleet, policy, prompts = make_fleet(size, 1), create(name, {}), make_prompts(2)
+    if policy.predicts:
+        fleet.predictor = Predictor(random.Random(4))
     draw = random.Random(3)
     flying: deque[tuple[Reservation, Request]] = deque()
     spent = []
@@ -67,10 +72,13 @@ def decide(name: str, size: int, decisions: int) -> float:
         reservation = fleet.reserve(policy.pick(request, fleet.snapshot(now)), request, now)
         spent.append(time.perf_counter() - began)
         flying.append((reservation, request))
+        if len(flying) > WAITING:
+            flying[-1 - WAITING][0].first_token(now)
         if len(flying) > IN_FLIGHT:
             oldest, its = flying.popleft()
-            oldest.settle()
-            policy.observe(outcome_of(oldest, its))
+            outcome = outcome_of(oldest, its)
+            oldest.settle(now, outcome)
+            policy.observe(outcome)
     gc.enable()
     return statistics.median(spent[IN_FLIGHT:])
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from gateway.core.fleet import Fleet
 from gateway.core.health import Rule
+from gateway.core.predictor import Predictor
 from gateway.core.types import Endpoint, Request
 from policies.picking import POLICIES, create
 
@@ -30,6 +31,10 @@ BARS: Mapping[str, float] = {
     "session_hash": math.ceil(1.25 * REQUESTS / ENDPOINTS) / (REQUESTS / ENDPOINTS),
     "prefix_affinity": 1.05,
     "sticky_until_saturated": 1.05,
+    "uncached_tokens": 1.05,
+    "lmetric": 1.05,
+    "sglang_cache_aware": 1.05,
+    "dynamo_kv": 1.05,
 }
 
 
@@ -50,6 +55,8 @@ def spread(name: str, seed: int, burst: list[Request], endpoints: int = ENDPOINT
     members = [Endpoint(f"seed{seed}-e{i}", f"http://10.0.0.{i}:8000", "herd", "vllm") for i in range(endpoints)]
     fleet.update(members, 0.0, fresh=True)
     policy = create(name, {})
+    if policy.predicts:
+        fleet.predictor = Predictor(random.Random(seed))
     for request in burst:
         fleet.reserve(policy.pick(request, fleet.snapshot(0.0)), request, 0.0)
     ours = fleet.ours[:endpoints]

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.core.fleet import Fleet
 from gateway.core.health import Rule
+from gateway.core.predictor import Predictor
 from gateway.core.types import UNKNOWN, Endpoint, Load, Outcome, Request
 from policies.picking import POLICIES, check, create
 from policies.picking.base import Policy
@@ -16,8 +17,11 @@ NAMES = sorted(POLICIES)
 COLUMNS = Fleet._NAMES
 
 
-def make_fleet(count: int = 8, seed: int = 1) -> Fleet:
+def make_fleet(name: str, count: int = 8, seed: int = 1) -> Fleet:
+    """A fleet as this policy finds it: with a predictor if it predicts."""
     fleet = Fleet("pool", Rule(), random.Random(seed))
+    if POLICIES[name].predicts:
+        fleet.predictor = Predictor(random.Random(seed))
     fleet.update(endpoints(range(count)), 0.0, fresh=True)
     return fleet
 
@@ -40,14 +44,19 @@ def serve(policy: Policy, fleet: Fleet, request: Request, now: float = 0.0, avoi
     assert decision.reason
     assert 0.0 <= decision.cached_tokens <= request.prompt_tokens
     assert decision.scores is None or decision.scores.shape == (len(snapshot),)
+    assert decision.forecast is None or policy.predicts
+    assert decision.terms is None or decision.terms.shape == (len(policy.TERMS), len(snapshot))
     return fleet.reserve(decision, request, now)
 
 
-def finish(policy: Policy, reservation, request: Request, ended: str = "complete", cached: float = UNKNOWN) -> None:
+def finish(
+    policy: Policy, reservation, request: Request, ended: str = "complete", cached: float = UNKNOWN, now: float = 1.0
+) -> None:
     row, endpoint = reservation.row, reservation.endpoint
-    reservation.settle()
     status, ttft = (200, 0.1) if ended == "complete" else (502, UNKNOWN)
-    policy.observe(Outcome(request, endpoint, row, status, ended, 1.0, ttft, request.prompt_tokens, cached, 10.0))
+    outcome = Outcome(request, endpoint, row, status, ended, 1.0, ttft, request.prompt_tokens, cached, 10.0)
+    reservation.settle(now, outcome)
+    policy.observe(outcome)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,7 +73,7 @@ def test_every_policy_names_its_source_and_its_options(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_choice_is_legal_whatever_comes_and_goes(name):
-    policy, fleet, dice = create(name, {}), make_fleet(), random.Random(5)
+    policy, fleet, dice = create(name, {}), make_fleet(name), random.Random(5)
     here, open_requests = set(range(8)), []
     for step in range(1500):
         now, move = step * 0.01, dice.random()
@@ -76,7 +85,10 @@ def test_the_choice_is_legal_whatever_comes_and_goes(name):
         elif move < 0.45 and open_requests:
             reservation, request = open_requests.pop(dice.randrange(len(open_requests)))
             freed = reservation.row if fleet.is_leaving(reservation.row) else None
-            finish(policy, reservation, request, dice.choice(["complete", "upstream_failed", "client_gone"]), 100.0)
+            if dice.random() < 0.5:
+                reservation.first_token(now)
+            ended = dice.choice(["complete", "upstream_failed", "client_gone"])
+            finish(policy, reservation, request, ended, 100.0, now)
             if freed is not None and fleet.row_of(reservation.endpoint.id) is None:
                 policy.leave(freed)
         else:
@@ -85,34 +97,34 @@ def test_the_choice_is_legal_whatever_comes_and_goes(name):
             request = make_request(dice.randrange(20) if dice.random() < 0.7 else step, session=session)
             open_requests.append((serve(policy, fleet, request, now, avoid), request))
     for reservation, request in open_requests:
-        finish(policy, reservation, request)
+        finish(policy, reservation, request, now=15.0)
     assert not any(fleet.inflight().values())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_candidate_is_chosen(name):
-    policy, fleet = create(name, {}), make_fleet(1)
+    policy, fleet = create(name, {}), make_fleet(name, 1)
     for i in range(5):
         assert serve(policy, fleet, make_request(i)).row == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_only_candidate_left_after_avoiding_is_chosen(name):
-    policy, fleet = create(name, {}), make_fleet(4)
+    policy, fleet = create(name, {}), make_fleet(name, 4)
     for i in range(8):
         assert serve(policy, fleet, make_request(i), avoid=["e0", "e1", "e3"]).row == 2
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_empty_and_tiny_prompts_are_served(name):
-    policy, fleet = create(name, {}), make_fleet(3)
+    policy, fleet = create(name, {}), make_fleet(name, 3)
     for prompt in (b"", b'""', b"[]", b"\xff\xfe"):
         serve(policy, fleet, make_request(1, prompt))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_picking_changes_no_column_of_the_fleet(name):
-    policy, fleet = create(name, {}), make_fleet()
+    policy, fleet = create(name, {}), make_fleet(name)
     for i in range(20):
         serve(policy, fleet, make_request(i))
     before = {column: getattr(fleet, column).copy() for column in COLUMNS}
@@ -127,7 +139,7 @@ def test_picking_changes_no_column_of_the_fleet(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_gives_the_same_choices(name):
     def rows():
-        policy, fleet = create(name, {}), make_fleet(seed=3)
+        policy, fleet = create(name, {}), make_fleet(name, seed=3)
         return [serve(policy, fleet, make_request(i % 30)).row for i in range(100)]
 
     assert rows() == rows()
@@ -136,7 +148,7 @@ def test_the_same_seed_gives_the_same_choices(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("strange", [np.nan, np.inf])
 def test_unknown_figures_neither_warn_nor_break(name, strange):
-    policy, fleet = create(name, {}), make_fleet()
+    policy, fleet = create(name, {}), make_fleet(name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for column in ("kv_used", "kv_capacity", "waiting", "running", "others", "requests", "tokens", "prefill"):
@@ -155,7 +167,7 @@ def test_unknown_figures_neither_warn_nor_break(name, strange):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_row_that_left_and_came_back_with_another_endpoint_is_like_new(name):
-    policy, fleet = create(name, {}), make_fleet(3)
+    policy, fleet = create(name, {}), make_fleet(name, 3)
     for i in range(30):
         reservation, request = serve(policy, fleet, make_request(i)), make_request(i)
         finish(policy, reservation, request)
