@@ -6,19 +6,24 @@ KV blocks are used up; the profile says how long that takes; at the end every se
 more token. If blocks run out, the latest sequence gives all of its own back and starts again (recompute).
 Continuous batching: Orca (OSDI'22); chunked prefill: Sarathi-Serve (OSDI'24); blocks: PagedAttention (SOSP'23).
 
+Whoever decodes does so in lockstep, so an iteration costs the work of those to whom something happens in it, not of
+all who run. What runs is always first the decodes, then the prompts under way, and only the last of those can be left
+unfinished by an iteration: the budget ends with it, and nobody is let in behind it.
+
 There is no clock, no I/O and no randomness but the generator handed in, so the same code answers HTTP in real time
 and replays an hour in seconds. Text, HTTP and metrics are left to others.
 """
 
 import math
 from collections import deque
-from collections.abc import Hashable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from backends.sim.blocks import Blocks
 from backends.sim.generation import DoesNotFit, Generation, Phase, QueueFull, SimRequest, Step
 from backends.sim.kv import BlockPool
+from backends.sim.lockstep import PACE, Lockstep
 from backends.sim.profiles import Profile
 
 
@@ -61,8 +66,10 @@ class Engine:
         self._serial = 0
         self._seconds = 0.0
         self._tokens = 0
-        self._decodes: list[Generation] = []
+        self._blocks = Blocks(self.pool, options.block_size, options.prefix_caching)
+        self._decodes = Lockstep(options.block_size)
         self._chunks: list[tuple[Generation, int]] = []
+        self._emitting: tuple[Generation, ...] | None = None  # all that decode, if nothing changed since last time
 
     @property
     def in_flight(self) -> int:
@@ -97,8 +104,8 @@ class Engine:
         if generation is None:
             return False
         if generation.phase is Phase.RUNNING:
-            self._release(generation)
-            self.running.remove(generation)
+            self._leave(generation)
+            self._blocks.release(generation)
         else:
             self.waiting.remove(generation)
         generation.phase = Phase.ABORTED
@@ -106,7 +113,7 @@ class Engine:
 
     def next_event_at(self) -> float:
         """When `step` should be called next; infinity while there is nothing to do."""
-        return min(self._ends_at, self._wakes_at)
+        return self._ends_at if self._ends_at < self._wakes_at else self._wakes_at
 
     def step(self, now: float) -> Step:
         """End the iteration that is due and start the next one. A call before its time changes nothing.
@@ -115,9 +122,9 @@ class Engine:
         engine down; call again while `next_event_at() <= now`.
         """
         due = self.next_event_at()
-        step = Step(min(now, due), 0.0, 0, 0, 0, [], [], [], [], [])
         if due > now:
-            return step
+            return Step(now, 0.0, 0, 0, 0, (), [], [], [], [], [])
+        step = Step(due, 0.0, 0, 0, 0, (), [], [], [], [], [])
         if self._ends_at <= due:
             step.seconds, step.tokens = self._seconds, self._tokens
             self._end_iteration(step)
@@ -129,55 +136,67 @@ class Engine:
     # -- the end of an iteration
 
     def _end_iteration(self, step: Step) -> None:
-        at, emitted, finished = step.at, step.emitted, step.finished
-        for g in self._decodes:
-            if g.phase is not Phase.RUNNING:
-                continue
-            g.position += 1
-            g.generated += 1
-            emitted.append(g)
-            if g.generated >= g.output_tokens:
-                finished.append(g)
-            else:
-                g.goal += 1
+        decodes = self._decodes
+        decodes.iteration += 1
+        step.paced = decodes.paced()
+        step.finished = decodes.ending()
+        if self._chunks:
+            self._end_chunks(step)
+        step.emitted = self._emitted()
+        for g in step.finished:
+            self._leave(g)
+            g.phase = Phase.FINISHED
+            self._blocks.offer(g, g.position)
+            self._blocks.release(g)
+            del self._by_id[g.id]
+
+    def _end_chunks(self, step: Step) -> None:
         for g, count in self._chunks:
             if g.phase is not Phase.RUNNING:
                 continue
-            g.position += count
-            if g.position < g.goal:
+            g.computed += count
+            if g.computed < g.goal:
                 continue
-            g.decoding = True
-            g.generated += 1
-            g.goal += 1
-            if g.generated == 1:
-                g.first_token_at = at
+            generated = g.emit()
+            self._decodes.join(g)
+            self._emitting = None
+            if generated == 1:
+                g.first_token_at = step.at
                 step.first.append(g)
-            emitted.append(g)
-            if g.generated >= g.output_tokens:
-                finished.append(g)
-        for g in finished:
-            g.phase = Phase.FINISHED
-            self._offer(g, g.position)
-            self._release(g)
-            del self._by_id[g.id]
-        if finished:
-            self.running = [g for g in self.running if g.phase is Phase.RUNNING]
+            elif (generated - 1) % PACE == 0:
+                step.paced.append(g)
+            if generated >= g.output_tokens:
+                step.finished.append(g)
+
+    def _emitted(self) -> tuple[Generation, ...]:
+        """All that decode, in the order in which they run: they are in front."""
+        if self._emitting is None:
+            self._emitting = tuple(self.running[: self._decodes.count])
+        return self._emitting
+
+    def _leave(self, g: Generation) -> None:
+        self.running.remove(g)
+        if g.decoding:
+            self._decodes.leave(g)
+            self._emitting = None
 
     # -- the schedule of the next one
 
     def _start_iteration(self, step: Step) -> None:
-        self._decodes, self._chunks = [], []
-        budget, context = self._schedule_running(step)
-        if not step.preempted:
+        self._chunks = []
+        context = self._schedule_decodes(step)
+        decodes = self._decodes.count
+        budget = self._schedule_prompt(step, self.options.max_batched_tokens - decodes)
+        if self.waiting and not step.preempted:
             budget = self._admit_waiting(step, budget)
         self._tokens = self.options.max_batched_tokens - budget
         if not self._tokens:
             return
         pairs, prefix = 0.0, 0
         for g, count in self._chunks:
-            pairs += count * (g.position + count / 2)
-            prefix += g.position
-        seconds = self.profile.seconds(self._tokens, pairs, prefix, len(self._chunks), len(self._decodes), context)
+            pairs += count * (g.computed + count / 2)
+            prefix += g.computed
+        seconds = self.profile.seconds(self._tokens, pairs, prefix, len(self._chunks), decodes, context)
         self._seconds = self._disturbed(seconds * self.pace)
         self._ends_at = step.at + self._seconds
 
@@ -189,115 +208,69 @@ class Engine:
             seconds += self._random.expovariate(1.0 / options.stall_seconds)
         return seconds
 
-    def _schedule_running(self, step: Step) -> tuple[int, int]:
-        budget, context = self.options.max_batched_tokens, 0
-        running, decodes = self.running, self._decodes
+    def _schedule_decodes(self, step: Step) -> int:
+        """Room for one token more of every decode; returns how many tokens they read, the new ones included."""
+        filling, pool, grow = self._decodes.filling(), self.pool, self._blocks.grow_by_one
         i = 0
-        while i < len(running) and budget > 0:
-            g = running[i]
-            count = 1 if g.decoding else min(budget, g.goal - g.position)
-            end = g.position + count
-            if end > g.room and not self._make_room(g, end, step):
-                break  # it was the latest itself, so nothing comes after it
-            budget -= count
-            if g.decoding:
-                context += end
-                decodes.append(g)
-            else:
-                self._chunks.append((g, count))
+        while i < len(filling) and (pool.free or self._make_place(filling[i], 1, step)):
+            grow(filling[i])
             i += 1
-        return budget, context
+        return self._decodes.context + self._decodes.count
+
+    def _schedule_prompt(self, step: Step, budget: int) -> int:
+        """The next chunk of the prompt that the last iteration left unfinished, if there is one."""
+        if len(self.running) == self._decodes.count:
+            return budget
+        g = self.running[-1]
+        count = min(budget, g.goal - g.computed)
+        end = g.computed + count
+        if end > g.room:
+            if not self._make_place(g, self._blocks.count(end - g.room), step):
+                return budget
+            self._blocks.grow(g, end)
+        self._chunks.append((g, count))
+        return budget - count
 
     def _admit_waiting(self, step: Step, budget: int) -> int:
-        waiting, running, options = self.waiting, self.running, self.options
-        while waiting and budget > 0 and len(running) < options.max_seqs:
+        waiting, running, blocks, limit = self.waiting, self.running, self._blocks, self.options.max_seqs
+        while waiting and budget > 0 and len(running) < limit:
             g = waiting[0]
-            hits, hits_free = self._cached_blocks(g)
+            goal = g.goal
+            hits, hits_free = blocks.find(g)
             # The whole prompt must fit, not only its first chunk: otherwise two long prompts could
             # each take half of the cache and preempt each other for ever.
-            if self._blocks(g.goal) - hits > self.pool.free - hits_free:
+            if blocks.count(goal) - hits > self.pool.free - hits_free:
                 break
             waiting.popleft()
-            self._take_cached(g, hits, step)
-            count = min(budget, g.goal - g.position)
-            self._grow(g, g.position + count)
+            blocks.adopt(g, hits)
+            self._count_start(g, goal, step)
+            count = min(budget, goal - g.computed)
+            blocks.grow(g, g.computed + count)
             budget -= count
             self._chunks.append((g, count))
             g.phase = Phase.RUNNING
             running.append(g)
         return budget
 
-    def _cached_blocks(self, g: Generation) -> tuple[int, int]:
-        if not self.options.prefix_caching:
-            return 0, 0
-        limit = (g.goal - 1) // self.options.block_size  # the last token must be computed to get the next one
-        if limit > len(g.keys) and g.preemptions:  # only then can there be blocks of its own
-            return self.pool.match([self._key(g, i) for i in range(limit)], limit)
-        return self.pool.match(g.keys, limit)
-
-    def _take_cached(self, g: Generation, hits: int, step: Step) -> None:
-        g.names = [self._key(g, i) for i in range(hits)]
-        self.pool.hold(g.names)
-        g.named = hits
-        g.position = hits * self.options.block_size
-        g.room = g.position
-        self.queried_tokens += g.goal
-        self.hit_tokens += g.position
+    def _count_start(self, g: Generation, queried: int, step: Step) -> None:
+        self.queried_tokens += queried
+        self.hit_tokens += g.computed
         if g.started_at < 0:
             g.started_at = step.at
-            g.cached_tokens = g.position
+            g.cached_tokens = g.computed
             step.started.append(g)
 
-    # -- blocks
-
-    def _blocks(self, tokens: int) -> int:
-        return -(-tokens // self.options.block_size)
-
-    def _key(self, g: Generation, block: int) -> Hashable:
-        """The key of a block; what no key was given for is this generation's alone."""
-        return g.keys[block] if block < len(g.keys) else (g.serial, block)
-
-    def _make_room(self, g: Generation, tokens: int, step: Step) -> bool:
-        """Room for `tokens` of a running `g`, at the cost of the latest ones; False if `g` itself had to go."""
-        need = self._blocks(tokens - g.room)
+    def _make_place(self, g: Generation, need: int, step: Step) -> bool:
+        """Free `need` blocks for a running `g`, at the cost of the latest ones; False if `g` itself had to go."""
         while self.pool.free < need:
-            victim = self.running.pop()
-            self._preempt(victim, step)
+            victim = self.running[-1]
+            self._leave(victim)
+            self._blocks.lend(victim)
+            victim.phase = Phase.WAITING
+            victim.computed = 0
+            self.preemptions += 1
+            step.preempted.append(victim)
+            self.waiting.appendleft(victim)
             if victim is g:
                 return False
-        self._grow(g, tokens)
         return True
-
-    def _grow(self, g: Generation, tokens: int) -> None:
-        need = self._blocks(tokens - g.room)
-        if need > 0:
-            self.pool.take(need)
-            g.blank += need
-            g.room += need * self.options.block_size
-        # A chunk's full blocks can be found as soon as it is scheduled, a decode's when the next block is begun.
-        self._offer(g, g.position if g.decoding else tokens)
-
-    def _offer(self, g: Generation, tokens: int) -> None:
-        if not self.options.prefix_caching:
-            return
-        full = tokens // self.options.block_size
-        while g.named < full:
-            key = self._key(g, g.named)
-            if self.pool.name(key):
-                g.names.append(key)
-                g.blank -= 1
-            g.named += 1
-
-    def _preempt(self, g: Generation, step: Step) -> None:
-        self._release(g)
-        g.phase = Phase.WAITING
-        g.decoding = False
-        g.position = 0
-        g.preemptions += 1
-        self.preemptions += 1
-        step.preempted.append(g)
-        self.waiting.appendleft(g)
-
-    def _release(self, g: Generation) -> None:
-        self.pool.release(g.names, g.blank)
-        g.names, g.blank, g.room, g.named = [], 0, 0, 0

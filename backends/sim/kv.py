@@ -4,30 +4,32 @@ The idea is vLLM's: a block of 16 tokens is known by a hash of itself and everyt
 counted; a block nobody uses any more keeps its content, and looks free, until its place is needed (PagedAttention,
 arXiv:2309.06180). Only *how many* blocks there are matters here, not which, so a block without a known content is
 just a number and one with content is its key. A second copy of the same content counts as a block without content.
+Content that nobody can ever look up again takes its place in the order of eviction as one entry, however long it is.
 What the keys mean, and when to look one up, is the engine's business.
 """
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import takewhile
 
 Key = Hashable
 
 
 class BlockPool:
-    """`capacity` blocks; every one is blank and free, blank and held, cached and held, or cached and free."""
+    """`capacity` blocks; every one is blank and free, blank and held, cached and held, or cached and free.
 
-    __slots__ = ("_free_cached", "_held", "blank", "capacity")
+    `free` are the blocks that could be taken now, blank ones and cached ones nobody uses; `blank` the former alone.
+    Both are written here only.
+    """
+
+    __slots__ = ("_held", "_unused", "blank", "capacity", "free")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.blank = capacity  # free blocks without content
+        self.blank = capacity
+        self.free = capacity
         self._held: dict[Key, int] = {}  # cached and in use: how many hold it
-        self._free_cached: OrderedDict[Key, None] = OrderedDict()  # cached and unused, oldest first
-
-    @property
-    def free(self) -> int:
-        """Blocks that could be taken now: blank ones and cached ones nobody uses."""
-        return self.blank + len(self._free_cached)
+        self._unused: OrderedDict[Key, int] = OrderedDict()  # cached and free: blocks of each entry, oldest first
 
     @property
     def usage(self) -> float:
@@ -36,60 +38,75 @@ class BlockPool:
 
     @property
     def cached(self) -> int:
-        """Blocks with known content, in use or not."""
-        return len(self._held) + len(self._free_cached)
+        """Blocks in use that have a key, and unused ones with content."""
+        return len(self._held) + self.free - self.blank
 
     def match(self, keys: Sequence[Key], limit: int) -> tuple[int, int]:
         """How many leading `keys` (at most `limit`) are cached, and how many of those are free now."""
-        held, unused = self._held, self._free_cached
-        free = 0
-        for n, key in enumerate(keys[:limit]):
-            if key in unused:
-                free += 1
-            elif key not in held:
-                return n, free
-        return min(limit, len(keys)), free
+        held, unused = self._held, self._unused
+        found = list(takewhile(lambda key: key in held or key in unused, keys[:limit]))
+        return len(found), sum(map(unused.__contains__, found))
 
     def hold(self, keys: Iterable[Key]) -> None:
         """Hold cached blocks once more; each must be cached."""
+        held, unused = self._held, self._unused
         for key in keys:
-            count = self._held.get(key, 0)
+            count = held.get(key, 0)
             if not count:
-                del self._free_cached[key]
-            self._held[key] = count + 1
+                del unused[key]
+                self.free -= 1
+            held[key] = count + 1
 
     def take(self, count: int) -> None:
         """Take `count` blank blocks, evicting the oldest unused content if needed. Needs `free >= count`."""
-        evict = count - self.blank
-        if evict <= 0:
+        if count > self.free:
+            raise ValueError(f"{count} blocks wanted, {self.free} free")
+        self.free -= count
+        if count <= self.blank:
             self.blank -= count
             return
-        if evict > len(self._free_cached):
-            raise ValueError(f"{count} blocks wanted, {self.free} free")
+        evict, unused = count - self.blank, self._unused
         self.blank = 0
-        for _ in range(evict):
-            self._free_cached.popitem(last=False)
+        while evict:
+            oldest = next(iter(unused))
+            there = unused[oldest]
+            if there > evict:
+                unused[oldest] = there - evict
+                return
+            del unused[oldest]
+            evict -= there
 
-    def name(self, key: Key) -> bool:
-        """Give a blank block that is held the content `key`. False, and still blank, if that content is cached."""
-        if key in self._held or key in self._free_cached:
-            return False
-        self._held[key] = 1
-        return True
+    def name(self, keys: Iterable[Key]) -> list[Key]:
+        """Give blank blocks that are held the contents `keys`. Those whose content is cached already stay blank.
 
-    def release(self, keys: Sequence[Key], blank: int) -> None:
-        """Give back held blocks: `keys` in prompt order, and `blank` ones. The end of a prompt is evicted first."""
+        Returns the keys given.
+        """
+        held, unused = self._held, self._unused
+        given: list[Key] = []
+        for key in keys:
+            if key not in held and key not in unused:
+                held[key] = 1
+                given.append(key)
+        return given
+
+    def release(self, keys: Sequence[Key], blank: int, last: int = 0) -> None:
+        """Give back held blocks: `keys` in prompt order, `last` ones behind them that were blank but got contents
+        nobody else can look up, and `blank` ones. The end of a prompt is evicted first."""
         self.blank += blank
-        held = self._held
+        self.free += blank + last
+        held, unused = self._held, self._unused
+        if last:
+            unused[object()] = last
         for key in reversed(keys):
             count = held[key] - 1
             if count:
                 held[key] = count
             else:
                 del held[key]
-                self._free_cached[key] = None
+                unused[key] = 1
+                self.free += 1
 
     def forget(self) -> None:
         """Drop the content of all unused blocks (a cache reset)."""
-        self.blank += len(self._free_cached)
-        self._free_cached.clear()
+        self.blank = self.free
+        self._unused.clear()

@@ -10,8 +10,7 @@ from backends.sim.kv import BlockPool
 def held(pool: BlockPool, *keys: int) -> None:
     """Take blocks and give them content."""
     pool.take(len(keys))
-    for key in keys:
-        assert pool.name(key)
+    assert pool.name(keys) == list(keys)
 
 
 def test_a_cached_block_nobody_uses_looks_free() -> None:
@@ -59,7 +58,7 @@ def test_a_second_copy_of_the_same_content_stays_blank() -> None:
     pool = BlockPool(4)
     held(pool, 1)
     pool.take(1)
-    assert not pool.name(1)
+    assert not pool.name([1])
     pool.release([1], 1)
     assert pool.free == 4
     assert pool.cached == 1
@@ -76,6 +75,22 @@ def test_forgetting_drops_only_what_is_unused() -> None:
     assert pool.free == 3
 
 
+def test_contents_nobody_can_look_up_are_kept_and_evicted_one_by_one_behind_their_prompt() -> None:
+    pool = BlockPool(6)
+    held(pool, 1, 2)
+    pool.take(3)
+    pool.release([1, 2], 0, 3)
+    assert (pool.free, pool.blank, pool.cached) == (6, 1, 5)
+    pool.take(1)
+    assert (pool.free, pool.blank, pool.cached) == (5, 0, 5)
+    pool.take(2)
+    assert pool.match([1, 2], 2) == (2, 2)
+    pool.take(2)
+    assert pool.match([1, 2], 2) == (1, 1)
+    pool.release([], 5)
+    assert (pool.free, pool.blank, pool.cached) == (6, 5, 1)
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6)), max_size=60))
 def test_blocks_are_neither_lost_nor_made(moves: list[tuple[int, int]]) -> None:
     pool = BlockPool(24)
@@ -89,14 +104,9 @@ def test_blocks_are_neither_lost_nor_made(moves: list[tuple[int, int]]) -> None:
             continue
         pool.hold(keys[:hits])
         pool.take(length - hits)
-        mine = list(keys[:hits])
-        blank = 0
-        for key in keys[hits:]:
-            if pool.name(key):
-                mine.append(key)
-            else:
-                blank += 1
-        pool.release([], blank)
+        named = pool.name(keys[hits:])
+        mine = [*keys[:hits], *named]
+        pool.release([], length - hits - len(named))
         owners.append(mine)
         in_use = len({key for keys in owners for key in keys})
         assert pool.free + in_use == pool.capacity
