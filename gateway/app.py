@@ -33,6 +33,7 @@ from gateway.lane import Lane
 from gateway.ledger import Ledger
 from gateway.logs import Events, RequestLog
 from gateway.metrics import Metrics
+from gateway.priors import prior_of
 from gateway.prober import Prober
 from gateway.proxy import Proxy
 from gateway.wire.server import Server
@@ -176,10 +177,10 @@ class Gateway:
                         self._metrics.scrape_failed, self._pool_event, tls=parts.tls,
                         on_freed=lambda rows: self._rows_freed(pool.name, rows))  # fmt: skip
         if lane is None:
-            lane = Lane(pool, fleet, parts.policy, prober.backend_for, parts.tls)
+            lane = Lane(pool, fleet, parts.policy, prober.backend_for, parts.tls, parts.prior)
         else:
             policy = lane.policy if lane.config.pick == pool.pick else parts.policy
-            lane.reconfigure(pool, policy, prober.backend_for, parts.tls)
+            lane.reconfigure(pool, policy, prober.backend_for, parts.tls, parts.prior)
         if pool.endpoints:  # known without looking: there for the next request
             for row in fleet.update(source.endpoints(pool.endpoints), time.monotonic(), fresh=old is None):
                 lane.policy.leave(row)
@@ -295,6 +296,7 @@ class _Parts:
         self.policy = create_policy(pool.pick.policy, pool.pick.options)
         self.rule = Rule(pool.eject.after, pool.eject.base, pool.eject.max, pool.eject.at_most)
         self.tls = upstream_tls(pool.tls) if may_speak_tls(pool) else None
+        self.prior = prior_of(pool.profile) if pool.profile is not None else None
         create_backend(pool.engine)
 
 

@@ -19,6 +19,7 @@ from gateway.config.types import Pool
 from gateway.core.errors import NoEndpoint, Refused, UpstreamError
 from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, State
+from gateway.core.predictor import Predictor, Prior
 from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN, Outcome, Request
 from gateway.relay import Relay
@@ -59,19 +60,28 @@ class Lane:
     """Wiring of one pool; made by app, used by proxy. `backend_for` tells how to speak to an endpoint."""
 
     def __init__(self, config: Pool, fleet: Fleet, policy: Policy, backend_for: Callable[[str], Backend],
-                 tls: ssl.SSLContext | None):  # fmt: skip
+                 tls: ssl.SSLContext | None, prior: Prior | None):  # fmt: skip
         self.fleet = fleet
         self.turnstile = Turnstile()
         self.relays: set[Relay] = set()
         self._connections: dict[str, EndpointPool] = {}
-        self.reconfigure(config, policy, backend_for, tls)
+        self._predicts_for: tuple[str, Prior | None] | None = None
+        self.reconfigure(config, policy, backend_for, tls, prior)
         self._ttft: deque[float] = deque(maxlen=512)
         self._pace: deque[float] = deque(maxlen=512)
         self._allowed = (SILENCE, 0.0)
 
     def reconfigure(self, config: Pool, policy: Policy, backend_for: Callable[[str], Backend],
-                    tls: ssl.SSLContext | None) -> None:  # fmt: skip
-        """A reload: what is in flight stays counted; new connections are made by the new rules."""
+                    tls: ssl.SSLContext | None, prior: Prior | None) -> None:  # fmt: skip
+        """A reload: what is in flight stays counted; new connections are made by the new rules.
+
+        `prior` is what a predictor would start from, None for a neutral one. One that has learnt stays as long as the
+        same kind of server is there.
+        """
+        predicts_for = (config.engine, prior) if type(policy).predicts else None
+        if predicts_for != self._predicts_for:
+            self.fleet.predictor = Predictor(self.fleet.random, prior) if predicts_for is not None else None
+            self._predicts_for = predicts_for
         self.config = config
         self.name = config.name
         self.policy_name = config.pick.policy
@@ -111,22 +121,27 @@ class Lane:
 
     # --- learning ------------------------------------------------------------------------------------------------
 
-    def settle(self, reservation: Reservation, relay: Relay, request: Request, ttft: float,
-               queued_tokens: float) -> None:  # fmt: skip
+    def settle(self, reservation: Reservation, relay: Relay, request: Request, queued_tokens: float,
+               now: float) -> None:  # fmt: skip
         """Give the place back and learn. `queued_tokens`: prompt tokens waiting there when it was dispatched."""
         fleet, row = self.fleet, reservation.row
         if relay.first_at:
             fleet.progress_at[row] = max(relay.last_at, fleet.progress_at.item(row))
-        reservation.settle()
-        if len(self.turnstile):
-            self.turnstile.release()
-        if self._learns:
+        ttft, outcome = relay.ttft, None
+        if self._learns or fleet.predictor is not None:
             meter = relay.meter
-            self.policy.observe(Outcome(
+            if request.stream and not reservation.stream:
+                request = request._replace(stream=False)  # answered whole, whatever was asked for
+            outcome = Outcome(
                 request, reservation.endpoint, row, relay.status, relay.ended, relay.last_at - relay.began_at, ttft,
                 _count(meter.prompt), _count(meter.cached), float(meter.tokens) if meter.tokens else UNKNOWN,
-            ))  # fmt: skip
-        if relay.stream and ttft > 0.0:
+            )  # fmt: skip
+        reservation.settle(now, outcome)
+        if len(self.turnstile):
+            self.turnstile.release()
+        if self._learns and outcome is not None:
+            self.policy.observe(outcome)
+        if ttft > 0.0:
             self._ttft.append(ttft)
             if queued_tokens >= _MANY:
                 self._pace.append(ttft / queued_tokens)

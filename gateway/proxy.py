@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 
 from backends.base import Backend
 from gateway.config.types import Model
@@ -18,7 +19,7 @@ from gateway.core.errors import NoEndpoint, Refused, UpstreamError
 from gateway.core.lengths import Lengths
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
-from gateway.core.types import UNKNOWN, Decision, Request
+from gateway.core.types import UNKNOWN, Decision, Forecast, Request
 from gateway.decisions import DecisionRing
 from gateway.edit import Editor
 from gateway.lane import Lane
@@ -62,7 +63,9 @@ class Facts:
     queued = 0.0
     overhead = UNKNOWN
     ttft = UNKNOWN
+    ttft_there = UNKNOWN  # from the dispatch of the last try; what its forecast is about
     tpot = UNKNOWN
+    forecast: Forecast | None = None  # of the last try, where the policy predicts
     relay: Relay | None = None
     candidates: Candidates | None = None
     tried: tuple[str, ...] = ()
@@ -165,11 +168,11 @@ class Proxy:
         fleet = lane.fleet
         snapshot: Snapshot = fleet.snapshot(now, facts.tried)
         decision: Decision = lane.policy.pick(request, snapshot)
-        facts.candidates = self.decisions.capture(snapshot, decision)
+        facts.candidates = self.decisions.capture(snapshot, decision, lane.policy.TERMS)
         reservation = fleet.reserve(decision, request, now)
         facts.tries += 1
         facts.pool, facts.policy, facts.reason = lane.name, lane.policy_name, decision.reason
-        facts.endpoint = reservation.endpoint.id
+        facts.endpoint, facts.forecast = reservation.endpoint.id, decision.forecast
         facts.tried = (*facts.tried, reservation.endpoint.id)
         return reservation
 
@@ -192,6 +195,8 @@ class Proxy:
         queued_tokens = float(lane.fleet.prefill[reservation.row])
         if facts.tries == 1:
             lane.budget.earn()
+        if ask.answers > 1:
+            reservation.stream = False  # several sequences' tokens in one stream tell nothing of the pace of one
         connections = lane.connections(endpoint.id, endpoint.url)
         relay = self._relay(ask, reply, facts, lane, reservation, backend)
         try:
@@ -256,6 +261,9 @@ class Proxy:
         fields = b"x-request-id: %b\r\n%bx-headway-queued-ms: %d\r\n" % (
             ask.request.id.encode(), lane.reply_fields(reservation, self.expose), facts.queued * 1000.0,
         )  # fmt: skip
+        forecast = reservation.forecast
+        if forecast is not None and isfinite(forecast.ttft):
+            fields += b"x-headway-predicted-ttft-ms: %d\r\n" % round(forecast.ttft * 1000.0)
         relay = facts.relay = Relay(reply, backend, reservation, lane.config.timeouts, fields, ask.error_event,
                                     ask.request.stream, self._editor(ask, lane, backend))  # fmt: skip
         lane.relays.add(relay)
@@ -273,13 +281,12 @@ class Proxy:
         """Give the place back, learn, and note how this try went."""
         meter, reservation = relay.meter, relay.reservation
         facts.ended = relay.ended or "client_gone"
-        ttft = UNKNOWN
         if relay.first_at:
-            ttft = relay.first_at - relay.began_at
-            facts.ttft = relay.first_at - ask.received
-            if relay.stream and meter.tokens > 1:
-                facts.tpot = (relay.last_at - relay.first_at) / (meter.tokens - 1.0)
-        lane.settle(reservation, relay, ask.request, ttft, queued_tokens)
+            facts.ttft, facts.ttft_there = relay.first_at - ask.received, relay.ttft
+            tokens = meter.tokens / ask.answers
+            if relay.stream and tokens > 1.0:
+                facts.tpot = (relay.last_at - relay.first_at) / (tokens - 1.0)
+        lane.settle(reservation, relay, ask.request, queued_tokens, time.monotonic())
         if relay.ended == "complete":
             request = ask.request
             self.lengths_of(request.model).learn(

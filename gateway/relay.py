@@ -17,6 +17,7 @@ from gateway.core.errors import UpstreamError
 from gateway.core.health import Evidence
 from gateway.core.meter import TAIL, Meter, status_of
 from gateway.core.reservation import Reservation
+from gateway.core.types import UNKNOWN
 from gateway.edit import Editor
 from gateway.story import Turn
 from gateway.wire.reply import Reply
@@ -68,6 +69,9 @@ class Relay:
         self.stream = stream  # asked for; the answer may still be plain
         self.meter = Meter()
         self.began_at = self.last_at = time.monotonic()
+        self._row = reservation.row
+        predictor = reservation.fleet.predictor
+        self._beat = predictor.beat if predictor is not None else None
         self.done = Turn()
         self.piece: Callable[[bytes], None] = self._piece_early
         self._backend = backend
@@ -75,6 +79,11 @@ class Relay:
         self._reply_fields = fields  # ready lines of our own
         self._error_event = error_event
         self._editor = editor
+
+    @property
+    def ttft(self) -> float:
+        """Seconds from the dispatch to the first token; NaN where none was seen: a plain answer shows none."""
+        return self.first_at - self.began_at if self.first_at and self._is_stream else UNKNOWN
 
     # --- the receiver's side -------------------------------------------------------------------------------------
 
@@ -90,7 +99,9 @@ class Relay:
             self._read_report(named[b"endpoint-load-metrics"])
         if self._is_stream:
             self.piece = self._piece_early
-        elif status == 200 and (self._backend.errs_in_ok_body or (self._editor and self._editor.changes_plain)):
+            return
+        self.reservation.stream = False  # whatever was asked for: when its first token was made will not be seen
+        if status == 200 and (self._backend.errs_in_ok_body or (self._editor and self._editor.changes_plain)):
             self._whole = bytearray()  # (bytes would be copied whole with each piece)
             self.piece = self._piece_whole
         else:
@@ -135,12 +146,15 @@ class Relay:
 
     def _note_tokens(self, events: int) -> None:
         """Content has come: the engine lives; the first token, and every so many, move the fleet's columns along."""
-        self.last_at = time.monotonic()
+        now = self.last_at = time.monotonic()
+        beat = self._beat
+        if beat is not None:
+            beat(self._row, now)
         if not self.first_at:
-            self._note_first(self.last_at)
+            self._note_first(now)
         elif events - self._marked >= _PROGRESS:
             self._marked = events
-            self.reservation.progress(events, self.last_at)
+            self.reservation.progress(events, now)
 
     def _stop_failed(self) -> None:
         self._stop(UpstreamError("the model server reported an error", cause="error_event"), "error_event")
