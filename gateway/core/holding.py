@@ -69,7 +69,7 @@ class Holding(Generic[T]):
 
     def wake(self) -> None:
         """A first token came or a place was given back: a choice made now may be better than the last."""
-        self._changed = True
+        self._changed = bool(self._held)
 
     def due(self, now: float) -> list[Held[T]]:
         """Whom to ask now; they are held no longer. Those with `until` <= now must take what they are given.

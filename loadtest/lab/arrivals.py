@@ -79,7 +79,7 @@ def draw(scenario: Scenario, rate: float, seed: int) -> Asked:
 
 
 def unloaded(scenario: Scenario, prompt: Whole) -> tuple[Floats, Floats]:
-    """Seconds of prefill on the fastest idle engine, and seconds per token alone there, for prompts of these lengths."""
+    """Seconds of prefill on the fastest idle engine, and seconds per token alone there, for these prompt lengths."""
     prefills, tokens = [], []
     for group in scenario.groups:
         used, pace = warped(group), group.pace[0][1]
@@ -182,7 +182,7 @@ def _read_lengths(path: Path) -> list[Item]:
 
 
 def _in_order(known: list[Item], count: int, start: int) -> list[Item]:
-    """`count` items from `start` on; each time the trace begins again, its blocks are others, but for the common ones."""
+    """`count` items from `start` on. When the trace begins again its blocks are others, but for the common ones."""
     if start + count <= len(known):
         return known[start : start + count]
     common, step = _common(known), _ids(known)
@@ -218,20 +218,20 @@ def _moved(item: Item, common: frozenset[int], by: int, turn: int) -> Item:
 
 def _times(traffic: Traffic, items: list[Item], rate: float, seed: int) -> Floats:
     if traffic.arrivals == "trace":
-        start, natural = items[0].at, mean_rate(items)
-        return np.array([(item.at - start) * natural / rate for item in items])
+        start, stretch = items[0].at, mean_rate(items) / rate
+        return np.array([(item.at - start) * stretch for item in items])
     if traffic.arrivals != "gamma":
         raise ScenarioError(f"arrivals: there is no {traffic.arrivals!r}")
-    return _on_the_clock(_work(_stream(seed, "gaps"), traffic.cv, len(items)) / rate, traffic)
+    moments: Floats = _work(_stream(seed, "gaps"), traffic.cv, len(items)) / rate
+    return _on_the_clock(moments, traffic)
 
 
 def _work(random: np.random.Generator, cv: float, count: int) -> Floats:
     """Moments of a renewal process of rate 1."""
     if cv < 1e-3:
-        return np.arange(count) + random.random()
+        return np.asarray(np.arange(count) + random.random(), np.float64)
     order = 1.0 / (cv * cv)
-    moments: Floats = np.cumsum(random.gamma(order, 1.0 / order, count))
-    return moments
+    return np.asarray(np.cumsum(random.gamma(order, 1.0 / order, count)), np.float64)
 
 
 def _on_the_clock(work: Floats, traffic: Traffic) -> Floats:
@@ -240,8 +240,8 @@ def _on_the_clock(work: Floats, traffic: Traffic) -> Floats:
         return work
     grid = np.arange(0.0, float(work[-1]) + 2.0 * traffic.period, traffic.period / 512.0)
     turn = 2.0 * np.pi / traffic.period
-    moments: Floats = np.interp(work, grid + traffic.swing / turn * (1.0 - np.cos(turn * grid)), grid)
-    return moments
+    passed = grid + traffic.swing / turn * (1.0 - np.cos(turn * grid))
+    return np.asarray(np.interp(work, passed, grid), np.float64)
 
 
 def _sessions(traffic: Traffic, rate: float, count: int, seed: int) -> list[Item]:

@@ -15,7 +15,7 @@ from backends.sim.engine import Engine, EngineOptions
 from backends.sim.generation import Generation, Step
 from gateway.core.types import Endpoint, Load
 from loadtest.lab.arrivals import warped
-from loadtest.lab.router import Flight
+from loadtest.lab.router import UNSEEN, Flight
 from loadtest.lab.scenario import Group, Scenario
 from loadtest.workload import Item
 
@@ -23,8 +23,8 @@ from loadtest.workload import Item
 class Station:
     """An engine, its published figures and its streams."""
 
-    __slots__ = ("engine", "group", "number", "running", "steps", "streams", "usage", "waiting", "_left", "_period",
-                 "_suspended")  # fmt: skip
+    __slots__ = ("engine", "group", "number", "running", "steps", "streams", "suspended", "usage", "waiting", "_left",
+                 "_period")  # fmt: skip
 
     def __init__(self, number: int, group: Group, seed: int, routers: int, tokens_per_event: int):
         options = EngineOptions(
@@ -41,7 +41,7 @@ class Station:
         self.streams = [[0] * tokens_per_event for _ in range(routers)]
         self._period = tokens_per_event
         self._left = 0
-        self._suspended: list[tuple[Generation, int]] = []
+        self.suspended: list[tuple[Generation, int]] = []
 
     def endpoint(self) -> Endpoint:
         """How a gateway knows it."""
@@ -53,8 +53,10 @@ class Station:
         return Load(now, float(self.waiting), float(self.running), self.usage, float(self.engine.capacity_tokens()))
 
     def publish(self, step: Step) -> None:
-        """An iteration has ended: whoever came since it was scheduled is on no page yet."""
+        """A step was done. Whoever came since the iteration was scheduled that ended with it is on no page yet."""
         queued, self._left = self._left, len(self.engine.waiting)
+        if not step.tokens:
+            return
         self.steps += 1
         self.running, self.waiting = step.running, min(queued, step.waiting)
         self.usage = self.engine.pool.usage
@@ -74,25 +76,26 @@ class Station:
     def ceased(self, flight: Flight) -> None:
         """A stream has ended or is interrupted."""
         self.streams[flight.router.number][flight.residue] -= 1
+        flight.residue = UNSEEN
 
     def interrupted(self, generation: Generation) -> None:
-        """A stream was preempted: nothing comes of it until it has caught up."""
-        self.ceased(generation.tag)
-        self._suspended.append((generation, generation.generated))
+        """It was preempted: if it was streaming, nothing comes of it until it has caught up."""
+        flight: Flight = generation.tag
+        if flight.residue != UNSEEN:
+            self.ceased(flight)
+            self.suspended.append((generation, generation.generated))
 
     def resume(self) -> None:
         """Streams that were preempted and go on again are counted again. Call it once per iteration."""
-        if not self._suspended:
-            return
         still = []
-        for generation, then in self._suspended:
+        for generation, then in self.suspended:
             if generation.generated == then:
                 still.append((generation, then))
                 continue
             flight: Flight = generation.tag
             flight.residue = (self.steps - generation.generated + 1) % self._period
             self.streams[flight.router.number][flight.residue] += 1
-        self._suspended = still
+        self.suspended = still
 
 
 def build(scenario: Scenario, seed: int) -> list[Station]:

@@ -21,8 +21,8 @@ Flags = npt.NDArray[np.bool_]
 class Run:
     """Times are seconds; `arrived` is on the run's clock, which starts at 0.
 
-    `ttft` counts from arrival at the router, holding included; `predicted` is (6, requests): TTFT from the dispatch, its
-    low and high, TPOT, its low and high. `feasible` is bound B0: an idle engine could have served it within its SLO.
+    `ttft` counts from arrival at the router, holding included; `predicted` is (6, requests): TTFT from the dispatch,
+    its low and high, TPOT, its low and high. `feasible` is bound B0: an idle engine could have kept its promises.
     `cost` (seconds of snapshot, pick and reserve, in real time) is the only thing that differs between equal runs.
     """
 

@@ -1,8 +1,8 @@
-"""One gateway of the lab: the production fleet table, predictor, output lengths and policy, fed as the gateway feeds them.
+"""One gateway of the lab: the production fleet table, predictor, output lengths and policy, fed as the gateway does it.
 
 Nothing is decided here. What the gateway's proxy and relay do with sockets is done with events: look, pick and take in
-one step; the first token, every sixteenth event and the end move the fleet's columns along; a plain answer is heard only
-when it ends. Several of these share one set of engines and know of each other only what a scrape tells.
+one step; the first token, every sixteenth event and the end move the fleet's columns along; a plain answer is heard
+only when it ends. Several of these share one set of engines and know of each other only what a scrape tells.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from gateway.core.lengths import Lengths
 from gateway.core.predictor import Predictor, Prior
 from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN, Decision, Endpoint, Outcome, Request
+from loadtest.lab.scenario import Routers
 from policies.picking import create
 
 _PROGRESS = 16  # events between updates of what is left to come, as in the gateway
 _STALE = 3.0  # scrape intervals after which a figure is no longer believed, as in the gateway
 ROUTE = "lab"
+UNSEEN = -1  # the residue of a flight of which nothing comes now
 
 
 class Flight:
@@ -43,7 +45,7 @@ class Flight:
         self.at = 0.0  # dispatched
         self.held_until = math.inf
         self.marked = 0
-        self.residue = 0  # at which of an engine's iterations, modulo tokens per event, its events come
+        self.residue = UNSEEN  # at which of an engine's iterations, modulo tokens per event, its events come
         self.picks = 0
         self.cost = 0.0
 
@@ -52,20 +54,20 @@ class Router:
     """Call `place` for each request, then what comes of it. All times are the run's clock."""
 
     def __init__(self, number: int, endpoints: list[Endpoint], policy: str, options: Mapping[str, object], seed: int,
-                 prior: Prior, scrape_every: float, tokens_per_event: int, tells_cached: bool, may_hold: bool):  # fmt: skip
+                 prior: Prior, known: Routers, tokens_per_event: int):  # fmt: skip
         self.number = number
         self.policy = create(policy, options)
         self.fleet = Fleet("lab", Rule(), Random(f"{seed} fleet {number}"), size=max(8, len(endpoints)))
-        self.fleet.stale_after = _STALE * scrape_every if scrape_every else math.inf
+        self.fleet.stale_after = _STALE * known.scrape.every if known.scrape.every else math.inf
         self.predictor: Predictor | None = None
         if self.policy.predicts:
             self.predictor = self.fleet.predictor = Predictor(Random(f"{seed} predictor {number}"), prior)
         self.fleet.update(endpoints, 0.0, fresh=True)
         self.lengths = Lengths()
         self.holding: Holding[Flight] = Holding()
-        self.may_hold = may_hold
+        self._may_hold = known.may_hold
         self._tokens_per_event = tokens_per_event
-        self._tells_cached = tells_cached
+        self._tells_cached = known.tells_cached
         if [self.fleet.row_of(endpoint.id) for endpoint in endpoints] != list(range(len(endpoints))):
             raise AssertionError("rows are not in the order of the engines")
 
@@ -79,7 +81,7 @@ class Router:
         began = perf_counter()
         decision: Decision = self.policy.pick(request, fleet.snapshot(now))
         flight.picks += 1
-        if decision.wait > 0.0 and self.may_hold and now < flight.held_until:
+        if decision.wait > 0.0 and self._may_hold and now < flight.held_until:
             flight.cost += perf_counter() - began
             flight.held_until = min(flight.held_until, now + decision.wait)
             self.holding.push(flight, request, flight.held_until)
@@ -113,7 +115,7 @@ class Router:
             flight.reservation.progress(events, now)
 
     def ended(self, flight: Flight, now: float, ttft: float, cached: float, generated: int) -> None:
-        """The answer is complete; `ttft` is from the dispatch, NaN for a plain answer (its end is all that is heard)."""
+        """The answer is complete. `ttft` is from the dispatch; of a plain answer only the end is heard."""
         reservation, request = flight.reservation, flight.request
         assert reservation is not None
         duration = now - flight.at

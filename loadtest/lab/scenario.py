@@ -10,7 +10,10 @@ Left to others: drawing the requests (`arrivals`), running them (`simulation`), 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 ARRIVALS = ("gamma", "trace", "sessions")
 DEFAULT_PROFILE = "h100_llama-3.1-8b_bf16_tp1"
@@ -26,7 +29,8 @@ class Group:
 
     `pace` is a table of (from this second on, an iteration takes so many times as long): ((0, 2.5),) is an engine at
     0.4 times the speed, ((0, 1), (60, 3), (120, 1)) one that is slow for a minute and tells nobody. `warp` multiplies
-    coefficients of the profile, (("base", 1.3), ("pair", 0.5)): a GPU that no prior knows. `kv_tokens` 0: the profile's.
+    coefficients of the profile, (("base", 1.3), ("pair", 0.5)): a GPU that no prior knows. With `kv_tokens` 0 the KV
+    cache is the profile's.
     """
 
     profile: str = DEFAULT_PROFILE
@@ -139,3 +143,57 @@ class Scenario:
     routers: Routers = field(default_factory=Routers)
     requests: int = 8000
     warm_up: float = 0.1
+
+
+T = TypeVar("T")
+
+
+def parse(name: str, given: Mapping[str, Any]) -> Scenario:
+    """A scenario from a mapping as YAML gives it: the fields by name, `traffic: {sources: [{trace: ...}]}`.
+
+    Raises ScenarioError with the place of what it does not understand. `pace` may be one number, `warp` a mapping.
+    """
+    scenario = _build(Scenario, {"name": name, **given}, name)
+    if scenario.traffic.arrivals not in ARRIVALS:
+        raise ScenarioError(f"{name}.traffic.arrivals: one of {', '.join(ARRIVALS)}, not {scenario.traffic.arrivals!r}")
+    if scenario.requests < 1 or not scenario.groups or not scenario.traffic.sources:
+        raise ScenarioError(f"{name}: requests, groups and traffic.sources must not be empty")
+    return scenario
+
+
+def _build(kind: type[T], given: object, where: str) -> T:
+    if not isinstance(given, Mapping):
+        raise ScenarioError(f"{where}: a mapping is needed, not {given!r}")
+    hints = get_type_hints(kind)
+    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    for key in given:
+        if key not in known:
+            close = get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            raise ScenarioError(f"{where}: there is no {key!r}; {hint}")
+    return kind(**{str(key): _value(hints[str(key)], value, f"{where}.{key}") for key, value in given.items()})
+
+
+def _value(hint: Any, value: object, where: str) -> object:
+    if is_dataclass(hint):
+        return _build(hint, value, where)  # type: ignore[arg-type]
+    if get_origin(hint) is tuple:
+        return _row(get_args(hint), value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise ScenarioError(f"{where}: a value of type {hint.__name__} is needed, not {value!r}")
+    return value
+
+
+def _row(hints: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
+    """A list; where pairs are meant, a mapping or (for `pace`) one number from the beginning on."""
+    repeats = hints[-1] is Ellipsis
+    if repeats and isinstance(value, Mapping):
+        value = list(value.items())
+    elif repeats and isinstance(value, int | float) and not isinstance(value, bool):
+        value = [(0.0, value)]
+    if not isinstance(value, Sequence) or isinstance(value, str) or not (repeats or len(value) == len(hints)):
+        raise ScenarioError(f"{where}: a list{'' if repeats else f' of {len(hints)}'} is needed, not {value!r}")
+    kinds = [hints[0]] * len(value) if repeats else hints
+    return tuple(_value(kind, each, f"{where}[{at}]") for at, (kind, each) in enumerate(zip(kinds, value, strict=True)))

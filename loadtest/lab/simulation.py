@@ -12,18 +12,19 @@ it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
+from typing import Any
 
 import numpy as np
 
 from backends.sim.generation import DoesNotFit, Generation, QueueFull, SimRequest, Step
-from backends.sim.profiles import profile
 from gateway.core.errors import Refused
 from gateway.core.predictor import Prior
 from gateway.core.types import UNKNOWN, Load, Request
+from gateway.priors import prior_of
 from loadtest.lab.arrivals import Asked, draw
 from loadtest.lab.cluster import Station, build, keys
 from loadtest.lab.record import Run, blank
@@ -43,18 +44,6 @@ def simulate(scenario: Scenario, rate: float, policy: str, options: Mapping[str,
     Raises ScenarioError for a scenario that cannot be run, ValueError for a policy that does not exist.
     """
     return Simulation(scenario, rate, policy, options or {}, seed, stop_below).run()
-
-
-def prior_of(name: str) -> Prior:
-    """What an operator's profile makes the predictor believe; the neutral one for an empty name."""
-    if not name:
-        return Prior()
-    p = profile(name)
-    return Prior(
-        base=1e-3 * (p.base + p.overhead_iter), decode=1e-3 * (p.seq + p.overhead_seq), context=1e-3 * p.ctx,
-        slope1=1e-3 * p.slope1, slope2=1e-3 * p.slope2, slope3=1e-3 * p.slope3, pair=1e-3 * p.pair,
-        knee1=float(p.knee1), knee2=float(p.knee2), kv_tokens=float(p.kv_tokens), sure=True,
-    )  # fmt: skip
 
 
 def prompt_bytes(item: Item, number: int) -> bytes:
@@ -77,12 +66,11 @@ class Simulation:
         self.stations: list[Station] = build(scenario, seed)
         endpoints = [station.endpoint() for station in self.stations]
         known = scenario.routers
-        prior = prior_of(known.prior)
+        prior = prior_of(known.prior) if known.prior else Prior()
         self.routers = [
-            Router(number, endpoints, policy, options, seed, prior, known.scrape.every,
-                   scenario.traffic.tokens_per_event, known.tells_cached, known.may_hold)
+            Router(number, endpoints, policy, options, seed, prior, known, scenario.traffic.tokens_per_event)
             for number in range(known.count)
-        ]  # fmt: skip
+        ]
         self.run_ = blank(scenario, policy, rate, seed, self.asked)
         self._heap: list[tuple[float, int, int, object]] = []
         self._serial = count()
@@ -99,7 +87,9 @@ class Simulation:
         for station in self.stations:
             for at, factor in station.group.pace[1:]:
                 self._plan(at, _PACE, (station, factor))
-        handlers = (self._step, self._reach, self._ask, self._told, self._retry, self._pace, self._forget)
+        handlers: tuple[Callable[[Any, float], None], ...] = (
+            self._step, self._reach, self._ask, self._told, self._retry, self._pace, self._forget,
+        )  # fmt: skip
         arrivals = [*self.asked.arrived.tolist(), math.inf]
         heap, coming, now = self._heap, 0, 0.0
         while self._open > 0 and self._may_miss >= 0:
@@ -109,7 +99,7 @@ class Simulation:
                 coming += 1
                 continue
             now, _, kind, what = heappop(heap)
-            handlers[kind](what, now)  # type: ignore[operator]
+            handlers[kind](what, now)
         run = self.run_
         run.seconds, run.complete = now, self._open == 0
         run.preemptions = sum(station.engine.preemptions for station in self.stations)
@@ -124,11 +114,13 @@ class Simulation:
         asked, item = self.asked, self.asked.items[number]
         router = self.routers[int(asked.router[number])]
         told = self.scenario.slo.told
+        tenant = item.tenant or "anonymous"
         request = Request(
-            str(number), "lab", now, prompt_bytes(item, number), max(1.0, item.prompt_tokens * float(asked.guess[number])),
-            router.expected_output(item.tenant), bool(asked.stream[number]), item.session, item.tenant or "anonymous",
-            "interactive", float(asked.ttft_slo[number]) if told else UNKNOWN,
-            float(asked.tpot_slo[number]) if told else UNKNOWN,
+            id=str(number), model="lab", arrived=now, prompt=prompt_bytes(item, number),
+            prompt_tokens=max(1.0, item.prompt_tokens * asked.guess.item(number)),
+            output_tokens=router.expected_output(tenant), stream=bool(asked.stream[number]), session=item.session,
+            tenant=tenant, ttft_slo=asked.ttft_slo.item(number) if told else UNKNOWN,
+            tpot_slo=asked.tpot_slo.item(number) if told else UNKNOWN,
         )  # fmt: skip
         self._place(Flight(number, item.prompt_tokens, request, router), now)
 
@@ -173,8 +165,8 @@ class Simulation:
 
     def _step(self, station: Station, now: float) -> None:
         step = station.engine.step(now)
+        station.publish(step)
         if step.tokens:
-            station.publish(step)
             self._relay(station, step)
         due = station.engine.next_event_at()
         if due < math.inf:
@@ -183,7 +175,8 @@ class Simulation:
     def _relay(self, station: Station, step: Step) -> None:
         """What the routers hear of an iteration: its beat, first tokens, every sixteenth token, ends."""
         now = step.at
-        station.resume()
+        if station.suspended:
+            station.resume()
         for g in step.first:
             flight: Flight = g.tag
             self._note_first(flight, g, now)
@@ -192,16 +185,15 @@ class Simulation:
                 flight.router.first_token(flight, now)
         for number in station.seen_by():
             self.routers[number].beat(station.number, now)
-        for g in step.emitted:
-            if not g.generated & 15 and g.tag.request.stream:
+        for g in step.paced:
+            if g.tag.request.stream:
                 g.tag.router.progress(g.tag, g.generated, now)
         for g in step.finished:
             if g.tag.request.stream:
                 station.ceased(g.tag)
             self._finish(g, now)
         for g in step.preempted:
-            if g.generated and g.tag.request.stream:
-                station.interrupted(g)
+            station.interrupted(g)
         if step.first or step.finished:
             for router in self.routers:
                 self._retry(router, now)
