@@ -32,6 +32,7 @@ from aiohttp import http_parser, web
 
 from gateway.config.types import Config, Key, Secret
 from gateway.core.fleet import Fleet
+from gateway.core.predictor import PredictorReport
 from gateway.core.types import Endpoint
 from gateway.decisions import DecisionRing, describe
 from gateway.logs import Events
@@ -170,15 +171,20 @@ class Admin:
 
     async def _endpoints(self, request: web.Request) -> web.Response:
         now, pools = self._view.now(), {}
+        predictors = {}
         for name, fleet in list(self._view.fleets().items()):
+            paces: Mapping[int, float] = {}
+            if fleet.predictor is not None:
+                report = fleet.predictor.report()
+                predictors[name], paces = describe_predictor(report), report.paces
             found: list[dict[str, object]] = []
             for number, (row, endpoint) in enumerate(list(fleet.members())):
                 if number % PIECE == PIECE - 1:
                     await asyncio.sleep(0)
                 if fleet.row_of(endpoint.id) == row:  # it may have left meanwhile
-                    found.append(describe_endpoint(fleet, row, endpoint, now))
+                    found.append(describe_endpoint(fleet, row, endpoint, now, paces.get(row, math.nan)))
             pools[name] = found
-        return _json({"pools": pools})
+        return _json({"pools": pools, "predictors": predictors})
 
     async def _decision(self, request: web.Request) -> web.Response:
         ring, request_id = self._view.decisions, request.match_info["request_id"]
@@ -199,9 +205,22 @@ class Admin:
         return _error(501, "not_implemented", f"{request.path} is not in this version")
 
 
-def describe_endpoint(fleet: Fleet, row: int, endpoint: Endpoint, now: float) -> dict[str, object]:
+def describe_predictor(report: PredictorReport) -> dict[str, object]:
+    """How good a pool's predictions have been of late; null where there was nothing to judge by."""
+    return {
+        "calibrated": report.calibrated,
+        "samples": report.samples,
+        "ttft": {"error": _finite(report.ttft_error), "coverage": _finite(report.ttft_coverage)},
+        "tpot": {"error": _finite(report.tpot_error), "coverage": _finite(report.tpot_coverage)},
+    }
+
+
+def describe_endpoint(
+    fleet: Fleet, row: int, endpoint: Endpoint, now: float, pace: float = math.nan
+) -> dict[str, object]:
     """What is known of the endpoint in a row, in JSON's terms. `since` is seconds ago.
 
+    `pace` is how many times as long as predicted for its pool it takes; null where nobody predicts.
     `said` is the server's own word and `said.age` how old it is; null where it said nothing.
     """
     health = fleet.health(row)
@@ -214,6 +233,7 @@ def describe_endpoint(fleet: Fleet, row: int, endpoint: Endpoint, now: float) ->
         "why": health.reason,
         "since": _finite(now - health.since),
         "weight": health.weight(now),
+        "pace": _finite(pace),
         "leaving": fleet.is_leaving(row),
         "inflight": int(fleet.ours[row]),
         "inflight_tokens": _finite(float(fleet.prefill[row] + fleet.output[row])),

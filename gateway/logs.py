@@ -28,6 +28,7 @@ from threading import Condition, Thread
 
 import msgspec
 
+from gateway.core.types import UNKNOWN
 from gateway.records import RequestRecord
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -173,6 +174,8 @@ class _Line(msgspec.Struct, gc=False):
     overhead: float
     ttft: float
     tpot: float
+    predicted_ttft: float
+    predicted_tpot: float
     duration: float
     prompt_tokens: float
     cached_tokens: float
@@ -218,11 +221,13 @@ class RequestLog:
         """Note the line of a request that has ended. Never raises; the line comes with the next `flush`."""
         if not self._on:
             return
+        predicted = r.predicted
         line = _Line(
             self._clock.text(r.at), "info", "request", r.request_id, r.status, r.ended, r.method, _tidy_path(r.path),
             r.model, r.pool, r.arm, r.klass, r.tenant, r.stream, r.endpoint, r.policy, r.reason, r.code, r.tries,
-            r.queued, r.overhead, r.ttft, r.tpot, r.duration, r.prompt_tokens, r.cached_tokens, r.completion_tokens,
-            r.bytes_in, r.bytes_out,
+            r.queued, r.overhead, r.ttft, r.tpot, UNKNOWN if predicted is None else predicted.ttft,
+            UNKNOWN if predicted is None else predicted.tpot, r.duration, r.prompt_tokens, r.cached_tokens,
+            r.completion_tokens, r.bytes_in, r.bytes_out,
         )  # fmt: skip
         try:
             text = self._encode(line)

@@ -16,7 +16,7 @@ TPOT = (0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075
 E2E = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 QUEUE = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 OVERHEAD = (2.5e-5, 5e-5, 0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
-RATIO = (0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+RATIO = (0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 LAG = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
@@ -45,7 +45,13 @@ TABLE: tuple[Declared, ...] = (
     Declared("headway_overhead_seconds", "histogram", (),
              "What the gateway itself added before the upstream got the request.", OVERHEAD),
     Declared("headway_prediction_ratio", "histogram", ("pool", "what"),
-             "Observed / predicted; what is ttft or tpot.", RATIO),
+             "Observed / predicted; what is ttft (from the dispatch, of streams) or tpot.", RATIO),
+    Declared("headway_prediction_error", "gauge", ("pool", "what"),
+             "Mean absolute error of recent predictions, as a share of what was observed."),
+    Declared("headway_prediction_coverage", "gauge", ("pool", "what"),
+             "Share of recent observations inside the interval that should hold 90 % of them."),
+    Declared("headway_prediction_calibrated", "gauge", ("pool",),
+             "1 while predictions are good enough to pick by, else 0."),
     Declared("headway_endpoint_waiting", "gauge", _PER_ENDPOINT, "Waiting requests, as the server last said."),
     Declared("headway_endpoint_running", "gauge", _PER_ENDPOINT, "Running requests, as the server last said."),
     Declared("headway_endpoint_kv_used", "gauge", _PER_ENDPOINT, "Share of KV cache in use, as the server last said."),
@@ -53,6 +59,8 @@ TABLE: tuple[Declared, ...] = (
     Declared("headway_endpoint_inflight_tokens", "gauge", _PER_ENDPOINT,
              "Tokens still to be worked off of our requests: prompts not yet prefilled, outputs not yet written."),
     Declared("headway_endpoint_age_seconds", "gauge", _PER_ENDPOINT, "How old the server's own figures are."),
+    Declared("headway_endpoint_pace", "gauge", _PER_ENDPOINT,
+             "How many times as long as predicted for its pool the endpoint takes; 1 is as the others."),
     Declared("headway_endpoint_state", "gauge", _PER_ENDPOINT,
              "0 healthy, 1 suspect, 2 on trial, 3 ejected, 4 down, 5 leaving the pool."),
     Declared("headway_refused_total", "counter", ("class", "reason"), "Requests refused by policy."),
@@ -69,4 +77,4 @@ TABLE: tuple[Declared, ...] = (
     Declared("headway_jobs", "gauge", ("class", "state"), "Asynchronous jobs by state."),
     Declared("headway_log_dropped_total", "counter", (), "Log lines dropped: full disk, blocked pipe."),
 )  # fmt: skip
-"""The contract's metrics, and one more. Those whose part comes later have no samples yet."""
+"""The contract's metrics, and a few more. Those whose part comes later have no samples yet."""

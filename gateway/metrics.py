@@ -28,8 +28,8 @@ from prometheus_client.registry import Collector
 
 from gateway.core.fleet import Fleet
 from gateway.core.health import State
-from gateway.metric_table import E2E, LAG, OVERHEAD, QUEUE, TABLE, TPOT, TTFT, Declared
-from gateway.records import RequestRecord
+from gateway.metric_table import E2E, LAG, OVERHEAD, QUEUE, RATIO, TABLE, TPOT, TTFT, Declared
+from gateway.records import Forecast, RequestRecord
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 MAX_SETS = 20_000
@@ -123,6 +123,17 @@ class Metrics(Collector):
             cached[0] += record.cached_tokens
         if 0.0 < record.completion_tokens < MAX_TOKENS:
             completion[0] += record.completion_tokens
+        if record.predicted is not None:
+            self._compare(record, record.predicted)
+
+    def _compare(self, record: RequestRecord, predicted: Forecast) -> None:
+        """Count how near the predictions came. When a plain answer's first token was made, nobody can see."""
+        pool, observed = record.pool, record.ttft_there if record.stream else math.nan
+        for what, seen, expected in (("ttft", observed, predicted.ttft), ("tpot", record.tpot, predicted.tpot)):
+            if 0.0 < seen < math.inf and 0.0 < expected < math.inf:
+                cell, ratio = self._histogram("headway_prediction_ratio", (pool, what)), seen / expected
+                cell[bisect_left(RATIO, ratio)] += 1.0
+                cell[-1] += ratio
 
     def refused(self, klass: str, reason: str) -> None:
         self._counter("headway_refused_total", (klass, reason or "none"))[0] += 1.0
@@ -209,9 +220,35 @@ class Metrics(Collector):
             return self._info[name]
         if name == "headway_connections" and self._connections is not None:
             return [((), float(self._connections()))]
+        if name == "headway_endpoint_pace":
+            return list(self._pace_gauge())
         if name.startswith("headway_endpoint_"):
             return list(self._endpoint_gauge(name.removeprefix("headway_endpoint_")))
+        if name.startswith("headway_prediction_"):
+            return list(self._prediction_gauge(name.removeprefix("headway_prediction_")))
         return []
+
+    def _pace_gauge(self) -> Iterator[tuple[Labels, float]]:
+        for pool, fleet in self._fleets().items():
+            if fleet.predictor is not None:
+                paces = fleet.predictor.report().paces
+                for row, endpoint in fleet.members():
+                    if math.isfinite(paces.get(row, math.nan)):
+                        yield (pool, endpoint.id), paces[row]
+
+    def _prediction_gauge(self, what: str) -> Iterator[tuple[Labels, float]]:
+        for pool, fleet in self._fleets().items():
+            if fleet.predictor is None:
+                continue
+            report = fleet.predictor.report()
+            if what == "calibrated":
+                yield (pool,), float(report.calibrated)
+            else:
+                error = (("ttft", report.ttft_error), ("tpot", report.tpot_error))
+                coverage = (("ttft", report.ttft_coverage), ("tpot", report.tpot_coverage))
+                for of, value in error if what == "error" else coverage:
+                    if math.isfinite(value):
+                        yield (pool, of), value
 
     def _endpoint_gauge(self, what: str) -> Iterator[tuple[Labels, float]]:
         now, column = self._clock(), dict(_COLUMNS).get(what)

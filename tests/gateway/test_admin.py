@@ -18,6 +18,7 @@ from gateway.config.types import Admin as AdminConfig
 from gateway.config.types import Config, EndpointSpec, Key, Model, Pool, Secret
 from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, Rule
+from gateway.core.predictor import PredictorReport
 from gateway.core.types import Decision, Endpoint, Load, Request
 from gateway.decisions import DecisionRing
 from gateway.logs import Events, Output
@@ -151,6 +152,26 @@ async def test_an_endpoint_is_shown_with_its_state_what_we_have_there_and_what_i
     assert (second["state"], second["why"], second["since"]) == ("suspect", "1 failure", 1.0)
     assert second["said"]["waiting"] is None
     assert second["said"]["age"] is None
+
+
+class Predictor:
+    """As much of a predictor as the page looks at."""
+
+    def report(self) -> PredictorReport:
+        return PredictorReport(0.08, 0.91, float("nan"), float("nan"), True, 700, {1: 3.0})
+
+
+async def test_how_good_a_pools_predictions_are_and_each_endpoints_pace_is_shown(client: Client) -> None:
+    shown = await client.get("/api/endpoints")
+    assert shown["predictors"] == {}
+    assert [each["pace"] for each in shown["pools"]["gpu"]] == [None, None]
+    client.view.fleet.predictor = Predictor()  # type: ignore[assignment]
+    shown = await client.get("/api/endpoints")
+    assert shown["predictors"] == {"gpu": {
+        "calibrated": True, "samples": 700, "ttft": {"error": 0.08, "coverage": 0.91},
+        "tpot": {"error": None, "coverage": None},
+    }}  # fmt: skip
+    assert [each["pace"] for each in shown["pools"]["gpu"]] == [None, 3.0]
 
 
 async def test_a_thousand_endpoints_are_shown_while_the_loop_goes_on(client: Client) -> None:

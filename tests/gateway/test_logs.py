@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from gateway.config.types import Secret
 from gateway.logs import BURST, Events, Output, RequestLog, _pieces
-from gateway.records import RequestRecord
+from gateway.records import Forecast, RequestRecord
 
 RECORD = RequestRecord(
     "r1", 1_700_000_000.25, 200, "complete", path="/v1/chat/completions", model="llama", pool="gpu", arm="stable",
@@ -71,6 +71,13 @@ def test_a_request_is_one_line_with_its_figures_and_null_where_one_is_not_known(
     assert (line["model"], line["pool"], line["class"], line["tenant"]) == ("llama", "gpu", "interactive", "acme")
     assert (line["ttft"], line["tpot"], line["duration"]) == (0.3, None, 1.5)
     assert line["reason"] == "12 tokens left to do there, least of 2"
+
+
+def test_what_was_predicted_is_in_the_line() -> None:
+    line = written(RECORD)
+    assert (line["predicted_ttft"], line["predicted_tpot"]) == (None, None)
+    line = written(replace(RECORD, predicted=Forecast(0.25, 0.2, 0.3, 0.02, 0.01, 0.03)))
+    assert (line["predicted_ttft"], line["predicted_tpot"]) == (0.25, 0.02)
 
 
 def test_nothing_is_handed_over_before_the_timer_or_a_full_batch() -> None:

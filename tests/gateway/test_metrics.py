@@ -9,12 +9,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, Rule
+from gateway.core.predictor import PredictorReport
 from gateway.core.types import Decision, Endpoint, Load, Request
-from gateway.metric_table import TABLE
+from gateway.metric_table import RATIO, TABLE
 from gateway.metrics import MAX_SETS, Metrics
-from gateway.records import RequestRecord
+from gateway.records import Forecast, RequestRecord
 
-# The table of the contract, written out once more: a name or a label that changes breaks a promise.
+# The tables of the contract and of the operators' page, written out once more: what changes breaks a promise.
 CONTRACT = {
     "headway_requests_total": ("model", "pool", "arm", "class", "code"),
     "headway_ttft_seconds": ("model", "pool", "class"),
@@ -25,12 +26,16 @@ CONTRACT = {
     "headway_queue_requests": ("class",),
     "headway_overhead_seconds": (),
     "headway_prediction_ratio": ("pool", "what"),
+    "headway_prediction_error": ("pool", "what"),
+    "headway_prediction_coverage": ("pool", "what"),
+    "headway_prediction_calibrated": ("pool",),
     "headway_endpoint_waiting": ("pool", "endpoint"),
     "headway_endpoint_running": ("pool", "endpoint"),
     "headway_endpoint_kv_used": ("pool", "endpoint"),
     "headway_endpoint_inflight": ("pool", "endpoint"),
     "headway_endpoint_inflight_tokens": ("pool", "endpoint"),
     "headway_endpoint_age_seconds": ("pool", "endpoint"),
+    "headway_endpoint_pace": ("pool", "endpoint"),
     "headway_endpoint_state": ("pool", "endpoint"),
     "headway_refused_total": ("class", "reason"),
     "headway_retries_total": ("pool", "reason"),
@@ -44,7 +49,7 @@ CONTRACT = {
     "headway_config_reload_failures_total": (),
     "headway_jobs": ("class", "state"),
 }
-LATER = {"headway_queue_requests", "headway_prediction_ratio", "headway_jobs"}
+LATER = {"headway_queue_requests", "headway_jobs"}
 
 RECORD = RequestRecord(
     "r1", 1_700_000_000.0, 200, "complete", model="llama", pool="gpu", arm="stable", tenant="acme", endpoint="a",
@@ -52,6 +57,7 @@ RECORD = RequestRecord(
     completion_tokens=60.0,
 )  # fmt: skip
 
+FORECAST = Forecast(0.2, 0.15, 0.3, 0.02, 0.018, 0.023)
 NOW = 10.0
 
 
@@ -81,11 +87,24 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return read(metrics).get((name, tuple(sorted((key.rstrip("_"), label) for key, label in labels.items()))))
 
 
+class Predictor:
+    """As much of a predictor as the metrics look at."""
+
+    def __init__(self, **more: object):
+        figures = {"ttft_error": 0.08, "ttft_coverage": 0.9, "tpot_error": 0.12, "tpot_coverage": 0.88,
+                   "calibrated": True, "samples": 700, "paces": {0: 1.0, 1: 3.1}}  # fmt: skip
+        self.figures = {**figures, **more}
+
+    def report(self) -> PredictorReport:
+        return PredictorReport(**self.figures)  # type: ignore[arg-type]
+
+
 def one_of_each() -> Metrics:
     fleet = make_fleet("a", "b")
+    fleet.predictor = Predictor()  # type: ignore[assignment]
     fleet.observe(0, Load(NOW - 0.5, waiting=3.0, running=4.0, kv_used=0.25), 0.0)
     metrics = watching(fleet)
-    metrics.finished(RECORD)
+    metrics.finished(replace(RECORD, stream=True, ttft_there=0.28, predicted=FORECAST))
     metrics.refused("interactive", "no_endpoint")
     metrics.retried("gpu", "refused")
     metrics.client_gone("interactive")
@@ -237,6 +256,48 @@ def test_the_state_is_a_number_that_grows_with_the_trouble() -> None:
     fleet.reserve(Decision(2, ""), Request("r", "m", NOW), NOW)
     fleet.update([fleet.endpoint(0), fleet.endpoint(1)], NOW)
     assert value(metrics, "headway_endpoint_state", pool="gpu", endpoint="c") == 5.0
+
+
+def test_predictions_are_compared_with_what_was_seen_from_the_dispatch_on() -> None:
+    metrics = Metrics()
+    metrics.finished(replace(RECORD, stream=True, ttft=0.5, ttft_there=0.3, tpot=0.018, predicted=FORECAST))
+    ratio = "headway_prediction_ratio"
+    assert value(metrics, f"{ratio}_sum", pool="gpu", what="ttft") == pytest.approx(1.5)
+    assert value(metrics, f"{ratio}_bucket", pool="gpu", what="ttft", le="1.25") == 0.0
+    assert value(metrics, f"{ratio}_bucket", pool="gpu", what="ttft", le="2.0") == 1.0
+    assert value(metrics, f"{ratio}_sum", pool="gpu", what="tpot") == pytest.approx(0.9)
+    assert RATIO[0] == 0.1 and RATIO[-1] == 10.0
+
+
+def test_where_nothing_was_seen_or_predicted_nothing_is_compared() -> None:
+    metrics = Metrics()
+    metrics.finished(replace(RECORD, stream=True, ttft_there=0.3))
+    metrics.finished(replace(RECORD, stream=False, ttft_there=0.3, tpot=math.nan, predicted=FORECAST))
+    for odd in (math.nan, math.inf, 0.0, -1.0):
+        forecast = Forecast(odd, 0.0, 1.0, odd, 0.0, 1.0)
+        metrics.finished(replace(RECORD, stream=True, ttft_there=0.3, predicted=forecast))
+        metrics.finished(replace(RECORD, stream=True, ttft_there=odd, tpot=odd, predicted=FORECAST))
+    assert not [name for name, _ in read(metrics) if name.startswith("headway_prediction")]
+
+
+def test_how_good_a_predictor_is_and_how_the_endpoints_differ_is_read_when_asked_for() -> None:
+    fleet = make_fleet("a", "b", "c")
+    metrics = watching(fleet)
+    assert not [name for name, _ in read(metrics) if "prediction" in name or "pace" in name]
+    fleet.predictor = Predictor()  # type: ignore[assignment]
+    samples = read(metrics)
+    shown = {(name, *(label for _, label in labels)): value for (name, labels), value in samples.items()
+             if "prediction" in name or "pace" in name}  # fmt: skip
+    assert shown == {
+        ("headway_prediction_error", "gpu", "ttft"): 0.08, ("headway_prediction_error", "gpu", "tpot"): 0.12,
+        ("headway_prediction_coverage", "gpu", "ttft"): 0.9, ("headway_prediction_coverage", "gpu", "tpot"): 0.88,
+        ("headway_prediction_calibrated", "gpu"): 1.0,
+        ("headway_endpoint_pace", "a", "gpu"): 1.0, ("headway_endpoint_pace", "b", "gpu"): 3.1,
+    }  # fmt: skip
+    fleet.predictor = Predictor(calibrated=False, ttft_error=math.nan, ttft_coverage=math.nan, paces={})  # type: ignore[assignment]
+    assert value(metrics, "headway_prediction_calibrated", pool="gpu") == 0.0
+    assert value(metrics, "headway_prediction_error", pool="gpu", what="ttft") is None
+    assert value(metrics, "headway_endpoint_pace", pool="gpu", endpoint="a") is None
 
 
 def test_an_endpoint_that_left_has_no_gauges_and_loses_its_counters_one_scrape_later() -> None:
