@@ -24,7 +24,11 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("gateway.wire", ("gateway.core",)),
     ("policies", ("gateway.core",)),
     ("backends", ("gateway.core",)),
-    ("loadtest.lab", ("policies", "gateway.core", "backends.sim")),
+    # The lab runs what the gateway runs; the two of its own room that it shares import nothing of ours either.
+    (
+        "loadtest.lab",
+        ("policies", "gateway.core", "gateway.priors", "backends.sim", "loadtest.workload", "loadtest.svg"),
+    ),
     ("loadtest", ()),
     ("gateway.cli", ("gateway", "policies", "backends", "loadtest.lab")),
     ("gateway", ("gateway", "policies", "backends")),
@@ -35,7 +39,8 @@ ROOMS = ("policies.routing", "policies.admission", "policies.picking", "backends
 OPEN_IN_A_ROOM = ("base", "samples")
 WIRING = ("gateway.app",)
 # The simulated server is a program that `headway sim` and `headway demo` start: imported when asked for, not before.
-LAZY_ONLY = {"backends.sim": ("gateway.cli", "gateway.demo"), "loadtest.lab": ("gateway.cli",)}
+# Its table of profiles is also what a predictor may start from, read when a pool names one.
+LAZY_ONLY = {"backends.sim": ("gateway.cli", "gateway.demo", "gateway.priors"), "loadtest.lab": ("gateway.cli",)}
 
 # library: the modules (or packages) it may enter at
 DOORS: dict[str, tuple[str, ...]] = {
