@@ -174,7 +174,6 @@ class Name(Kind):
     """A name out of a registry that the loader was given; where that `is_open`, `some.module:Class` too."""
 
     registry: str
-    later: frozenset[str] = frozenset()
     is_open: bool = True
 
     def read(self, node: Node, at: Path, reader: Reader) -> Any:
@@ -185,8 +184,6 @@ class Name(Kind):
         known = reader.known[self.registry]
         if name in known or (self.is_open and re.fullmatch(CLASS_NAME, name)):
             return name
-        if name in self.later:
-            raise Fault(f"{self.registry} {shown(name)} is not in this version")
         around = [other for other in sorted(known) if name and name.lower() in other.lower()]
         hint = "" if around else did_you_mean(name, known)
         hint = hint or "known: " + ", ".join(around or sorted(known))

@@ -46,9 +46,9 @@ from gateway.config.shapes import Key, ListOf, MapOf, Struct
 
 ENGINES = ("auto", "vllm", "sglang", "trtllm", "triton", "tgi", "llamacpp", "lmdeploy", "jetstream", "http")
 POLICIES = ("round_robin", "least_inflight", "least_tokens", "power_of_two", "session_hash", "prefix_affinity",
-            "sticky_until_saturated")  # fmt: skip
-LATER_POLICIES = frozenset(("predicted_latency",))
-PREDICTING = frozenset(LATER_POLICIES)
+            "sticky_until_saturated", "uncached_tokens", "lmetric", "sglang_cache_aware", "dynamo_kv", "predicted_ttft",
+            "llmd_predicted", "predicted_latency")  # fmt: skip
+PREDICTING = frozenset(("predicted_latency", "predicted_ttft", "llmd_predicted"))
 """The policies that look at a predictor: `profile` and `slo` mean something only to them."""
 PROFILES = (
     *(f"a100_llama-3.1-{kind}" for kind in ("8b_bf16_tp1", "70b_bf16_tp4", "70b_bf16_tp8")),
@@ -112,7 +112,7 @@ def _unmade(pool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 ENGINE = Name("engine")
-POLICY = Name("policy", LATER_POLICIES)
+POLICY = Name("policy")
 PROFILE = Name("profile", is_open=False)
 TLS = Struct(types.Tls, {
     "cert": Key(FILE, "our certificate and its chain, PEM", required=True),

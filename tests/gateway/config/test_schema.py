@@ -154,7 +154,7 @@ def test_the_examples_load(path: Path) -> None:
         messages = {problem.message for problem in error.problems}
         if path.name == "contract.yaml":
             assert all(message.endswith("is not in this version") for message in messages)
-            assert len(messages) == 7
+            assert len(messages) == 6
         else:
             assert path.name == "production.yaml"
             assert messages == {"file `tls/cert.pem` does not exist", "file `tls/key.pem` does not exist"}

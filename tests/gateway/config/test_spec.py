@@ -37,8 +37,6 @@ def test_what_is_promised_for_later_is_refused_and_not_ignored(faults: Faults, g
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("engine: http", "pick: predicted_latency", "policy `predicted_latency` is not in this version"),
-        ("engine: http", "pick: {policy: predicted_latency}", "policy `predicted_latency` is not in this version"),
         ("{to: p}", "{routes: [{to: p}]}", "`routes` is not in this version"),
     ],
 )
@@ -119,4 +117,4 @@ def test_a_folder_that_cannot_be_written_to_is_refused(faults: Faults, good: str
 
 def test_the_tables_names_of_policies_are_the_rooms() -> None:
     assert set(spec.POLICIES) == set(registry)
-    assert set(spec.PREDICTING) - spec.LATER_POLICIES == {name for name, kind in registry.items() if kind.predicts}
+    assert set(spec.PREDICTING) == {name for name, kind in registry.items() if kind.predicts}
