@@ -1,4 +1,7 @@
-"""What happened in one run: one value per request in the order of arrival, NaN (or -1) where there was none."""
+"""What happened in one run: one value per request in the order of arrival, NaN (or -1) where there was none.
+
+A run ends with the last measured request, so of those that came after it some have no end.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +48,12 @@ class Run:
     ttft_slo: Floats
     tpot_slo: Floats
     feasible: Flags
-    measured: Flags  # after the warm-up
+    measured: Flags  # neither warm-up nor cool-down
     cost: Floats
     picks: Whole  # how often the policy was asked
     preemptions: int
     seconds: float  # of virtual time
-    complete: bool  # False: stopped early, because too many had missed already
+    complete: bool  # all that are measured have ended; False: stopped early, because too many had missed already
 
     @property
     def met(self) -> Flags:
@@ -90,6 +93,8 @@ class Run:
 def blank(scenario: Scenario, policy: str, rate: float, seed: int, asked: Asked) -> Run:
     """A run of which nothing has happened yet."""
     size = len(asked)
+    place = np.arange(size)
+    measured = (place >= round(scenario.warm_up * size)) & (place < size - round(scenario.cool_down * size))
 
     def unknown() -> Floats:
         return np.full(size, np.nan)
@@ -99,6 +104,6 @@ def blank(scenario: Scenario, policy: str, rate: float, seed: int, asked: Asked)
         output=asked.output, cached=np.full(size, -1, np.int64), engine=np.full(size, -1, np.int64),
         router=asked.router, stream=asked.stream, ttft=unknown(), tpot=unknown(), e2e=unknown(), held=unknown(),
         predicted=np.full((6, size), np.nan), ttft_slo=asked.ttft_slo, tpot_slo=asked.tpot_slo,
-        feasible=asked.feasible, measured=np.arange(size) >= round(scenario.warm_up * size), cost=np.zeros(size),
-        picks=np.zeros(size, np.int64), preemptions=0, seconds=0.0, complete=False,
+        feasible=asked.feasible, measured=measured, cost=np.zeros(size), picks=np.zeros(size, np.int64), preemptions=0,
+        seconds=0.0, complete=False,
     )  # fmt: skip

@@ -134,7 +134,11 @@ class Routers:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One experiment but for its rate, its policy and its seed. The share `warm_up` of the requests is not measured."""
+    """One experiment but for its rate, its policy and its seed.
+
+    The first of the requests, a share of `warm_up`, are not measured, nor are the last, a share of `cool_down`: they
+    keep the load up until the measured ones have their answers.
+    """
 
     name: str
     groups: tuple[Group, ...] = (Group(),)
@@ -143,6 +147,7 @@ class Scenario:
     routers: Routers = field(default_factory=Routers)
     requests: int = 8000
     warm_up: float = 0.1
+    cool_down: float = 0.05
 
 
 T = TypeVar("T")

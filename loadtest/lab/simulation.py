@@ -75,14 +75,15 @@ class Simulation:
         self._heap: list[tuple[float, int, int, object]] = []
         self._serial = count()
         self._random = Random(f"{seed} scrapes")
-        self._open = len(self.asked)
+        self._measured = self.run_.measured.tolist()
+        self._open = sum(self._measured)
         counted = self.run_.measured & self.run_.feasible
         self._counted = counted.tolist()
         self._may_miss = math.floor((1.0 - stop_below) * int(counted.sum()) + 1e-9) if stop_below else math.inf
         self._missed = [False] * len(self.asked)
 
     def run(self) -> Run:
-        """Until every request has its answer, or too many have missed."""
+        """Until every measured request has its answer, or too many have missed."""
         self._plan_scrapes()
         for station in self.stations:
             for at, factor in station.group.pace[1:]:
@@ -222,7 +223,7 @@ class Simulation:
     def _close(self, flight: Flight, met: bool) -> None:
         """The request has its answer, or will have none."""
         run, number = self.run_, flight.number
-        self._open -= 1
+        self._open -= self._measured[number]
         if not met:
             self._miss(number)
         run.cost[number], run.picks[number] = flight.cost, flight.picks
