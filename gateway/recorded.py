@@ -21,7 +21,6 @@ def recorded(head: RequestHead, reply: Reply, at: float, received: float, facts:
     relay = facts.relay
     meter = relay.meter if relay is not None else None
     request = ask.request if ask is not None else None
-    place = relay.reservation if relay is not None else None
     return RequestRecord(
         request_id=request.id if request is not None else request_id, at=at, status=reply.status, ended=facts.ended,
         method=head.method.decode("latin-1"), path=head.path.decode("latin-1"),
@@ -30,10 +29,10 @@ def recorded(head: RequestHead, reply: Reply, at: float, received: float, facts:
         endpoint=facts.endpoint, policy=facts.policy, reason=facts.reason,
         code=error.code if error is not None else "", tries=facts.tries, queued=facts.queued,
         overhead=facts.overhead, ttft=facts.ttft, tpot=facts.tpot, duration=time.monotonic() - received,
-        ttft_there=relay.first_at - relay.reservation.at if relay is not None and relay.first_at else UNKNOWN,
+        ttft_there=facts.ttft_there,
         ttft_slo=request.ttft_slo if request is not None else UNKNOWN,
         tpot_slo=request.tpot_slo if request is not None else UNKNOWN,
-        predicted=Forecast.of(place.forecast) if place is not None and place.forecast is not None else None,
+        predicted=Forecast.of(facts.forecast) if facts.forecast is not None else None,
         prompt_tokens=_count(meter.prompt if meter else -1), cached_tokens=_count(meter.cached if meter else -1),
         completion_tokens=_count(meter.tokens if meter else -1), bytes_in=len(ask.body) if ask is not None else 0,
         bytes_out=reply.bytes_out, candidates=facts.candidates,
