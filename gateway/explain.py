@@ -1,10 +1,11 @@
 """The verb `explain`: why a request went where it went, in a table a person can read.
 
 The idea: the gateway kept what its policy saw (`decisions`); this asks the admin listener for it and prints each
-candidate with what was known of it, how old that was and what it scored, the choice and its reason, what came of it,
-and what would have had to be different for another choice. Standard library only: it runs where the gateway does not.
+candidate with what was known of it, how old that was, what was predicted, of what its score was made and what it came
+to, the choice and its reason, and what came of it. Standard library only: it runs where the gateway does not.
 
-Left to others: keeping and serving the record (`decisions`, `admin`).
+Left to others: keeping and serving the record (`decisions`, `admin`), what would have had to be different for another
+choice (`what_if`).
 """
 
 from __future__ import annotations
@@ -20,16 +21,10 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
+from gateway.what_if import TIMES, number, seconds, what_if
+
 ADMIN = "http://127.0.0.1:9090"
 TIMEOUT = 10.0
-# What a policy's scores count; where it is not named here they are shown without a unit.
-UNITS = {
-    "least_tokens": "tokens",
-    "least_inflight": "requests",
-    "power_of_two": "requests",
-    "prefix_affinity": "tokens",
-    "sticky_until_saturated": "tokens",
-}
 
 COLUMNS = (
     ("endpoint", "endpoint"),
@@ -38,8 +33,9 @@ COLUMNS = (
     ("prefill", "prefill left"),
     ("kv_used", "KV used"),
     ("age", "age"),
-    ("score", "score"),
 )
+# How the terms are headed that mean the same with every policy; others by their own names.
+TITLES = {"ttft": "first token", "tpot": "per token"}
 
 
 class ExplainError(Exception):
@@ -133,13 +129,15 @@ def _table(record: Mapping[str, Any]) -> str:
     candidates = record["candidates"]
     if not candidates:
         return ""
-    rows = [[title for _, title in COLUMNS]]
-    best = sorted(candidates, key=lambda c: (c["score"] is None, c["score"] or 0.0))
-    rows += [[_cell(name, candidate[name]) for name, _ in COLUMNS] for candidate in best]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    terms = list(candidates[0].get("terms", ()))
+    rows = [[*(title for _, title in COLUMNS), *(TITLES.get(name, name) for name in terms), "score"]]
+    for one in sorted(candidates, key=lambda c: (c["score"] is None, c["score"] or 0.0)):
+        known = [_cell(name, one[name]) for name, _ in COLUMNS]
+        rows.append([*known, *(_cell(name, one["terms"][name]) for name in terms), _cell("score", one["score"])])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
-    for number, row in enumerate(rows):
-        mark = "->" if number and row[0] == record["chosen"] else "  "
+    for at, row in enumerate(rows):
+        mark = "->" if at and row[0] == record["chosen"] else "  "
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         lines.append(f"{mark} {'  '.join(cells)}")
     if record.get("left_out"):
@@ -150,14 +148,11 @@ def _table(record: Mapping[str, Any]) -> str:
 def _cell(name: str, value: object) -> str:
     if name == "age":
         return "never" if value is None else f"{value:.2f}s"
-    if isinstance(value, float | int):
-        return f"{value:.1%}" if name == "kv_used" else _number(value)
-    return "?" if value is None else str(value)
-
-
-def _number(value: float) -> str:
-    """Three digits that matter for small figures, whole numbers for large ones."""
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+    if not isinstance(value, float | int):
+        return "?" if value is None else str(value)
+    if name in TIMES:
+        return seconds(value)
+    return f"{value:.1%}" if name == "kv_used" else number(value)
 
 
 def _choice(record: Mapping[str, Any]) -> str:
@@ -167,44 +162,40 @@ def _choice(record: Mapping[str, Any]) -> str:
             f"not sent to any endpoint: {record['reason'] or record['outcome']['code'] or 'it never came to a choice'}"
         )
     lines = [f"chosen: {chosen}, because: {record['reason'] or 'no reason was noted'}"]
+    lines.append(_promised(record))
     if record["outcome"]["tries"] > 1:
         lines.append(
             f"this is the choice of try {record['outcome']['tries']}; the endpoints tried before were left out"
         )
-    lines.append(_what_if(record))
+    lines.append(what_if(record))
     return "\n".join(line for line in lines if line)
 
 
-def _what_if(record: Mapping[str, Any]) -> str:
-    """What would have had to be different for another choice."""
-    chosen, candidates = record["chosen"], record["candidates"]
-    others = [candidate for candidate in candidates if candidate["endpoint"] != chosen]
-    if not others:
-        return "it was the only candidate" if candidates and not record.get("left_out") else ""
-    own = next((candidate["score"] for candidate in candidates if candidate["endpoint"] == chosen), None)
-    scored = [candidate for candidate in others if candidate["score"] is not None]
-    if own is None or not scored:
-        return "this choice compared no scores: any candidate could have been next"
-    rival = min(scored, key=lambda candidate: candidate["score"])
-    gap, name = rival["score"] - own, rival["endpoint"]
-    unit = UNITS.get(record.get("policy", ""), "")
-    by = f"{_number(abs(gap))} {unit}".strip()
-    if gap > 0:
-        if unit:
-            return f"second best: {name}, by {by}; with that many fewer there, it would have been chosen"
-        return f"second best: {name}, by {by}"
-    if gap == 0:
-        return f"{name} scored the same: the tie was broken"
-    return f"{name} scored lower by {by}; something other than the score decided, see the reason"
+def _promised(record: Mapping[str, Any]) -> str:
+    """What the request was promised, and what was predicted for it there."""
+    slo, predicted = record.get("slo") or {}, record.get("predicted") or {}
+    told = []
+    for name, title in (("ttft", "first token"), ("tpot", "per token")):
+        parts = []
+        if predicted.get(name) is not None:
+            low, high = predicted.get(f"{name}_low"), predicted.get(f"{name}_high")
+            within = f" (90 %: {seconds(low)} to {seconds(high)})" if low is not None and high is not None else ""
+            parts.append(f"predicted {seconds(predicted[name])}{within}")
+        if slo.get(name) is not None:
+            parts.append(f"promised {seconds(slo[name])}")
+        if parts:
+            told.append(f"{title} {', '.join(parts)}")
+    return "; ".join(told)
 
 
 def _outcome(record: Mapping[str, Any]) -> str:
     outcome = record["outcome"]
     lines = [f"outcome: status {outcome['status']}, {outcome['ended']}{_bracket(outcome['code'])}"]
     times = _listed(outcome, (("queued", "queued"), ("overhead", "gateway"), ("ttft", "first token"),
-                              ("tpot", "per token"), ("duration", "in all")), _seconds)  # fmt: skip
+                              ("ttft_there", "from the dispatch"), ("tpot", "per token"), ("duration", "in all")),
+                    seconds)  # fmt: skip
     tokens = _listed(outcome, (("prompt_tokens", "prompt"), ("cached_tokens", "of it cached"),
-                               ("completion_tokens", "written")), _number)  # fmt: skip
+                               ("completion_tokens", "written")), number)  # fmt: skip
     lines += [f"times:   {times}"] if times else []
     lines += [f"tokens:  {tokens}"] if tokens else []
     return "\n".join(lines)
@@ -216,10 +207,6 @@ def _bracket(code: str) -> str:
 
 def _listed(outcome: Mapping[str, Any], names: Sequence[tuple[str, str]], show: Any) -> str:
     return ", ".join(f"{title} {show(outcome[name])}" for name, title in names if outcome.get(name) is not None)
-
-
-def _seconds(value: float) -> str:
-    return f"{value * 1000:.3g} ms" if value < 1.0 else f"{value:.2f} s"
 
 
 def _printable(text: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway import explain
@@ -19,7 +21,7 @@ from gateway.core.fleet import Fleet
 from gateway.decisions import DecisionRing, describe
 from gateway.logs import Events, Output
 from gateway.metrics import Metrics
-from gateway.records import Candidates, RequestRecord
+from gateway.records import Candidates, Forecast, RequestRecord
 
 TOKEN = "the-token"
 RECORD = RequestRecord(
@@ -205,6 +207,77 @@ def test_the_outcome_has_its_times_and_tokens() -> None:
 )
 def test_it_says_what_would_have_had_to_be_different(changes: dict[str, Any], words: str) -> None:
     assert words in show(**changes)
+
+
+PREDICTED = replace(
+    RECORD, policy="predicted_latency", stream=True, ttft_slo=0.5, ttft_there=0.3, reason="least cost of 2",
+    predicted=Forecast(0.31, 0.25, 0.4, 0.02, 0.018, np.nan),
+    candidates=Candidates(
+        ("a", "b"),
+        np.array([[4, 3], [2000, 900], [1930, 30], [0.5, 0.5], [0.2, 0.1],
+                  [0.345, 0.31], [0.0214, 0.02], [0.02, 0.02], [0.3, 0.18], [0.0, 800.0]], np.float32),
+        np.array([0.32 + 0.345 * 0.8, 0.2 + 0.31 * 0.8]),
+        terms=("ttft", "tpot", "ttft_risk", "harm", "cached"),
+    ),
+)  # fmt: skip
+
+
+def test_what_was_predicted_and_of_what_each_score_was_made_is_in_the_table() -> None:
+    lines = explain.render(describe(PREDICTED)).splitlines()
+    title, chosen, other = (line for line in lines if "score" in line or line[:4] in ("-> b", "   a"))
+    assert title.split("KV used")[1].split() == [
+        "age", "first", "token", "per", "token", "ttft_risk", "harm", "cached", "score"]  # fmt: skip
+    assert chosen.split()[6:] == ["0.10s", "310", "ms", "20", "ms", "0.02", "0.18", "800", "0.448"]
+    assert other.split()[5:] == ["0.20s", "345", "ms", "21.4", "ms", "0.02", "0.3", "0", "0.596"]
+    assert "first token predicted 310 ms (90 %: 250 ms to 400 ms), promised 500 ms; per token predicted 20 ms" in lines
+    assert any("first token 310 ms, from the dispatch 300 ms" in line for line in lines)
+
+
+def test_what_would_have_had_to_be_different_is_told_in_the_policys_terms() -> None:
+    lines = explain.render(describe(PREDICTED)).splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith("second best"))
+    assert lines[start : start + 4] == [
+        "second best: a, by 0.148",
+        "the difference: harm +0.12, its first token +0.028",
+        "with `harm` 0.152 instead of 0.3 there, or its first token predicted 185 ms sooner, it would have been chosen",
+        "there: 35 ms later first token, 1.4 ms more per token, 800 fewer tokens of it cached, "
+        "1,900 more prompt tokens waiting, 1 more request",
+    ]
+
+
+def terms(names: tuple[str, ...], rows: list[list[float]], scores: list[float]) -> str:
+    """What is said of two candidates, `b` chosen."""
+    columns = np.concatenate((np.ones((5, 2)), np.array(rows)))
+    table = Candidates(("a", "b"), columns.astype(np.float32), np.array(scores), terms=names)
+    return explain.render(describe(replace(PREDICTED, candidates=table)))
+
+
+def test_one_part_that_made_the_whole_difference_is_named_with_what_would_have_been_enough() -> None:
+    text = terms(("wait", "harm"), [[0.2, 0.2], [0.5, 0.1]], [0.7, 0.3])
+    assert "second best: a, by 0.4\nthe difference: harm +0.4\n" in text
+    assert "with `harm` 0.1 instead of 0.5 there, it would have been chosen" in text
+
+
+def test_parts_that_do_not_add_up_are_shown_and_nothing_is_promised_of_them() -> None:
+    text = terms(("wait", "harm"), [[0.2, 0.2], [0.5, 0.1]], [7.0, 3.0])
+    assert "the difference: the rest +3.6, harm +0.4" in text
+    assert "it would have been chosen" not in text
+
+
+def test_a_term_that_is_the_score_gives_it_its_unit() -> None:
+    text = terms(("ttft", "tpot"), [[0.345, 0.31], [0.02, 0.02]], [0.345, 0.31])
+    assert "by 35 ms of predicted first token; with that much less there, it would have been chosen" in text
+    text = terms(("blocks",), [[40.0, 30.0]], [40.0, 30.0])
+    assert "by 10 blocks; with that many fewer there, it would have been chosen" in text
+    text = show(policy="predicted_ttft", candidates=scored(0.345, 0.31, 0.4))
+    assert "second best: a, by 35 ms of predicted first token" in text
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, -1.0, 1e-9, 0.3, 1e9, np.nan, np.inf]), min_size=2, max_size=2),
+                min_size=4, max_size=4))  # fmt: skip
+def test_any_terms_can_be_printed(rows: list[list[float]]) -> None:
+    for names in (("ttft", "tpot", "harm"), ("a", "b", "c"), ("cached", "ttft", "ttft_risk")):
+        assert "outcome: " in terms(names, rows[:3], rows[3])
 
 
 def test_a_request_that_went_nowhere_is_explained_too() -> None:
