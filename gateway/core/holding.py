@@ -78,7 +78,7 @@ class Holding(Generic[T]):
         rather wait is pushed again, with the same `until` or an earlier one.
         """
         found = []
-        while self.next_at <= now:
+        while self._held and self.next_at <= now:
             found.append(self._held.pop(heappop(self._by_until)[1]))
         if self._changed:
             self._changed = False

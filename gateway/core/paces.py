@@ -2,12 +2,12 @@
 
 The idea: endpoints of a pool share one price list, because a small bias between equal endpoints costs more than no
 prediction at all (5 % of persistent spread costs ten points of attainment where the first token alone is compared). What
-is left to an endpoint is a pair of factors, estimated by a Kalman filter on the logarithm of observed over predicted, and
-then pooled: endpoints whose factors cannot be told apart get one and the same. So equal endpoints stay equal, another
-GPU or a slow twin is found by itself, and one that fell silent about itself slowly counts as normal again, which is how
-it is probed back.
+is left to an endpoint is a pair of log factors. Between two fits (`prices`) a Kalman filter moves them with every answer;
+then they are pooled: endpoints whose factors cannot be told apart get one and the same. So equal endpoints stay equal,
+another GPU or a slow twin is found by itself, and one that nothing is sent to any more slowly counts as normal again,
+which is how it is probed back.
 
-An endpoint that suddenly differs (two errors in a row far beyond what was thought possible) is believed at once.
+An endpoint that suddenly differs (several errors in a row far beyond what was thought possible) is believed at once.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import math
 
 import numpy as np
 
+from gateway.core.prices import RATIO, SPREAD
 from gateway.core.types import Floats
 
-SPREAD = 0.6  # standard deviation of log factors between endpoints before anything is known
 NOISE = 0.12  # of one observation's logarithm
-DRIFT = 0.004  # standard deviation that a factor may gain by wandering, per square root of a second
-PATIENCE = 3.0  # seconds without news before a factor begins to be taken back
-HALF_LIFE = 20.0  # seconds after which half of it is gone then
-SUDDEN = 3.5  # standard deviations; twice in a row: something has changed
-APART = 2.5  # standard deviations that make two endpoints different
+LEAST = 3e-5  # variance of a factor's logarithm: less is not believed
+PATIENCE = 300  # answers of the pool without one from an endpoint, before its factors begin to be taken back
+HALF_LIFE = 300.0  # answers after which half of them is gone then
+SUDDEN = 3.5  # standard deviations, so often in a row: something has changed
+IN_A_ROW = 3
+APART = 3.0  # standard deviations that make two endpoints different
 SLIGHT = 0.02  # log factors closer than this are not worth telling apart
-POOL_EVERY = 0.5  # seconds
 
 
 class Paces:
@@ -35,8 +35,8 @@ class Paces:
     def __init__(self, size: int = 8):
         self.decode: Floats = np.ones(size)
         self.prefill: Floats = np.ones(size)
-        self._rows: dict[int, _Pace] = {}
-        self._pooled_at = -math.inf
+        self._rows: dict[int, Pace] = {}
+        self._answers = 0
 
     def reach(self, size: int) -> None:
         """Make room for rows below `size`."""
@@ -50,97 +50,105 @@ class Paces:
         if row < len(self.decode):
             self.decode[row] = self.prefill[row] = 1.0
 
-    def learn(self, row: int, decoding: float, prefilling: float, rest: float, seconds: float, now: float) -> None:
-        """`seconds` were observed where so many of decoding, prefilling and neither are predicted for a factor of 1."""
-        pace = self._rows.get(row)
-        if pace is None:
-            pace = self._rows[row] = _Pace(now)
-        pace.learn(decoding, prefilling, rest, seconds, now)
+    def learn(self, row: int, decoding: float, prefilling: float, rest: float, seconds: float) -> bool:
+        """`seconds` were observed where so many of decoding, prefilling and neither are predicted for factors of 1.
 
-    def pool(self, now: float) -> tuple[float, float] | None:
-        """Refresh the factors in use, at most every half second.
-
-        Returns what all have in common (factors to multiply the price list with), or None when it is not yet time.
+        Returns whether this endpoint has suddenly become another one.
         """
-        if now - self._pooled_at < POOL_EVERY or not self._rows:
-            return None
-        self._pooled_at = now
+        pace = self._rows.get(row)
+        self._answers += 1
+        if pace is None:
+            pace = self._rows[row] = Pace()
+        pace.heard = self._answers
+        return pace.learn(decoding, prefilling, rest, seconds)
+
+    def estimates(self, count: int) -> tuple[Floats, Floats]:
+        """Log factors by row, shape (count, 2), and by row how much its answers still say of it, 0..1."""
+        factors, news = np.zeros((count, 2)), np.ones(count)
+        for row, pace in self._rows.items():
+            if row < count:
+                factors[row] = pace.mean
+                news[row] = self._news(pace)
+        return factors, news
+
+    def _news(self, pace: Pace) -> float:
+        silent = self._answers - pace.heard - PATIENCE
+        return 0.5 ** (silent / HALF_LIFE) if silent > 0.0 else 1.0
+
+    def accept(self, factors: Floats, variances: Floats) -> None:
+        """The factors and variances of a fit, by row."""
+        for row, pace in self._rows.items():
+            if row < len(factors):
+                pace.mean = factors[row].tolist()
+                pace.variance = [max(LEAST, v) for v in variances[row].tolist()]
+                pace.cross = 0.0
+        self.pool()
+
+    def pool(self) -> None:
+        """Refresh the factors in use: what cannot be told apart becomes equal."""
         rows = [*self._rows]
         paces = [self._rows[row] for row in rows]
-        common = []
+        if len(rows) < 2:
+            for row in rows:  # all of it is the price list's
+                self.decode[row] = self.prefill[row] = 1.0
+            return
         for part, into in ((0, self.decode), (1, self.prefill)):
-            for pace in paces:
-                pace.fade(now)
             values = [pace.mean[part] for pace in paces]
-            middle = sorted(values)[(len(values) - 1) // 2]
-            if len(rows) > 1:
-                for pace in paces:
-                    pace.mean[part] -= middle
-                values = [value - middle for value in values]
-                common.append(math.exp(middle))
-            else:
-                common.append(1.0)
-            variances = [pace.variance[part] for pace in paces]
-            into[rows] = np.exp(_pooled(values, variances))
-        return common[0], common[1]
+            into[rows] = np.exp(_pooled(values, [pace.variance[part] for pace in paces]))
 
     def table(self) -> dict[int, tuple[float, float]]:
         """The factors in use by row: decoding, prefill."""
         return {row: (float(self.decode[row]), float(self.prefill[row])) for row in self._rows}
 
 
-class _Pace:
-    """One endpoint's two log factors, decode and prefill, with the uncertainty of each."""
+class Pace:
+    """One endpoint's two log factors, decode and prefill, and what is not known of them (a 2 x 2 covariance)."""
 
-    __slots__ = ("_at", "_heard", "_sudden", "mean", "variance")
+    __slots__ = ("_sudden", "cross", "heard", "mean", "variance")
 
-    def __init__(self, now: float):
+    def __init__(self) -> None:
         self.mean = [0.0, 0.0]
-        self.variance = [SPREAD**2, SPREAD**2]
-        self._at = self._heard = now
+        self._widen()
+        self.heard = 0  # the pool's count of answers when its last one came
         self._sudden = 0
 
-    def fade(self, now: float) -> None:
-        """Time passes: certainty goes, and with it, slowly, the factor."""
-        passed = now - self._at
-        if passed <= 0.0:
-            return
-        silent = max(0.0, now - max(self._at, self._heard + PATIENCE))
-        self._at = now
-        kept = 0.5 ** (silent / HALF_LIFE) if silent else 1.0
-        for part in (0, 1):
-            self.mean[part] *= kept
-            variance = SPREAD**2 - (SPREAD**2 - self.variance[part]) * kept
-            self.variance[part] = min(SPREAD**2, variance + DRIFT**2 * passed)
+    def _widen(self) -> None:
+        """Anything is possible, but the two factors are mostly one: a slow card is slow at both."""
+        self.variance = [SPREAD**2 + RATIO**2, SPREAD**2 + RATIO**2]
+        self.cross = SPREAD**2 - RATIO**2
 
-    def learn(self, decoding: float, prefilling: float, rest: float, seconds: float, now: float) -> None:
-        self.fade(now)
-        self._heard = now
+    def learn(self, decoding: float, prefilling: float, rest: float, seconds: float) -> bool:
         mean, variance = self.mean, self.variance
         decoding *= math.exp(mean[0])
         prefilling *= math.exp(mean[1])
         whole = decoding + prefilling + rest
         if not whole > 0.0 or not seconds > 0.0:
-            return
-        shares = (decoding / whole, prefilling / whole)
+            return False
+        one, two = decoding / whole, prefilling / whole
         error = math.log(seconds / whole)
-        spread = shares[0] ** 2 * variance[0] + shares[1] ** 2 * variance[1] + NOISE**2
+        along = (one * variance[0] + two * self.cross, one * self.cross + two * variance[1])
+        spread = one * along[0] + two * along[1] + NOISE**2
+        changed = False
         if error * error > SUDDEN**2 * spread:
-            # Once may be a stall; its say is cut. Twice on the same side is the endpoint.
+            # Once may be a stall; its say is cut. Several times on the same side is the endpoint.
             side = 1 if error > 0.0 else -1
             self._sudden = self._sudden + side if self._sudden * side >= 0 else side
-            if abs(self._sudden) >= 2:
-                variance[0] = variance[1] = SPREAD**2
-                spread = (shares[0] ** 2 + shares[1] ** 2) * SPREAD**2 + NOISE**2
-                self._sudden = 0
+            if abs(self._sudden) >= IN_A_ROW:
+                self._sudden, changed = 0, True
+                self._widen()
+                variance = self.variance
+                along = (one * variance[0] + two * self.cross, one * self.cross + two * variance[1])
+                spread = one * along[0] + two * along[1] + NOISE**2
             else:
                 error = side * SUDDEN * spread**0.5 * 0.5
         else:
             self._sudden = 0
         for part in (0, 1):
-            gain = shares[part] * variance[part] / spread
+            gain = along[part] / spread
             mean[part] += gain * error
-            variance[part] *= 1.0 - gain * shares[part]
+            variance[part] = max(LEAST, variance[part] - gain * along[part])
+        self.cross -= along[0] * along[1] / spread
+        return changed
 
 
 def _pooled(values: list[float], variances: list[float]) -> list[float]:

@@ -7,10 +7,10 @@ The idea: an engine with continuous batching does iterations, and the time of on
 (B sequences decoding, K tokens of context that they read, the tokens of the iteration, q the attention work of its
 prompts; Sarathi-Serve, OSDI'24, for the schedule). A new prompt waits for the end of the running iteration and for the
 prompts before it, a chunk budget at a time; the decodes beside it are stretched by the share of time that other people's
-prompts take, 1 / (1 - rho). What is there is in `books`, what it costs is learnt in `coefficients`, how the endpoints
-differ in `paces`, how far the answer may be off in `intervals`.
+prompts take, 1 / (1 - rho). What is there is in `books`, what it costs in `prices`, how the
+endpoints differ in `paces`, how far the answer may be off in `intervals`.
 
-The chunk budget is not told by any server: the size that explains the first tokens best is taken.
+Prices and paces are fitted to the answers in `window`. The chunk budget is not told by any server: the size that explains the first tokens best is taken.
 Everything is seconds and tokens on the caller's clock. No loop over endpoints on the way to a prediction.
 """
 
@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gateway.core.books import RECENT, Books, Line
-from gateway.core.coefficients import COUNT, Coefficients
 from gateway.core.intervals import Track
 from gateway.core.paces import Paces
-from gateway.core.types import UNKNOWN, Floats, Forecast, Outcome, Request
+from gateway.core.prices import Prices
+from gateway.core.types import Floats, Forecast, Outcome, Request
+from gateway.core.window import Window
 
 if TYPE_CHECKING:
     from gateway.core.reservation import Reservation
@@ -41,13 +42,15 @@ IDLE, QUEUED, SATURATED = 0, 1, 2
 PACE_REGIMES = 4  # by rho
 LONGEST_RHO = 0.9
 TOKENS_TO_LEARN = 16.0  # a shorter stretch of a stream says little of its pace
-TTFT_NOISE, PACE_NOISE = 0.12, 0.05  # standard deviation of an observation, as a share of it
-JITTER = 0.002  # seconds
+FIRST_FIT = 6  # answers
+EARLY = 300  # answers up to which fits are made by count; then at most one in FIT_EVERY seconds
+FIT_EVERY = 1.0
+CHUNK_TRIALS, CHUNK_BETTER = 4, 0.97  # every so many fits; another budget must bring the error down to this share
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is believed of an engine before its first answer. Seconds per unit (see coefficients.NAMES), tokens.
+    """What is believed of an engine before its first answer. Seconds per unit (see prices.NAMES), tokens.
 
     The defaults stand for no GPU in particular: about a model of 8 billion parameters on a card of 2021. `chunk` 0: the
     token budget of an iteration is to be found out. `sure`: the prices belong to this very GPU and model.
@@ -55,7 +58,7 @@ class Prior:
 
     overhead: float = 0.012
     base: float = 0.012
-    decode: float = 1.0e-5
+    decode: float = 3.0e-5
     context: float = 8.0e-8
     slope1: float = 1.5e-5
     slope2: float = 3.0e-5
@@ -108,16 +111,18 @@ class Predictor:
         self.random = random
         self.prior = prior or Prior()
         p = self.prior
-        self.knees = (p.knee1, p.knee2)
-        self.coefficients = Coefficients(
-            np.array([p.overhead, p.base, p.decode, p.context, p.slope1, p.slope2, p.slope3, p.pair]), sure=p.sure
-        )
+        self.prices = Prices(
+            np.array([p.overhead, p.base, p.decode, p.context, p.slope1, p.slope2, p.slope3, p.pair]),
+            (p.knee1, p.knee2), sure=p.sure,
+        )  # fmt: skip
+        self.window = Window()
+        self._fit_at = FIRST_FIT  # answers in the window at which the next fit is due
+        self._fitted_at = -math.inf
         self.books = Books()
         self.paces = Paces()
         self.ttft = Track(3)
         self.tpot = Track(PACE_REGIMES)
         self.chunk = p.chunk or 2048.0
-        self._chunk_errors = [0.5] * len(CHUNKS)
         self.per_event = 1.0  # tokens that come with one event of a stream
         self.mean_output = 200.0
         self._silent: list[tuple[float, int, Reservation]] = []  # plain answers, by when they are taken to start
@@ -139,7 +144,7 @@ class Predictor:
         if len(paces.decode) < len(fleet.ours):
             paces.reach(len(fleet.ours))
             books.reach(len(fleet.ours))
-        overhead, base, decode, context, slope1, slope2, slope3, pair = self.coefficients.prices
+        overhead, base, decode, context, slope1, slope2, slope3, pair = self.prices.each
         ours, decoding = column(fleet.ours), column(fleet.decoding)
         others = column(fleet.requests) - ours
         kv, queue, pairs = column(books.context), column(books.queue), column(books.pairs)
@@ -164,19 +169,18 @@ class Predictor:
         tokens = queue + own
         room = np.maximum(self.chunk - decoding, 64.0)
         rounds = np.ceil(tokens / room)
-        sizes = np.empty((4, len(decoding)))
+        sizes = np.empty((3, len(decoding)))
         sizes[0] = decoding
         np.divide(tokens, rounds, out=sizes[1])
         sizes[1] += decoding
         np.add(decoding, own, out=sizes[2])
-        sizes[3] = batch
-        knee1, knee2 = self.knees
+        knee1, knee2 = self.prices.knees
         prices = slope1 * sizes
         prices += (slope2 - slope1) * np.maximum(sizes - knee1, 0.0)
         prices += (slope3 - slope2) * np.maximum(sizes - knee2, 0.0)
         prices *= slow_prefill
         steady = slow_decode * (base + decode * decoding + context * kv)
-        iteration = steady + prices[0]
+        iteration = steady
         rest = column(books.beat) + iteration
         rest += column(books.extra)
         rest -= now + overhead
@@ -186,14 +190,14 @@ class Predictor:
         rest *= (decoding + column(books.running)) > 0.0
         pairs = pairs + own_pairs
         attention = slow_prefill * pair
-        ttft = rest + rounds * (steady + prices[1]) + attention * pairs
+        ttft = rest + rounds * (steady + prices[1] - prices[0]) + attention * pairs
         ttft += overhead
         work = prices[2] - prices[0] + attention * own_pairs
         rho = recent * np.exp((column(books.recent_at) - now) / RECENT) / RECENT
         held = kv + queue
-        now_steady = slow_decode * (base + decode * batch + context * held) + prices[3]
+        now_steady = slow_decode * (base + decode * batch + context * held)
         tpot_now = now_steady / (1.0 - np.minimum(rho, LONGEST_RHO))
-        tpot = now_steady + slow_decode * (decode + context * prompt) + slow_prefill * slope2
+        tpot = now_steady + slow_decode * (decode + context * prompt)
         tpot /= 1.0 - np.minimum(rho + work / RECENT, LONGEST_RHO)
         waits = None
         if self.prior.kv_tokens or fleet.kv_capacity.item(0) == fleet.kv_capacity.item(0):
@@ -220,7 +224,7 @@ class Predictor:
         row = int(p.rows[i])  # type: ignore[index]
         slow_decode, slow_prefill = self.paces.decode.item(row), self.paces.prefill.item(row)
         rounds, decoding = p.rounds.item(i), p.decoding.item(i)
-        own1, own2, own3 = self._pieces(decoding + p.tokens.item(i) / rounds)
+        own1, own2, own3 = self._added(decoding, p.tokens.item(i) / rounds)
         d, f = rounds * slow_decode, rounds * slow_prefill
         features = np.array((1.0, d, d * decoding, d * p.context.item(i), f * own1, f * own2, f * own3,
                              slow_prefill * p.pairs.item(i)))  # fmt: skip
@@ -240,35 +244,42 @@ class Predictor:
         pace = p.tpot.item(i)
         forecast.tpot = pace * interval.correction()
         forecast.tpot_low, forecast.tpot_high = _ends(forecast.tpot, interval.low, interval.high)
-        forecast.marks = (rest, base, pace, float(pace_regime), p.work.item(i), p.tokens.item(i), decoding)
+        forecast.marks = (rest, base, pace, float(pace_regime), p.work.item(i), p.tokens.item(i), decoding,
+                          p.context.item(i), p.pairs.item(i))  # fmt: skip
         return forecast
 
     def _pieces(self, tokens: float) -> tuple[float, float, float]:
         """Tokens of an iteration up to the first knee, between the knees and beyond."""
-        knee1, knee2 = self.knees
+        knee1, knee2 = self.prices.knees
         if tokens <= knee1:
             return tokens, 0.0, 0.0
         if tokens <= knee2:
             return knee1, tokens - knee1, 0.0
         return knee1, knee2 - knee1, tokens - knee2
 
-    def _price(self, tokens: float) -> float:
-        one, two, three = self._pieces(tokens)
-        prices = self.coefficients.prices
+    def _added(self, decoding: float, chunk: float) -> tuple[float, float, float]:
+        """What a chunk adds to an iteration with so many decodes: tokens up to the first knee, between and beyond."""
+        before, after = self._pieces(decoding), self._pieces(decoding + chunk)
+        return after[0] - before[0], after[1] - before[1], after[2] - before[2]
+
+    def _price(self, decoding: float, chunk: float) -> float:
+        """Seconds that a chunk adds to an iteration with so many decodes, its attention apart."""
+        one, two, three = self._added(decoding, chunk)
+        prices = self.prices.each
         return prices[4] * one + prices[5] * two + prices[6] * three
 
     def idle_ttft(self, prompt: float) -> float:
         """Seconds to the first token of so long a prompt on an idle endpoint of this pool, nothing cached."""
         rounds = math.ceil(prompt / self.chunk)
-        prices = self.coefficients.prices
+        prices = self.prices.each
         return (
-            prices[0] + rounds * (prices[1] + self._price(prompt / rounds)) + prices[7] * prompt * prompt / 2.0
+            prices[0] + rounds * (prices[1] + self._price(0.0, prompt / rounds)) + prices[7] * prompt * prompt / 2.0
         )
 
     def idle_tpot(self) -> float:
         """Seconds between tokens of a stream that is alone on an endpoint of this pool."""
-        prices = self.coefficients.prices
-        return prices[1] + prices[2] + prices[4]
+        prices = self.prices.each
+        return prices[1] + prices[2]
 
     # --- what the fleet tells ------------------------------------------------------------------------------------
 
@@ -287,14 +298,14 @@ class Predictor:
         seconds = forecast.marks[4] if forecast is not None else self._work(row, own, pairs)
         books.send(reservation, pairs, seconds, now)
         if idle:
-            self._begin(line, row, fleet.decoding.item(row), now + self.coefficients.prices[0], now)
+            self._begin(line, row, fleet.decoding.item(row), now + self.prices.each[0], now)
         if not request.stream:
             self._serial += 1
             after = forecast.ttft if forecast is not None else seconds
             heapq.heappush(self._silent, (now + after, self._serial, reservation))
 
     def _work(self, row: int, own: float, pairs: float) -> float:
-        return self.paces.prefill.item(row) * (self._price(own) + self.coefficients.prices[7] * pairs)
+        return self.paces.prefill.item(row) * (self._price(0.0, own) + self.prices.each[7] * pairs)
 
     def beat(self, row: int, now: float) -> None:
         """A token of some stream came from there: perhaps an iteration has ended."""
@@ -308,7 +319,7 @@ class Predictor:
 
     def _begin(self, line: Line, row: int, decoding: float, at: float, arrived: float | None) -> None:
         """An iteration begins at `at`; prompts sent until `arrived` may be in it."""
-        books, prices = self.books, self.coefficients.prices
+        books, prices = self.books, self.prices.each
         line.beat = books.beat[row] = at
         if arrived is None:
             arrived = at - prices[0]
@@ -316,7 +327,7 @@ class Predictor:
         factor = self.paces.prefill.item(row)
         extra = 0.0
         if chunk > 0.0:
-            extra = factor * (self._price(decoding + chunk) - self._price(decoding) + prices[7] * line.running_pairs)
+            extra = factor * (self._price(decoding, chunk) + prices[7] * line.running_pairs)
         books.extra[row] = extra
         line.pause = 0.35 * self.paces.decode.item(row) * prices[1]
 
@@ -332,11 +343,9 @@ class Predictor:
         own = reservation.uncached
         room = max(64.0, self.chunk - decoding)
         rounds = math.ceil(own / room)
-        before, after = self._pieces(decoding), self._pieces(decoding + own / rounds)
         worked = line.worked
-        worked[0] += rounds * (after[0] - before[0])
-        worked[1] += rounds * (after[1] - before[1])
-        worked[2] += rounds * (after[2] - before[2])
+        for i, tokens in enumerate(self._added(decoding, own / rounds)):
+            worked[i] += rounds * tokens
         worked[3] += own * (max(0.0, reservation.prompt - own) + own / 2.0)
         reservation.mark = books.mark(line)
         if reservation.stream and reservation.forecast is not None and fleet.row_of(reservation.endpoint.id) == row:
@@ -370,6 +379,7 @@ class Predictor:
         """The endpoint in this row is gone."""
         self.books.forget(row)
         self.paces.forget(row)
+        self.window.forget(row)
 
     def _start_silent(self, now: float) -> None:
         """Plain answers whose first token should have come by now."""
@@ -386,47 +396,41 @@ class Predictor:
         if not observed > 0.0:
             return
         self.ttft.learn(forecast.regime, observed, forecast.ttft, base)
-        x, prices = forecast.features, self.coefficients.prices
-        parts = [p * q for p, q in zip(prices, x.tolist(), strict=True)]
-        row = reservation.row
-        slow_decode, slow_prefill = self.paces.decode.item(row), self.paces.prefill.item(row)
-        self.paces.learn(row, (parts[1] + parts[2] + parts[3]) / slow_decode, sum(parts[4:]) / slow_prefill,
-                         parts[0] + rest, observed, now)  # fmt: skip
-        noise = ((TTFT_NOISE * observed) ** 2 + JITTER**2) ** 0.5
-        self.coefficients.learn(x, observed - rest, noise, self._forgetting())
-        if not self.prior.chunk:
-            self._judge_chunks(forecast, observed)
-        self._pool(now)
+        self._learn_pace(reservation.row, forecast.features.tolist(), rest, observed)
+        _, _, _, _, _, tokens, decoding, context, pairs = forecast.marks
+        self.window.add_first(reservation.row, observed, rest, tokens, decoding, context, pairs)
+        if self.window.count >= self._fit_at:
+            self._fit(now)
 
-    def _forgetting(self) -> float:
-        return 0.99 if abs(self.ttft.shift) > 0.15 and self.ttft.samples > 200 else 0.9995
+    def _learn_pace(self, row: int, x: list[float], rest: float, seconds: float) -> None:
+        parts = [price * quantity for price, quantity in zip(self.prices.each, x, strict=True)]
+        changed = self.paces.learn(row, (parts[1] + parts[2] + parts[3]) / self.paces.decode.item(row),
+                                   sum(parts[4:]) / self.paces.prefill.item(row), parts[0] + rest, seconds)  # fmt: skip
+        if changed:
+            self.window.forget(row)
+            self.paces.pool()
 
-    def _pool(self, now: float) -> None:
-        common = self.paces.pool(now)
-        if common is not None and (common[0] != 1.0 or common[1] != 1.0):
-            self.coefficients.rescale(*common)
-
-    def _judge_chunks(self, forecast: Forecast, observed: float) -> None:
-        """Which token budget of an iteration would have explained this first token best?"""
-        rest, _, _, _, _, tokens, decoding = forecast.marks
-        if tokens + decoding <= CHUNKS[0]:
+    def _fit(self, now: float) -> None:
+        """Fit prices and paces to the window, and now and then try whether another chunk budget explains it better."""
+        count = self.window.count
+        if count > EARLY and now - self._fitted_at < FIT_EVERY:
+            self._fit_at = count + 1
             return
-        x = forecast.features.tolist()
-        prices = self.coefficients.prices
-        rounds = x[1]
-        now_rounds = math.ceil(tokens / max(64.0, self.chunk - decoding))
-        slow_decode = rounds / now_rounds
-        each = slow_decode * (prices[1] + prices[2] * decoding) + prices[3] * x[3] / now_rounds
-        fixed = rest + prices[0] + prices[7] * x[7]
-        errors = self._chunk_errors
-        for i, chunk in enumerate(CHUNKS):
-            n = math.ceil(tokens / max(64.0, chunk - decoding))
-            guess = fixed + n * (each + self._price(decoding + tokens / n))
-            errors[i] += 0.02 * (min(1.0, abs(math.log(observed / guess))) - errors[i])
-        best = min(range(len(CHUNKS)), key=errors.__getitem__)
-        present = CHUNKS.index(self.chunk) if self.chunk in CHUNKS else best
-        if errors[best] < 0.97 * errors[present]:
-            self.chunk = CHUNKS[best]
+        self._fitted_at = now
+        self._fit_at = count + max(FIRST_FIT, min(count // 2, 50))
+        prices = self.prices
+        factors, news = self.paces.estimates(len(self.paces.decode))
+        found = prices.fit(self.window, self.chunk, factors, news)
+        if not self.prior.chunk and prices.fits % CHUNK_TRIALS == CHUNK_TRIALS - 1:
+            place = CHUNKS.index(self.chunk)
+            fitted = prices.fitted
+            for chunk in CHUNKS[max(0, place - 1) : place + 2]:
+                trial = prices.fit(self.window, chunk, factors, news) if chunk != self.chunk else found
+                if trial[2] < CHUNK_BETTER * found[2]:
+                    self.chunk, found, fitted = chunk, trial, prices.fitted
+            prices.fitted = fitted
+        prices.accept()
+        self.paces.accept(found[0], found[1])
 
     def _learn_rest(self, reservation: Reservation, outcome: Outcome, line: Line, now: float) -> None:
         """A stream's tokens after the first: so many iterations, with so much beside them."""
@@ -456,16 +460,13 @@ class Predictor:
         if others:
             context *= decoding / max(1.0, decoding - others)
         worked = [after - before for after, before in zip(line.worked, mark[3:], strict=True)]
-        pieces = self._pieces(decoding)
         slow_decode, slow_prefill = self.paces.decode.item(row), self.paces.prefill.item(row)
-        d, f = steps * slow_decode, slow_prefill
-        x = np.array((0.0, d, d * decoding, d * context, f * (steps * pieces[0] + worked[0]),
-                      f * (steps * pieces[1] + worked[1]), f * (steps * pieces[2] + worked[2]), f * worked[3]))  # fmt: skip
-        parts = [p * q for p, q in zip(self.coefficients.prices, x.tolist(), strict=True)]
-        self.paces.learn(row, (parts[1] + parts[2] + parts[3]) / slow_decode, sum(parts[4:]) / slow_prefill, 0.0,
-                         seconds, now)  # fmt: skip
-        self.coefficients.learn(x, seconds, PACE_NOISE * seconds + JITTER)
-        self._pool(now)
+        d = steps * slow_decode
+        x = [0.0, d, d * decoding, d * context, *(slow_prefill * quantity for quantity in worked)]
+        self._learn_pace(row, x, 0.0, seconds)
+        self.window.add_rest(row, seconds, steps, decoding, context, worked)
+        if self.window.count >= self._fit_at:
+            self._fit(now)
 
     # --- seeing --------------------------------------------------------------------------------------------------
 
@@ -484,4 +485,3 @@ def _ends(middle: float, low: float, high: float) -> tuple[float, float]:
     return middle * math.exp(low), middle * math.exp(high)
 
 
-__all__ = ["COUNT", "UNKNOWN", "Prediction", "Predictor", "PredictorReport", "Prior"]
