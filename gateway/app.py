@@ -216,6 +216,7 @@ class Gateway:
         self._probers.pop(name).cancel()
         self._prober_of.pop(name, None)
         lane.fleet.update([], time.monotonic())
+        lane.hold.ask_all()
         self._retired.append(lane)
 
     # --- running -------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from gateway.ask import Ask, Facts
 from gateway.config.names import ModelNames
 from gateway.config.types import Config, Key, Model
 from gateway.core.errors import BadRequest, HeadwayError, NotYet, UpstreamError
@@ -34,7 +35,7 @@ from gateway.fields import (
 from gateway.form import form_model, replace_form_model
 from gateway.paths import MODELS, OWN, Path, Paths, is_for_later
 from gateway.peek import Peek, peek, rewrite
-from gateway.proxy import Ask, Facts, Proxy
+from gateway.proxy import Proxy
 from gateway.recorded import recorded
 from gateway.records import RequestRecord
 from gateway.relay import TryFailed, forwardable

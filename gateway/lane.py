@@ -22,6 +22,7 @@ from gateway.core.health import Evidence, State
 from gateway.core.predictor import Predictor, Prior
 from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN, Outcome, Request
+from gateway.hold import Hold
 from gateway.relay import Relay
 from gateway.wire.pool import EndpointPool
 from policies.picking.base import Policy
@@ -63,6 +64,7 @@ class Lane:
                  tls: ssl.SSLContext | None, prior: Prior | None):  # fmt: skip
         self.fleet = fleet
         self.turnstile = Turnstile()
+        self.hold = Hold()
         self.relays: set[Relay] = set()
         self._connections: dict[str, EndpointPool] = {}
         self._predicts_for: tuple[str, Prior | None] | None = None
@@ -97,6 +99,7 @@ class Lane:
         for pool in self._connections.values():
             pool.close()
         self._connections = {}
+        self.hold.ask_all()
 
     def connections(self, endpoint_id: str, url: str) -> EndpointPool:
         """The warm connections of one endpoint."""
@@ -141,6 +144,7 @@ class Lane:
             self.turnstile.release()
         if self._learns and outcome is not None:
             self.policy.observe(outcome)
+        self.hold.changed()
         if ttft > 0.0:
             self._ttft.append(ttft)
             if queued_tokens >= _MANY:
@@ -177,6 +181,7 @@ class Lane:
         self._watch_silence(now)
         if len(self.turnstile):
             self._call_waiting(now)
+        self.hold.changed()  # news that is no event here: a scrape, a server that is back
 
     def _call_waiting(self, now: float) -> None:
         """Room comes not only when an answer ends: an endpoint returns, a limit is raised. Or all hope is gone."""
@@ -255,6 +260,7 @@ class Lane:
                 pool.reap(now)
 
     def close(self) -> None:
+        self.hold.close()
         for pool in self._connections.values():
             pool.close()
 

@@ -9,67 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import isfinite
 
 from backends.base import Backend
-from gateway.config.types import Model
+from gateway.admit import Turnstile
+from gateway.ask import Ask, Facts
 from gateway.core.errors import NoEndpoint, Refused, UpstreamError
 from gateway.core.lengths import Lengths
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
-from gateway.core.types import UNKNOWN, Decision, Forecast, Request
+from gateway.core.types import Decision, Request
 from gateway.decisions import DecisionRing
 from gateway.edit import Editor
+from gateway.hold import Hold
 from gateway.lane import Lane
 from gateway.metrics import Metrics
-from gateway.records import Candidates
 from gateway.relay import Relay
 from gateway.wire.pool import EndpointPool
 from gateway.wire.reply import Reply
 from gateway.wire.upstream import UpstreamConnection
 
 QUEUE_WAIT = 10.0  # seconds a request waits for room when there is nowhere else to go
+HOLD = 10.0  # ... and at most for a better choice, whatever the policy says
 
-
-@dataclass(slots=True)
-class Ask:
-    """One checked request on its way, as the front made it; ready bytes where bytes are needed."""
-
-    request: Request
-    model: Model
-    client_model: str
-    upstream_model: str
-    target: bytes  # path and query as they go upstream
-    fields: bytes  # forwardable request header lines
-    body: bytes
-    error_event: Callable[[UpstreamError], bytes]
-    received: float  # monotonic, when the last byte of the request had come
-    inject_usage: Callable[[bytes], bytes] | None  # None where the client asked for usage itself, or nobody may
-    route: str  # the path it came on: answers on one are alike
-    answers: int  # how many it asked for (`n`)
-
-
-class Facts:
-    """What happened to a request, noted while it happens; its record is made from this. Seconds, NaN where unknown."""
-
-    tries = 0
-    pool = ""
-    endpoint = ""
-    policy = ""
-    reason = ""
-    ended = "rejected"
-    queued = 0.0
-    overhead = UNKNOWN
-    ttft = UNKNOWN
-    ttft_there = UNKNOWN  # from the dispatch of the last try; what its forecast is about
-    tpot = UNKNOWN
-    forecast: Forecast | None = None  # of the last try, where the policy predicts
-    relay: Relay | None = None
-    candidates: Candidates | None = None
-    tried: tuple[str, ...] = ()
-    raced = False  # a reused connection closed under it: repeated once, and only once
+Place = Reservation | Turnstile | Hold  # a place taken, or where to wait for one
 
 
 class Proxy:
@@ -87,15 +51,16 @@ class Proxy:
         while True:
             try:
                 lane, place = self._queue(ask, facts) or self._place(ask, facts, 0.0)
+                while not isinstance(place, Reservation):
+                    if place is lane.hold:
+                        lane, place = await self._wait_for_choice(ask, facts, lane)
+                    else:
+                        lane, place = await self._wait_for_place(ask, facts, lane)
             except NoEndpoint:
                 if facts.relay is not None and facts.relay.error is not None:
                     raise facts.relay.error from None  # nobody else is left: the last failure is the answer
                 raise
-            if place is None:
-                lane, reservation = await self._wait_for_place(ask, facts, lane)
-            else:
-                reservation = place
-            relay = await self._try(ask, reply, facts, lane, reservation)
+            relay = await self._try(ask, reply, facts, lane, place)
             error = relay.error
             if error is None:
                 return
@@ -108,12 +73,12 @@ class Proxy:
 
     # --- choosing ------------------------------------------------------------------------------------------------
 
-    def _queue(self, ask: Ask, facts: Facts) -> tuple[Lane, None] | None:
+    def _queue(self, ask: Ask, facts: Facts) -> tuple[Lane, Place] | None:
         """Where to wait at once: others wait for this model's pool, and who comes later goes behind them."""
         lane = self.lanes.get(ask.model.to)
-        return (lane, None) if lane is not None and len(lane.turnstile) and not facts.tries else None
+        return (lane, lane.turnstile) if lane is not None and len(lane.turnstile) and not facts.tries else None
 
-    def _place(self, ask: Ask, facts: Facts, waited: float) -> tuple[Lane, Reservation | None]:
+    def _place(self, ask: Ask, facts: Facts, waited: float) -> tuple[Lane, Place]:
         """A place in the first of the model's pools that has one; without one, where to wait. Raises NoEndpoint."""
         model = ask.model
         full: Lane | None = None
@@ -122,7 +87,7 @@ class Proxy:
             if lane is None:  # gone with a reload
                 continue
             try:
-                return lane, self.route(lane, ask.request, facts)
+                return lane, self.route(lane, ask.request, facts) or lane.hold
             except NoEndpoint:
                 continue
             except Refused:
@@ -131,11 +96,20 @@ class Proxy:
                     break  # a full pool is waited for a little before its fallback is used
         if full is None:
             raise NoEndpoint("no model server is available for this model right now")
-        return full, None
+        return full, full.turnstile
 
-    async def _wait_for_place(self, ask: Ask, facts: Facts, lane: Lane) -> tuple[Lane, Reservation]:
-        """Wait at `lane`, which is full. Raises Refused when the turn does not come in time."""
+    async def _wait_for_choice(self, ask: Ask, facts: Facts, lane: Lane) -> tuple[Lane, Place]:
+        """Wait at `lane`, whose policy would rather choose later, and choose again."""
         began = time.monotonic()
+        try:
+            await lane.hold.wait(ask.request, facts.held_until)
+        finally:
+            facts.queued += time.monotonic() - began
+        return self._place(ask, facts, 0.0)
+
+    async def _wait_for_place(self, ask: Ask, facts: Facts, lane: Lane) -> tuple[Lane, Place]:
+        """Wait at `lane`, which is full. Raises Refused when the turn does not come in time."""
+        began, before = time.monotonic(), facts.queued
         model = ask.model
         falls_back = not model.fallback or lane.name != model.to  # whether all of its pools have been asked
         again: Lane | None = None  # where its turn has come already
@@ -155,19 +129,27 @@ class Proxy:
                 if turn.done() and not turn.cancelled() and turn.exception() is None:
                     lane.turnstile.release()  # its turn had come: the next one has it
                 raise
-            facts.queued = time.monotonic() - began
+            facts.queued = before + time.monotonic() - began
             lane, place = self._place(ask, facts, model.fallback_after if falls_back else 0.0)
-            if place is not None:
+            if place is not lane.turnstile:
+                if place is lane.hold:
+                    lane.turnstile.release()  # it leaves the room that it was called for
                 return lane, place
             if facts.queued >= QUEUE_WAIT:
                 raise Refused("no model server had room in time", reason="queue_timeout", retry_after=2.0)
 
-    def route(self, lane: Lane, request: Request, facts: Facts) -> Reservation:
-        """Look, pick and take. Not a coroutine: no lock is needed and no herd can form."""
+    def route(self, lane: Lane, request: Request, facts: Facts) -> Reservation | None:
+        """Look, pick and take; None where the policy would rather choose later, and may.
+
+        Not a coroutine: no lock is needed and no herd can form.
+        """
         now = time.monotonic()
         fleet = lane.fleet
         snapshot: Snapshot = fleet.snapshot(now, facts.tried)
         decision: Decision = lane.policy.pick(request, snapshot)
+        if decision.wait > 0.0 and now < facts.held_until and not facts.tried:
+            facts.held_until = min(facts.held_until, now + min(decision.wait, HOLD))
+            return None
         facts.candidates = self.decisions.capture(snapshot, decision, lane.policy.TERMS)
         reservation = fleet.reserve(decision, request, now)
         facts.tries += 1
@@ -266,6 +248,7 @@ class Proxy:
             fields += b"x-headway-predicted-ttft-ms: %d\r\n" % round(forecast.ttft * 1000.0)
         relay = facts.relay = Relay(reply, backend, reservation, lane.config.timeouts, fields, ask.error_event,
                                     ask.request.stream, self._editor(ask, lane, backend))  # fmt: skip
+        relay.on_first = lane.hold.changed
         lane.relays.add(relay)
         return relay
 

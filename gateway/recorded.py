@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 
+from gateway.ask import Ask, Facts
 from gateway.core.errors import HeadwayError
 from gateway.core.types import UNKNOWN
-from gateway.proxy import Ask, Facts
 from gateway.records import Forecast, RequestRecord
 from gateway.wire.head import RequestHead
 from gateway.wire.reply import Reply

@@ -55,6 +55,7 @@ class Relay:
     connection: UpstreamConnection | None = None
     was_reused = False
     heard = False  # a byte of the answer came
+    on_first: Callable[[], None] | None = None  # told of the first token
     _fields: Fields = ()
     _length: int | None = None
     _held = b""
@@ -164,6 +165,8 @@ class Relay:
         reservation = self.reservation
         reservation.first_token(now)
         reservation.fleet.see(reservation.row, Evidence.SUCCESS, now)
+        if self.on_first is not None:
+            self.on_first()
 
     def _piece_plain(self, data: bytes) -> None:
         """A plain answer: forward as it comes, remember its end for the usage it reports."""

@@ -1,0 +1,53 @@
+"""One request on its way: what was asked, as the front made it, and what happens to it, as the proxy notes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+from gateway.config.types import Model
+from gateway.core.errors import UpstreamError
+from gateway.core.types import UNKNOWN, Forecast, Request
+from gateway.records import Candidates
+from gateway.relay import Relay
+
+
+@dataclass(slots=True)
+class Ask:
+    """One checked request on its way, as the front made it; ready bytes where bytes are needed."""
+
+    request: Request
+    model: Model
+    client_model: str
+    upstream_model: str
+    target: bytes  # path and query as they go upstream
+    fields: bytes  # forwardable request header lines
+    body: bytes
+    error_event: Callable[[UpstreamError], bytes]
+    received: float  # monotonic, when the last byte of the request had come
+    inject_usage: Callable[[bytes], bytes] | None  # None where the client asked for usage itself, or nobody may
+    route: str  # the path it came on: answers on one are alike
+    answers: int  # how many it asked for (`n`)
+
+
+class Facts:
+    """What happened to a request, noted while it happens; its record is made from this. Seconds, NaN where unknown."""
+
+    tries = 0
+    pool = ""
+    endpoint = ""
+    policy = ""
+    reason = ""
+    ended = "rejected"
+    queued = 0.0
+    held_until = inf  # until then it may wait for a better choice
+    overhead = UNKNOWN
+    ttft = UNKNOWN
+    ttft_there = UNKNOWN  # from the dispatch of the last try; what its forecast is about
+    tpot = UNKNOWN
+    forecast: Forecast | None = None  # of the last try, where the policy predicts
+    relay: Relay | None = None
+    candidates: Candidates | None = None
+    tried: tuple[str, ...] = ()
+    raced = False  # a reused connection closed under it: repeated once, and only once
