@@ -1,19 +1,16 @@
 """What one experiment is: the engines, what is asked of them and when, what is promised, and what the routers can see.
 
-All of it is values, so that a scenario can be written as a small YAML mapping (`parse`), varied with
-`dataclasses.replace`, and printed. Times are seconds, lengths are tokens, rates come with the run. The defaults are the
-conditions under which the project's figures are given unless they say otherwise: eight engines, chunks of 2048, 256
-sequences, 3 % noise on an iteration, 15 ms of API server before the engine sees a request.
+All of it is values, so that a scenario can be written as a small YAML mapping, varied with `dataclasses.replace`, and
+printed. Times are seconds, lengths are tokens, rates come with the run. The defaults are the conditions under which the
+project's figures are given unless they say otherwise: eight engines, chunks of 2048, 256 sequences, 3 % noise on an
+iteration, 15 ms of API server before the engine sees a request.
 
-Left to others: drawing the requests (`arrivals`), running them (`simulation`), reading YAML (the command line's side).
+Left to others: drawing the requests (`arrivals`), running them (`simulation`), reading YAML (`reading`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
 
 ARRIVALS = ("gamma", "trace", "sessions")
 DEFAULT_PROFILE = "h100_llama-3.1-8b_bf16_tp1"
@@ -148,57 +145,3 @@ class Scenario:
     requests: int = 8000
     warm_up: float = 0.1
     cool_down: float = 0.05
-
-
-T = TypeVar("T")
-
-
-def parse(name: str, given: Mapping[str, Any]) -> Scenario:
-    """A scenario from a mapping as YAML gives it: the fields by name, `traffic: {sources: [{trace: ...}]}`.
-
-    Raises ScenarioError with the place of what it does not understand. `pace` may be one number, `warp` a mapping.
-    """
-    scenario = _build(Scenario, {"name": name, **given}, name)
-    if scenario.traffic.arrivals not in ARRIVALS:
-        raise ScenarioError(f"{name}.traffic.arrivals: one of {', '.join(ARRIVALS)}, not {scenario.traffic.arrivals!r}")
-    if scenario.requests < 1 or not scenario.groups or not scenario.traffic.sources:
-        raise ScenarioError(f"{name}: requests, groups and traffic.sources must not be empty")
-    return scenario
-
-
-def _build(kind: type[T], given: object, where: str) -> T:
-    if not isinstance(given, Mapping):
-        raise ScenarioError(f"{where}: a mapping is needed, not {given!r}")
-    hints = get_type_hints(kind)
-    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
-    for key in given:
-        if key not in known:
-            close = get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-            raise ScenarioError(f"{where}: there is no {key!r}; {hint}")
-    return kind(**{str(key): _value(hints[str(key)], value, f"{where}.{key}") for key, value in given.items()})
-
-
-def _value(hint: Any, value: object, where: str) -> object:
-    if is_dataclass(hint):
-        return _build(hint, value, where)  # type: ignore[arg-type]
-    if get_origin(hint) is tuple:
-        return _row(get_args(hint), value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not hint:
-        raise ScenarioError(f"{where}: a value of type {hint.__name__} is needed, not {value!r}")
-    return value
-
-
-def _row(hints: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
-    """A list; where pairs are meant, a mapping or (for `pace`) one number from the beginning on."""
-    repeats = hints[-1] is Ellipsis
-    if repeats and isinstance(value, Mapping):
-        value = list(value.items())
-    elif repeats and isinstance(value, int | float) and not isinstance(value, bool):
-        value = [(0.0, value)]
-    if not isinstance(value, Sequence) or isinstance(value, str) or not (repeats or len(value) == len(hints)):
-        raise ScenarioError(f"{where}: a list{'' if repeats else f' of {len(hints)}'} is needed, not {value!r}")
-    kinds = [hints[0]] * len(value) if repeats else hints
-    return tuple(_value(kind, each, f"{where}[{at}]") for at, (kind, each) in enumerate(zip(kinds, value, strict=True)))
