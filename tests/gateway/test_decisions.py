@@ -179,18 +179,22 @@ def test_ring_and_index_agree_and_are_bounded_whatever_ids_come(ids: list[str], 
         assert (None if found is None else found.status) == last.get(request_id)
 
 
-def test_ten_thousand_records_of_64_candidates_fit_in_26_megabytes() -> None:
-    fleet, ring = make_fleet(64), DecisionRing(10_000)
+@pytest.mark.parametrize(("terms", "megabytes"), [(0, 26), (6, 45)])
+def test_ten_thousand_records_of_64_candidates_have_a_bound(terms: int, megabytes: int) -> None:
+    fleet, ring, names = make_fleet(64), DecisionRing(10_000), tuple("abcdef"[:terms])
     snapshot = fleet.snapshot(NOW)
     tracemalloc.start()
     try:
         for number in range(10_500):
-            kept = ring.capture(snapshot, Decision(0, "", snapshot.tokens.copy()))
-            ring.put(replace(RECORD, request_id=f"request-{number}", ttft=number / 7, candidates=kept))
+            decision = Decision(0, "", snapshot.tokens.copy(), terms=np.ones((terms, 64)) if terms else None)
+            forecast = Forecast(*(number / part for part in (3, 5, 7, 9, 11, 13))) if terms else None
+            kept = ring.capture(snapshot, decision, names)
+            ring.put(replace(RECORD, request_id=f"request-{number}", ttft=number / 7, candidates=kept,
+                             predicted=forecast))  # fmt: skip
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert used < 26e6
+    assert used < megabytes * 1e6
 
 
 # --- JSON ----------------------------------------------------------------------------------------------------
