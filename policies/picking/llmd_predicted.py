@@ -12,7 +12,8 @@ endpoints first, then the smallest blend of what is missing. All constants are t
 Stronger here than published: the prediction is this gateway's (theirs: boosted trees in sidecars, 13 to 48 ms a
 decision, counts of up to 50 ms ago), the best is taken where they draw with weights (`draw: true` is theirs), an SLO
 that is not given is met instead of counted as zero. Left out: the first gate at 99 %, a TPOT SLO tightened to that of
-the strictest request there, quantiles for the mean.
+the strictest request there, quantiles for the mean. The least headroom fills each endpoint to what it just bears on a
+point prediction, so later arrivals break what earlier ones were promised; it is the rule, and a warning.
 """
 
 from __future__ import annotations
