@@ -8,9 +8,7 @@ their configuration did not change. A reload that fails changes nothing.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
@@ -18,26 +16,26 @@ from random import Random
 from backends import create as create_backend
 from gateway import VERSION
 from gateway.admin import Admin
-from gateway.config.endpoints_file import parse_endpoints
-from gateway.config.files import changes
+from gateway.calibration import CalibrationWatch
 from gateway.config.loader import changes_needing_restart
-from gateway.config.types import Config, Pool, Tls, UpstreamTls
+from gateway.config.types import Config, Pool
 from gateway.core.errors import UpstreamError
 from gateway.core.fleet import Fleet
-from gateway.core.health import Rule, State
+from gateway.core.health import State
+from gateway.core.predictor import Predictor
 from gateway.decisions import DecisionRing
-from gateway.discovery import SOURCES
-from gateway.discovery.base import Discovery, Report
+from gateway.discovery.base import Report
 from gateway.front import Front
 from gateway.lane import Lane
 from gateway.ledger import Ledger
 from gateway.logs import Events, RequestLog
 from gateway.metrics import Metrics
-from gateway.priors import prior_of
+from gateway.parts import Parts, source_of
 from gateway.prober import Prober
 from gateway.proxy import Proxy
+from gateway.state import StateFolder
+from gateway.tls import listener_tls
 from gateway.wire.server import Server
-from policies.picking import create as create_policy
 
 TICK = 0.1  # seconds between sweeps of time-outs and flushes of logs
 _SLOW_TICK = 10  # ticks between learning, reaping and forgetting
@@ -55,6 +53,8 @@ class Gateway:
         self._decisions = DecisionRing(config.decisions.keep, config.decisions.file)
         self._ledger = Ledger(self._metrics, self._decisions, request_log)
         self.events = events
+        self._state = StateFolder(None, events)
+        self._calibration = CalibrationWatch(events)
         self._load = load
         self._request_log = request_log
         self._lanes: dict[str, Lane] = {}
@@ -141,7 +141,7 @@ class Gateway:
 
     def _apply(self, config: Config) -> None:
         """Make lanes for this configuration and swap it in. Raises before anything has changed."""
-        prepared = {name: _Parts(pool) for name, pool in config.pools.items() if self._changed(pool)}
+        prepared = {name: Parts(pool) for name, pool in config.pools.items() if self._changed(pool)}
         lanes: dict[str, Lane] = {}
         for name, pool in config.pools.items():
             parts = prepared.get(name)
@@ -163,7 +163,7 @@ class Gateway:
         lane = self._lanes.get(pool.name)
         return lane is None or lane.config != pool
 
-    def _build(self, pool: Pool, parts: _Parts) -> Lane:
+    def _build(self, pool: Pool, parts: Parts) -> Lane:
         """A new lane, or the old one with new parts: the fleet and its counts of what is in flight live on."""
         old = self._lanes.get(pool.name)
         task = self._probers.pop(pool.name, None)
@@ -171,6 +171,7 @@ class Gateway:
             task.cancel()
         fleet = old.fleet if old is not None else Fleet(pool.name, parts.rule, Random())
         fleet.set_rule(parts.rule)
+        was_predicting = fleet.predictor is not None
         lane = old
         source = source_of(pool, self._discovery_event(pool.name))
         prober = Prober(pool, fleet, create_backend(pool.engine), source, time.monotonic,
@@ -181,6 +182,8 @@ class Gateway:
         else:
             policy = lane.policy if lane.config.pick == pool.pick else parts.policy
             lane.reconfigure(pool, policy, prober.backend_for, parts.tls, parts.prior)
+        if fleet.predictor is not None and not was_predicting:
+            self._state.restore(pool.name, fleet.predictor)
         if pool.endpoints:  # known without looking: there for the next request
             for row in fleet.update(source.endpoints(pool.endpoints), time.monotonic(), fresh=old is None):
                 lane.policy.leave(row)
@@ -224,6 +227,7 @@ class Gateway:
     async def start(self, client_socket: socket.socket, admin_socket: socket.socket) -> None:
         """Find the endpoints, then listen. Raises OSError, ValueError or ssl.SSLError with what is wrong."""
         config = self.config
+        self._state = StateFolder(config.state, self.events)
         self._apply(config)
         self._metrics.watch(self.fleets, lambda: len(self.server.connections), lambda: self._request_log.dropped)
         await asyncio.gather(*(prober.ready() for prober in self._prober_of.values()))
@@ -248,12 +252,18 @@ class Gateway:
             for lane in lanes:
                 lane.learn_pace()
                 lane.reap(now)
+            self._calibration.look(self.fleets())
+            self._state.keep(self._predictors(), now)
             self._retired = [lane for lane in self._retired if lane.relays]
         self._ledger.settle()
         self._request_log.flush()
         self._decisions.flush()
         self._due = now + TICK
         self._ticker = asyncio.get_running_loop().call_later(TICK, self._tick)
+
+    def _predictors(self) -> dict[str, Predictor]:
+        found = {name: lane.fleet.predictor for name, lane in self._lanes.items()}
+        return {name: predictor for name, predictor in found.items() if predictor is not None}
 
     async def drain(self, delay: float, timeout: float) -> None:
         """Stop: not ready at once, no new connections after `delay`, what runs may finish until `timeout`."""
@@ -285,59 +295,7 @@ class Gateway:
             lane.close()
         if self._admin is not None:
             await self._admin.stop()
+        self._state.close(self._predictors())
         self._ledger.settle()
         self._request_log.flush()
         self._decisions.close()
-
-
-class _Parts:
-    """What can fail in building a pool, made before anything is changed."""
-
-    def __init__(self, pool: Pool):
-        self.policy = create_policy(pool.pick.policy, pool.pick.options)
-        self.rule = Rule(pool.eject.after, pool.eject.base, pool.eject.max, pool.eject.at_most)
-        self.tls = upstream_tls(pool.tls) if may_speak_tls(pool) else None
-        self.prior = prior_of(pool.profile) if pool.profile is not None else None
-        create_backend(pool.engine)
-
-
-def source_of(pool: Pool, report: Report) -> Discovery:
-    """Where a pool's endpoints come from: the one of the three ways that it names."""
-    if pool.dns is not None:
-        return SOURCES["dns"](pool.name, pool.engine, report, name=pool.dns.name, port=pool.dns.port,
-                              every=pool.dns.every)  # fmt: skip
-    if pool.file is not None:
-        path = pool.file
-        return SOURCES["file"](pool.name, pool.engine, report, path=path, contents=changes,
-                               parse=lambda data: parse_endpoints(data, path, os.environ))  # fmt: skip
-    return SOURCES["endpoints"](pool.name, pool.engine, report, endpoints=pool.endpoints)
-
-
-def listener_tls(tls: Tls) -> ssl.SSLContext:
-    """The listener's context; with `client_ca`, clients must show a certificate it signed."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # not every build of Python says so by itself
-    context.load_cert_chain(tls.cert, tls.key)
-    context.set_alpn_protocols(["http/1.1"])
-    if tls.client_ca is not None:
-        context.load_verify_locations(tls.client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def may_speak_tls(pool: Pool) -> bool:
-    """Whether an endpoint of this pool can be https. A context takes 150 ms to make: not for every reload."""
-    return pool.tls is not None or pool.file is not None or any(e.url.startswith("https:") for e in pool.endpoints)
-
-
-def upstream_tls(tls: UpstreamTls | None) -> ssl.SSLContext:
-    """The context for https endpoints: verified against `ca` or the system's, unless `insecure`."""
-    context = ssl.create_default_context(cafile=tls.ca if tls is not None else None)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if tls is not None:
-        if tls.cert is not None:
-            context.load_cert_chain(tls.cert, tls.key)
-        if tls.insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-    return context
