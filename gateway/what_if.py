@@ -9,6 +9,7 @@ before anything is said of what would have been enough. Standard library only, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ UNITS = {
     "predicted_ttft": "ttft",
 }
 EXACT = 1e-3  # share of a score that two sums of float32 may differ by
+NEAR = 0.02  # share of a score within which policies let something else decide, so that a tie makes no herd
 
 One = Mapping[str, Any]
 
@@ -49,9 +51,10 @@ def what_if(record: Mapping[str, Any]) -> str:
         return f"{name} scored the same: the tie was broken"
     if gap < 0:
         return f"{name} scored lower by {by}; something other than the score decided, see the reason"
-    lines = [f"second best: {name}, by {by}{_enough(unit)}"]
+    is_near = bool(own.get("terms")) and gap <= NEAR * abs(own["score"])
+    lines = [f"second best: {name}, by {by}{'; so near, it could have been either' if is_near else _enough(unit)}"]
     if not unit:
-        lines += _parts(own, rival, gap)
+        lines += _parts(own, rival, math.inf if is_near else gap)
     lines.append(_there(own, rival))
     return "\n".join(line for line in lines if line)
 
@@ -78,7 +81,7 @@ def _unit(own: One, rival: One) -> str:
 
 
 def _parts(own: One, rival: One, gap: float) -> list[str]:
-    """Which parts of the score made the difference, and what would have been enough."""
+    """Which parts of the score made the difference, and what would have been enough to make up for `gap`."""
     names = [name for name in own.get("terms", ()) if name not in FIGURES]
     if not names or any(one["terms"].get(name) is None for one in (own, rival) for name in names):
         return []

@@ -264,6 +264,12 @@ def test_parts_that_do_not_add_up_are_shown_and_nothing_is_promised_of_them() ->
     assert "it would have been chosen" not in text
 
 
+def test_of_two_that_are_nearly_the_same_nothing_is_said_to_have_been_needed() -> None:
+    text = terms(("wait", "harm"), [[0.2, 0.2], [0.102, 0.1]], [0.302, 0.3])
+    assert "second best: a, by 0.002; so near, it could have been either\nthe difference: harm +0.002\n" in text
+    assert "it would have been chosen" not in text
+
+
 def test_a_term_that_is_the_score_gives_it_its_unit() -> None:
     text = terms(("ttft", "tpot"), [[0.345, 0.31], [0.02, 0.02]], [0.345, 0.31])
     assert "by 35 ms of predicted first token; with that much less there, it would have been chosen" in text
