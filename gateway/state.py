@@ -64,12 +64,10 @@ class StateFolder:
         self._writer: Thread | None = None
         self._due = 0.0
         if self._folder is not None:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self._folder):
-                pass
-            for cut in self._folder.glob(".predictor-*"):  # of a process that was killed while it wrote
-                if time.time() - cut.stat().st_mtime > ABANDONED:
-                    cut.unlink(missing_ok=True)
+            try:
+                _prepare(self._folder)
+            except OSError as error:
+                raise OSError(error.errno, f"state cannot be kept ({error.strerror})", str(self._folder)) from error
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -177,6 +175,16 @@ class StateFolder:
     def _path(self, pool: str) -> Path:
         assert self._folder is not None
         return self._folder / f"predictor-{pool}.json"
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder, see that it can be written to, and remove what a process left that was killed while it wrote."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    for cut in folder.glob(".predictor-*"):
+        if time.time() - cut.stat().st_mtime > ABANDONED:
+            cut.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Kept:

@@ -1,5 +1,6 @@
 """What is kept over a restart: written whole or not at all, read with care, and never worth a failure."""
 
+import asyncio
 import json
 import os
 import stat
@@ -10,8 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.config.types import Pick
+from gateway.core.predictor import Predictor
 from gateway.logs import Events, Output
 from gateway.state import ABANDONED, EVERY, LARGEST, StateFolder
+from tests.support.client import chat, post
+from tests.support.gateway import Running, config, pool
+from tests.support.loop import on_uvloop
+from tests.support.upstream import Line, Received, Upstream, sse, whole
 
 
 class Held(Output):
@@ -115,7 +122,7 @@ def test_a_folder_that_cannot_be_is_an_os_error_at_the_start(tmp_path: Path) -> 
     file = tmp_path / "file"
     file.touch()
     for folder in (file, file / "below"):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=r"state cannot be kept .*file"):
             Process(folder)
 
 
@@ -227,3 +234,31 @@ def test_a_file_that_was_never_finished_is_removed_when_it_is_old(tmp_path: Path
         os.utime(path, (at, at))
     Process(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".predictor-gpu.json.new"]
+
+
+# --- a whole gateway -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(Predictor, "to_state"), reason="this predictor has nothing to keep")
+@on_uvloop
+async def test_a_gateway_that_is_started_again_goes_on_from_what_it_learnt(tmp_path: Path) -> None:
+    async def slow(line: Line, request: Received) -> bool:
+        await asyncio.sleep(0.02)
+        return await whole(sse(*(b'data: {"choices":[{"delta":{"content":"a"}}]}' for _ in range(20))))(line, request)
+
+    async with Upstream(slow) as up:
+        settings = config(pool([up], pick=Pick("predicted_latency")), state=str(tmp_path))
+        async with Running(settings) as first, first.client() as client:
+            before = first.gateway.fleets()["p"].predictor
+            assert before is not None
+            fresh = before.idle_ttft(100.0)
+            for _ in range(20):
+                client.send(post(chat(stream=True)))
+                assert (await client.answer()).status == 200
+            await first.settled(20)
+            learnt = before.idle_ttft(100.0)
+        async with Running(settings) as second:
+            after = second.gateway.fleets()["p"].predictor
+            assert after is not None and after is not before
+            assert abs(after.idle_ttft(100.0) - learnt) < 0.1 * abs(learnt - fresh)
+            assert "state_ignored" not in second.log.text
