@@ -215,7 +215,7 @@ class Front:
         prompt = seen.text
         session = head.named.get(b"x-session-id")
         request = Request(
-            request_id, model.name, received, prompt, lengths.prompt_tokens(len(prompt)),
+            request_id, model.name, received, prompt, lengths.prompt_tokens(len(prompt), route, key.tenant),
             lengths.expected(route, key.tenant, seen.limit) * seen.answers, bool(seen.stream) or path.streams,
             session.decode("latin-1") if session is not None else seen.prompt_cache_key or seen.user or "", key.tenant,
             ttft_slo=tighter(model.slo.ttft, ttft_slo), tpot_slo=tighter(model.slo.tpot, tpot_slo),

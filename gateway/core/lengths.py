@@ -1,5 +1,8 @@
 """How long a request will be, before and while the engine tells: tokens of its prompt, and of its answer.
 
+Prompts: tokens are bytes over the bytes per token of all that this tenant sent, since languages differ by a factor of
+three in it, and what is sent is JSON.
+
 Answers: one small histogram of lengths per (route, tenant), which borrows from its route's, which borrows from the
 model's, which borrows from a guess: each level weighs its own n answers against `BORROWED` of the level above, so a
 tenant's first answer counts a little and its hundredth is nearly all there is. Old answers fade, so a shift of workload
@@ -28,7 +31,7 @@ SPREAD = 1.0  # ... and the deviation of its logarithm
 TENANTS = 512  # (route, tenant) pairs that are remembered, the longest unused goes first
 ROUTES = 64
 BYTES_PER_TOKEN = 4.0
-RATIO_WEIGHT = 0.02  # of one request in the bytes per token
+BORROWED_TOKENS = 2000.0  # of prompts, at the ratio of the level above, that count with one's own
 _BINS = 35  # from 1 to 131,072 tokens; the last holds all that is longer
 _LARGEST = 1e100  # a weight at which the histogram is scaled back
 _EVERY = 0.25  # a share of new answers after which the derived figures are made again
@@ -38,15 +41,14 @@ class Lengths:
     """What one model's requests are like. Lengths are tokens, sizes are bytes of prompt JSON."""
 
     def __init__(self) -> None:
-        self.bytes_per_token = BYTES_PER_TOKEN
         self._edges = 2.0 ** (np.arange(_BINS) / 2.0)
-        self._model = _Level(_guess(self._edges), self._edges)
+        self._model = _Level(_guess(self._edges), self._edges, BYTES_PER_TOKEN)
         self._routes: dict[str, _Level] = {}
         self._tenants: dict[tuple[str, str], _Level] = {}
 
-    def prompt_tokens(self, size: int) -> float:
-        """Tokens of a prompt of `size` bytes."""
-        return size / self.bytes_per_token + 1.0
+    def prompt_tokens(self, size: int, route: str = "", tenant: str = "") -> float:
+        """Tokens of a prompt of `size` bytes; of anybody's where nobody is named."""
+        return size / self._level(route, tenant).bytes_per_token + 1.0
 
     def expected(self, route: str, tenant: str, limit: int | None = None) -> float:
         """Expected tokens of one answer, under the client's limit."""
@@ -67,20 +69,24 @@ class Lengths:
 
     def learn(self, route: str, tenant: str, size: int, prompt: float, output: float) -> None:
         """What the engine counted of one request; NaN or negative where it did not."""
-        if prompt > 0.0 and size > 0:
-            ratio = size / prompt
-            if 0.5 <= ratio <= 16.0:  # a template or an image may count for more than its bytes: no measure
-                self.bytes_per_token += RATIO_WEIGHT * (ratio - self.bytes_per_token)
-        if not 0.0 < output < math.inf:
+        tells_prompt = prompt > 0.0 and 0.5 <= size / prompt <= 16.0  # beyond, a template or an image: no measure
+        tells_output = 0.0 < output < math.inf
+        if not tells_prompt and not tells_output:
             return
-        of_route = self._routes.pop(route, None) or _Level(self._model, self._edges)
+        of_route = self._routes.pop(route, None) or _Level(self._model, self._edges, self._model.bytes_per_token)
         self._routes[route] = of_route
-        of_tenant = self._tenants.pop((route, tenant), None) or _Level(of_route, self._edges)
+        of_tenant = self._tenants.pop((route, tenant), None) or _Level(of_route, self._edges, of_route.bytes_per_token)
         self._tenants[route, tenant] = of_tenant
         if len(self._routes) > ROUTES:
             del self._routes[next(iter(self._routes))]
         if len(self._tenants) > TENANTS:
             del self._tenants[next(iter(self._tenants))]
+        if tells_prompt:
+            self._model.learn_prompt(size, prompt, BYTES_PER_TOKEN)
+            of_route.learn_prompt(size, prompt, self._model.bytes_per_token)
+            of_tenant.learn_prompt(size, prompt, of_route.bytes_per_token)
+        if not tells_output:
+            return
         at = min(_BINS - 1, int(2.0 * math.log2(output))) if output > 1.0 else 0
         self._model.learn(at, output)
         of_route.learn(at, output)
@@ -103,11 +109,13 @@ class _Shape:
 class _Level:
     """Lengths seen at one level, and what follows from them and from the level above."""
 
-    __slots__ = ("_above", "_counts", "_due", "_edges", "_fresh", "_seen", "_shape", "_sums", "_tables", "_weight",
-                 "longest", "mean")  # fmt: skip
+    __slots__ = ("_above", "_counts", "_due", "_edges", "_fresh", "_prompt_size", "_prompt_tokens", "_seen", "_shape",
+                 "_sums", "_tables", "_weight", "bytes_per_token", "longest", "mean")  # fmt: skip
 
-    def __init__(self, above: _Level | _Shape, edges: Floats):
+    def __init__(self, above: _Level | _Shape, edges: Floats, bytes_per_token: float):
         self._above = above
+        self.bytes_per_token = bytes_per_token
+        self._prompt_size = self._prompt_tokens = 0.0
         self._edges = edges
         self._counts = np.zeros(_BINS)
         self._sums = np.zeros(_BINS)
@@ -121,6 +129,13 @@ class _Level:
     def shape(self) -> _Shape:
         """What is believed here."""
         return self._shape
+
+    def learn_prompt(self, size: float, tokens: float, above: float) -> None:
+        """One more prompt; `above` is the bytes per token of the level above."""
+        self._prompt_size += size - self._prompt_size / MEMORY
+        self._prompt_tokens += tokens - self._prompt_tokens / MEMORY
+        borrowed = BORROWED_TOKENS * above
+        self.bytes_per_token = (self._prompt_size + borrowed) / (self._prompt_tokens + BORROWED_TOKENS)
 
     def learn(self, at: int, output: float) -> None:
         """One more answer, which falls into bin `at`."""

@@ -31,7 +31,8 @@ def test_an_unknown_model_starts_with_four_bytes_a_token_and_a_bounded_answer() 
 
 def test_both_follow_what_is_counted() -> None:
     lengths = taught("a", [50.0] * 500)
-    assert abs(lengths.prompt_tokens(3000) - 1000.0) < 2.0
+    assert abs(lengths.prompt_tokens(3000) - 1000.0) < 20.0
+    assert abs(lengths.prompt_tokens(3000, CHAT, "a") - 1000.0) < 2.0
     assert abs(lengths.expected(CHAT, "a") - 50.0) < 1.0
 
 
@@ -51,6 +52,19 @@ def test_a_route_nobody_used_borrows_from_its_model_and_another_tenant_from_its_
     taught("a", [800.0] * 300, lengths)
     assert lengths.expected("/v1/completions", "b") < 40.0 < 700.0 < lengths.expected(CHAT, "b")
     assert 40.0 < lengths.expected("/v1/messages", "b") < 800.0
+
+
+def test_each_tenants_prompts_are_measured_by_its_own_and_the_long_ones_count_most() -> None:
+    lengths = Lengths()
+    for _ in range(100):
+        lengths.learn(CHAT, "english", 9000, 2000, -1)
+        lengths.learn(CHAT, "japanese", 3000, 2000, -1)
+    assert lengths.prompt_tokens(9000, CHAT, "english") == pytest.approx(2000.0, rel=0.02)
+    assert lengths.prompt_tokens(3000, CHAT, "japanese") == pytest.approx(2000.0, rel=0.02)
+    assert 1000.0 < lengths.prompt_tokens(3000, CHAT, "somebody") < 1200.0
+    for _ in range(100):
+        lengths.learn(CHAT, "english", 40, 30, -1)  # a template around a word
+    assert lengths.prompt_tokens(9000, CHAT, "english") == pytest.approx(2000.0, rel=0.05)
 
 
 def test_a_shift_of_workload_is_followed() -> None:
@@ -86,7 +100,7 @@ def test_what_was_not_counted_teaches_nothing() -> None:
     lengths.learn(CHAT, "a", 1000, -1, 0)
     lengths.learn(CHAT, "a", 0, 10, -1)
     lengths.learn(CHAT, "a", 0, math.nan, math.nan)
-    assert lengths.bytes_per_token == 4.0 and lengths.expected(CHAT, "a") == pytest.approx(200.0)
+    assert lengths.prompt_tokens(4000, CHAT, "a") == 1001.0 and lengths.expected(CHAT, "a") == pytest.approx(200.0)
 
 
 def test_memory_is_bounded_and_the_longest_unused_goes_first() -> None:
@@ -104,7 +118,8 @@ def test_no_count_however_odd_makes_an_estimate_that_is_not_a_number(counts: lis
     lengths = Lengths()
     for size, prompt, output in counts:
         lengths.learn(CHAT, "a", size, prompt, output)
-    assert math.isfinite(lengths.prompt_tokens(1000)) and lengths.prompt_tokens(1000) >= 1000 / 16
+    for tenant in ("a", "b"):
+        assert 1000 / 16 <= lengths.prompt_tokens(1000, CHAT, tenant) <= 2001.0
     for limit in (None, -5, 1, 7, 200, 10**6):
         assert 1.0 <= lengths.expected(CHAT, "a", limit) <= max(1.0, math.inf if limit is None else limit)
         for written in (0.0, 1.0, 150.0, 10.0**5, 10.0**9):
