@@ -21,7 +21,7 @@ import numpy as np
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Floats, Rows
 from gateway.logs import Output
-from gateway.records import Candidates, Forecast, RequestRecord
+from gateway.records import Candidates, Forecast, RequestRecord, Stretch, Work
 
 # More candidates than this are not all kept: the best `BEST` of them are.
 MANY = 64
@@ -179,6 +179,7 @@ def describe(record: RequestRecord) -> dict[str, object]:
         "reason": record.reason,
         "slo": {"ttft": _known(record.ttft_slo), "tpot": _known(record.tpot_slo)},
         "predicted": None if record.predicted is None else _plain(record.predicted),
+        "work": None if record.work is None else _work(record.work),
         "outcome": {
             "status": record.status,
             "ended": record.ended,
@@ -207,8 +208,12 @@ def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _plain(forecast: Forecast) -> dict[str, float | None]:
-    return {name: _known(getattr(forecast, name)) for name in forecast.__struct_fields__}
+def _plain(figures: Forecast | Work | Stretch, but: str = "") -> dict[str, object]:
+    return {name: _known(getattr(figures, name)) for name in figures.__struct_fields__ if name != but}
+
+
+def _work(work: Work) -> dict[str, object]:
+    return {**_plain(work, but="after"), "after": None if work.after is None else _plain(work.after)}
 
 
 def _candidates(table: Candidates) -> list[dict[str, object]]:

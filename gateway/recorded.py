@@ -10,7 +10,7 @@ import time
 from gateway.ask import Ask, Facts
 from gateway.core.errors import HeadwayError
 from gateway.core.types import UNKNOWN
-from gateway.records import Forecast, RequestRecord
+from gateway.records import Forecast, RequestRecord, Work
 from gateway.wire.head import RequestHead
 from gateway.wire.reply import Reply
 
@@ -33,6 +33,7 @@ def recorded(head: RequestHead, reply: Reply, at: float, received: float, facts:
         ttft_slo=request.ttft_slo if request is not None else UNKNOWN,
         tpot_slo=request.tpot_slo if request is not None else UNKNOWN,
         predicted=Forecast.of(facts.forecast) if facts.forecast is not None else None,
+        work=Work.of(relay.reservation) if relay is not None else None,
         prompt_tokens=_count(meter.prompt if meter else -1), cached_tokens=_count(meter.cached if meter else -1),
         completion_tokens=_count(meter.tokens if meter else -1), bytes_in=len(ask.body) if ask is not None else 0,
         bytes_out=reply.bytes_out, candidates=facts.candidates,

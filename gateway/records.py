@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN, Floats
 from gateway.core.types import Forecast as CoreForecast
 
@@ -48,6 +49,56 @@ class Candidates(msgspec.Struct, frozen=True, gc=False):
     NAMES: ClassVar[tuple[str, ...]] = ("requests", "tokens", "prefill", "kv_used", "age")
 
 
+class Stretch(msgspec.Struct, frozen=True, gc=False):
+    """A stream after its first token: what was in the engine meanwhile, as the predictor's books have it.
+
+    `seconds` for `steps` iterations, on average so many sequences `decoding` and reading so many tokens of `context`;
+    `tokens1` to `tokens3` are prompt tokens that were worked off beside it, up to the first knee of an iteration's
+    tokens, between `knee1` and `knee2`, and beyond; `pairs` is the attention work of those, in pairs of tokens.
+    """
+
+    seconds: float
+    steps: float
+    decoding: float
+    context: float
+    tokens1: float
+    tokens2: float
+    tokens3: float
+    pairs: float
+    knee1: float
+    knee2: float
+
+
+class Work(msgspec.Struct, frozen=True, gc=False):
+    """What a stream's engine had to do for it, where a predictor kept books: of this a profile can be fitted.
+
+    At the dispatch: seconds of `rest` of the running iteration, prompt tokens to do before its first token (`tokens`,
+    of which `own` are its own, of a prompt of `prompt`, as estimated then), their attention in `pairs` of tokens,
+    sequences `decoding` and the tokens of `context` that they read. `kv_tokens`: what the endpoint's KV cache holds.
+    """
+
+    rest: float
+    tokens: float
+    decoding: float
+    context: float
+    pairs: float
+    own: float
+    prompt: float
+    kv_tokens: float = UNKNOWN
+    after: Stretch | None = None
+
+    @classmethod
+    def of(cls, reservation: Reservation) -> Work | None:
+        """None for a plain answer, whose first token nobody saw, and where nothing was predicted."""
+        marks: tuple[float, ...] | None = getattr(reservation.forecast, "marks", None)
+        if marks is None or not reservation.stream:
+            return None
+        rest, _, _, _, _, tokens, decoding, context, pairs = marks
+        after = None if reservation.stretch is None else Stretch(*reservation.stretch)
+        return cls(rest, tokens, decoding, context, pairs, reservation.uncached, reservation.prompt,
+                   reservation.fleet.kv_capacity.item(reservation.row), after)  # fmt: skip
+
+
 class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """One request from its last byte in to its last byte out. Seconds, tokens; NaN or "" where it never came to it.
 
@@ -55,7 +106,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     a client invented. `ended` is one of types.ENDINGS, or "rejected" when no try was made. `ttft` counts from the
     arrival of the request's last byte, `ttft_there` from the dispatch of the last try; `tpot` is the mean gap between
     tokens after the first. What was `predicted` for that try is `ttft_there` and `tpot`, each with an interval that
-    should hold 90 %.
+    should hold 90 %; `work` is what it had to be predicted from, and learnt from.
     """
 
     request_id: str
@@ -84,6 +135,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     ttft_slo: float = UNKNOWN
     tpot_slo: float = UNKNOWN
     predicted: Forecast | None = None
+    work: Work | None = None
     prompt_tokens: float = UNKNOWN
     cached_tokens: float = UNKNOWN
     completion_tokens: float = UNKNOWN

@@ -465,6 +465,7 @@ class Predictor:
         x = [0.0, d, d * decoding, d * context, *(slow_prefill * quantity for quantity in worked)]
         self._learn_pace(row, x, 0.0, seconds)
         self.window.add_rest(row, seconds, steps, decoding, context, worked)
+        reservation.stretch = (seconds, steps, decoding, context, *worked, *self.prices.knees)
         if self.window.count >= self._fit_at:
             self._fit(now)
 

@@ -22,7 +22,7 @@ class Reservation:
 
     __slots__ = (
         "at", "endpoint", "expected", "fleet", "forecast", "left", "mark", "prompt", "row", "settled", "started", "stream",
-        "uncached", "written",
+        "stretch", "uncached", "written",
     )  # fmt: skip
 
     def __init__(self, fleet: Fleet, row: int, request: Request, uncached: float, now: float,
@@ -35,6 +35,8 @@ class Reservation:
         self.prompt = request.prompt_tokens
         self.written = 0.0
         self.mark: tuple[float, ...] | None = None  # the predictor's: where its books stood at the first token
+        # And what it learnt from the tokens after that: see `gateway.records.Stretch`.
+        self.stretch: tuple[float, ...] | None = None
         self.forecast = forecast
         # Whole tokens: sums of them do not drift.
         self.expected = self.left = float(int(request.output_tokens)) or 1.0

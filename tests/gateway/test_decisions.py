@@ -6,6 +6,7 @@ import threading
 import tracemalloc
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,10 +15,11 @@ from msgspec.structs import replace
 
 from gateway.core.fleet import Fleet
 from gateway.core.health import Rule
+from gateway.core.predictor import Predictor
 from gateway.core.snapshot import Snapshot
-from gateway.core.types import UNKNOWN, Decision, Endpoint, Floats, Load, Request
+from gateway.core.types import UNKNOWN, Decision, Endpoint, Floats, Load, Outcome, Request
 from gateway.decisions import BEST, MANY, DecisionRing, describe
-from gateway.records import Candidates, Forecast, RequestRecord
+from gateway.records import Candidates, Forecast, RequestRecord, Stretch, Work
 
 NOW = 10.0
 RECORD = RequestRecord(
@@ -179,7 +181,7 @@ def test_ring_and_index_agree_and_are_bounded_whatever_ids_come(ids: list[str], 
         assert (None if found is None else found.status) == last.get(request_id)
 
 
-@pytest.mark.parametrize(("terms", "megabytes"), [(0, 26), (6, 45)])
+@pytest.mark.parametrize(("terms", "megabytes"), [(0, 26), (6, 53)])
 def test_ten_thousand_records_of_64_candidates_have_a_bound(terms: int, megabytes: int) -> None:
     fleet, ring, names = make_fleet(64), DecisionRing(10_000), tuple("abcdef"[:terms])
     snapshot = fleet.snapshot(NOW)
@@ -188,9 +190,11 @@ def test_ten_thousand_records_of_64_candidates_have_a_bound(terms: int, megabyte
         for number in range(10_500):
             decision = Decision(0, "", snapshot.tokens.copy(), terms=np.ones((terms, 64)) if terms else None)
             forecast = Forecast(*(number / part for part in (3, 5, 7, 9, 11, 13))) if terms else None
+            stretch = Stretch(*(number / part for part in range(3, 13)))
+            work = Work(number / 3, number / 5, number / 7, 8.5, 9.5, 1.5, 2.5, 3.5, stretch) if terms else None
             kept = ring.capture(snapshot, decision, names)
             ring.put(replace(RECORD, request_id=f"request-{number}", ttft=number / 7, candidates=kept,
-                             predicted=forecast))  # fmt: skip
+                             predicted=forecast, work=work))  # fmt: skip
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -231,6 +235,39 @@ def test_what_was_promised_and_predicted_is_in_the_json() -> None:
     outcome = shown["outcome"]
     assert isinstance(outcome, dict) and outcome["ttft_there"] == 0.29
     json.dumps(shown, allow_nan=False)
+
+
+def test_what_a_profile_can_be_fitted_to_is_in_the_json() -> None:
+    assert describe(RECORD)["work"] is None
+    work = Work(0.004, 900.0, 12.0, 9000.0, 4e5, 800.0, 1000.0)
+    shown = describe(replace(RECORD, work=work))["work"]
+    assert shown == {
+        "rest": 0.004, "tokens": 900.0, "decoding": 12.0, "context": 9000.0, "pairs": 4e5, "own": 800.0,
+        "prompt": 1000.0, "kv_tokens": None, "after": None,
+    }  # fmt: skip
+    after = Stretch(1.5, 100.0, 11.5, 9100.0, 300.0, 200.0, 100.0, 5e4, 128.0, 512.0)
+    shown = describe(replace(RECORD, work=msgspec.structs.replace(work, kv_tokens=4e5, after=after)))["work"]
+    assert isinstance(shown, dict) and shown["kv_tokens"] == 4e5
+    assert shown["after"] == dict(zip(Stretch.__struct_fields__, msgspec.structs.astuple(after), strict=True))
+
+
+def test_a_stream_tells_what_its_engine_had_to_do_and_a_plain_answer_does_not() -> None:
+    fleet = Fleet("p", Rule(), random.Random(1))
+    fleet.predictor = Predictor(random.Random(1))
+    fleet.update([Endpoint("e", "http://e", "p", "vllm")], 0.0, fresh=True)
+    request = Request("r", "m", 0.0, prompt_tokens=1000.0, stream=True)
+    snapshot = fleet.snapshot(0.0)
+    forecast = fleet.predictor.forecast(fleet.predictor.predict(request, snapshot), 0)
+    place = fleet.reserve(Decision(0, "", cached_tokens=200.0, forecast=forecast), request, 0.0)
+    place.first_token(0.1)
+    outcome = Outcome(request, place.endpoint, 0, 200, "complete", 1.1, 0.1, 1000.0, UNKNOWN, 101.0)
+    place.settle(1.1, outcome)
+    work = Work.of(place)
+    assert work is not None and (work.tokens, work.own, work.prompt, work.decoding) == (1000.0, 800.0, 1000.0, 0.0)
+    assert work.after is not None and (work.after.steps, work.after.decoding) == (100.0, 1.0)
+    assert work.after.seconds == pytest.approx(1.0)
+    place.stream = False
+    assert Work.of(place) is None
 
 
 def test_a_request_that_was_never_sent_has_no_candidates() -> None:
