@@ -13,7 +13,7 @@ _LEAST = 0.05
 
 
 def prior_of(name: str) -> Prior:
-    """The prior of the profile with this name. Raises ValueError, with close names, if there is none."""
+    """The prior of the profile with this name, or in this file. Raises ValueError, with hints, if there is none."""
     from backends.sim.profiles import profile
 
     found, neutral = profile(name), Prior()

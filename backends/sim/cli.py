@@ -21,7 +21,8 @@ from backends.sim.server import ServerOptions, SimServer
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options, for whichever parser it hangs under."""
     add = parser.add_argument
-    add("--profile", action="append", metavar="NAME", help="GPU, model and precision; repeat for a mixed fleet")
+    about = "GPU, model and precision, or the JSON file of your own; repeat for a mixed fleet"
+    add("--profile", action="append", metavar="NAME", help=about)
     add("--list", action="store_true", help="print the profile names and stop")
     add("--count", type=int, default=1, metavar="N", help="servers per profile (default 1)")
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
@@ -91,8 +92,11 @@ def server_options(args: argparse.Namespace) -> list[ServerOptions]:
     )
     made: list[ServerOptions] = []
     for name in args.profile:
+        found = profile(name)
+        if not (found.kv_tokens or args.kv):
+            raise ValueError(f"profile {name} does not say how many tokens its KV cache holds: --kv is needed")
         one = ServerOptions(
-            profile(name),
+            found,
             model=args.model,
             speed=args.speed,
             mean_output=args.mean_output,

@@ -194,6 +194,26 @@ class Name(Kind):
 
 
 @dataclass(frozen=True, slots=True)
+class NameOrFile(Name):
+    """A name out of a registry, or a JSON file with one more; a relative path counts from the configuration's folder.
+
+    `fault(path)` says what is wrong with the file, or None.
+    """
+
+    fault: Callable[[str], str | None] = lambda path: None
+
+    def _known(self, name: str, reader: Reader) -> str:
+        if not name.endswith(".json"):
+            return Name._known(self, name, reader)
+        path = os.path.normpath(os.path.join(reader.folder, name))
+        if not os.path.isfile(path):
+            raise Fault(f"file {shown_path(name)} does not exist", f"looked for {shown_path(path)}")
+        if (wrong := self.fault(path)) is not None:
+            raise Fault(f"not a {self.registry}: {shown_path(name)}", wrong)
+        return path
+
+
+@dataclass(frozen=True, slots=True)
 class FilePath(Kind):
     """A path; a relative one counts from the configuration's own folder. `is_read`: the file must be there."""
 

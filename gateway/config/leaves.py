@@ -19,6 +19,7 @@ from gateway.config.kinds import (
     FolderPath,
     Kind,
     Later,
+    NameOrFile,
     Nothing,
     Option,
     Path,
@@ -127,6 +128,17 @@ class KeyName(Kind):
         return {"type": "string"}
 
 
+def profile_fault(path: str) -> str | None:
+    """What is wrong with a file that should hold a profile, or None."""
+    from gateway.priors import prior_of
+
+    try:
+        prior_of(path)
+    except ValueError as error:
+        return str(error).removeprefix("profile file ")
+    return None
+
+
 def show_address(address: tuple[str, int]) -> str:
     """`host:port`, IPv6 in brackets."""
     return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
@@ -149,6 +161,7 @@ URL_PATH = matching(r"/[!-\"$->@-\[\]-~]*", "a path such as /health")
 FILE = FilePath()
 WRITTEN_FILE = FilePath(is_read=False)
 FOLDER = FolderPath()
+PROFILE = NameOrFile("profile", is_open=False, fault=profile_fault)
 LATER = Later()
 OPTION = Option((parse_int, parse_decimal, parse_bool, parse_duration, parse_size, parse_share))
 VERSION = Value(parse_version, "the number 1", {"const": 1})

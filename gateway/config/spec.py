@@ -27,6 +27,7 @@ from gateway.config.leaves import (
     MODEL,
     NETWORK,
     OPTION,
+    PROFILE,
     RULE,
     SHARE_OF,
     SIZE_OF,
@@ -113,7 +114,6 @@ def _unmade(pool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 ENGINE = Name("engine")
 POLICY = Name("policy")
-PROFILE = Name("profile", is_open=False)
 TLS = Struct(types.Tls, {
     "cert": Key(FILE, "our certificate and its chain, PEM", required=True),
     "key": Key(FILE, "its private key, PEM, without a passphrase", required=True),
@@ -179,7 +179,9 @@ SCRAPE = Struct(types.Scrape, {
 
 POOL_POLICY = {
     "engine": Key(ENGINE, "the kind of model server"),
-    "profile": Key(PROFILE, "the GPU and model that the predictor starts from; null: it finds out", nullable=True),
+    "profile": Key(
+        PROFILE, "the GPU and model that predictions start from: a name or a file; null: it finds out", nullable=True
+    ),
     "pick": Key(PICK, "the picking policy: a name, or {policy: NAME, …options}"),
     "api_key": Key(secret_of("key"), "what the endpoints get as their key", nullable=True),
     "tls": Key(UPSTREAM_TLS, "for https:// endpoints", nullable=True),

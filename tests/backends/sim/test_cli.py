@@ -1,6 +1,7 @@
 """The `sim` command."""
 
 import argparse
+import json
 import subprocess
 import sys
 import urllib.request
@@ -20,6 +21,10 @@ def parse(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+OWN = {"base": 6.5, "knee1": 128, "knee2": 512, "slope1": 0.01, "slope2": 0.02, "slope3": 0.03, "pair": 1e-6,
+       "seq": 0.01, "ctx": 4e-5, "kv_tokens": 100000}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -37,6 +42,19 @@ def test_arguments_that_make_no_sense_end_with_2_and_the_reason(
 ) -> None:
     assert cli.run(parse(*arguments)) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_a_profile_of_ones_own_is_a_file_and_needs_a_kv_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({**OWN, "kv_tokens": 0}))
+    assert cli.run(parse("--profile", str(mine))) == 2
+    assert "--kv is needed" in capsys.readouterr().err
+    (made,) = cli.server_options(parse("--profile", str(mine), "--kv", "5000"))
+    assert (made.profile.base, made.profile.model, made.engine.kv_tokens) == (OWN["base"], "mine", 5000)
+    assert cli.run(parse("--profile", str(tmp_path / "other.json"))) == 2
+    assert "No such file" in capsys.readouterr().err
 
 
 def test_profiles_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:

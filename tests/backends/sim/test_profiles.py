@@ -1,6 +1,7 @@
 """The iteration-time table."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,54 @@ def test_a_part_of_a_name_is_answered_with_those_that_have_it_and_nonsense_with_
     with pytest.raises(UnknownProfile) as refused:
         profile("?")
     assert all(name in str(refused.value) for name in names())
+
+
+ENTRY = {"base": 6.5, "knee1": 128, "knee2": 512, "slope1": 0.01, "slope2": 0.02, "slope3": 0.03, "pair": 1e-6,
+         "seq": 0.01, "ctx": 4e-5}  # fmt: skip
+
+
+def test_a_path_to_a_json_file_stands_for_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**ENTRY, "about": "my own"}))
+    mine = profile(str(path))
+    assert (mine.name, mine.model, mine.base, mine.knee2, mine.kv_tokens) == ("mine", "mine", 6.5, 512, 0)
+    path.write_text(json.dumps({**ENTRY, "name": "x", "model": "m", "kv_tokens": 1000}))
+    mine = profile(str(path))
+    assert (mine.name, mine.model, mine.kv_tokens) == ("x", "m", 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "one JSON object"),
+        ("{}", "missing: base, knee1, knee2, slope1"),
+        ({"slpoe1": 1}, "unknown key 'slpoe1'"),
+        ({"base": "6"}, "base: a number is expected"),
+        ({"base": True}, "base: a number is expected"),
+        ({"knee1": 1.5}, "knee1: a whole number is expected"),
+        ({"name": 3}, "name: a text is expected"),
+        ({"pair": -1}, "pair: must be a number from 0"),
+        ({"pair": math.nan}, "pair: must be a number from 0"),
+        ({"ctx": 10**400}, "ctx: must be a number from 0"),
+        ({"base": 0}, "base: must be above 0"),
+        ({"knee1": 600}, "knee1 must not be beyond knee2"),
+    ],
+)
+def test_a_file_that_holds_no_profile_is_refused_with_the_reason(
+    tmp_path: Path, text: str | dict[str, object], reason: str
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(text if isinstance(text, str) else json.dumps({**ENTRY, **text}))
+    with pytest.raises(UnknownProfile) as refused:
+        profile(str(path))
+    assert reason in str(refused.value) and "mine.json" in str(refused.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownProfile, match="No such file"):
+        profile(str(tmp_path / "mine.json"))
 
 
 def test_an_iteration_is_the_sum_of_its_terms() -> None:

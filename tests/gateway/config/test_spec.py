@@ -1,12 +1,13 @@
 """The table of keys: what is promised for later is refused, and names come from the registries that are given."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from backends.sim.profiles import names
+from backends.sim.profiles import FILE, names
 from gateway.config import spec
 from gateway.config.loader import Loaded
 from gateway.config.problems import Problem
@@ -81,6 +82,22 @@ def test_a_profile_is_one_of_the_table_and_close_names_are_told(read: Read, faul
         "unknown profile `my.profiles:Mine`"
         in faults(good.replace("engine: http", "profile: my.profiles:Mine"))[0].told
     )
+
+
+def test_a_profile_may_be_a_file_beside_the_configuration(
+    read: Read, faults: Faults, good: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = good.replace("engine: http", "profile: mine.json")
+    (fault,) = faults(text)
+    assert fault.message == "file `mine.json` does not exist" and str(tmp_path) in fault.hint
+    mine = tmp_path / "mine.json"
+    mine.write_text('{"base": 6.5}')
+    (fault,) = faults(text)
+    assert fault.message == "not a profile: `mine.json`" and "missing: knee1" in fault.hint
+    table = json.loads(FILE.read_text(encoding="utf-8"))["profiles"]
+    mine.write_text(json.dumps(table[PROFILES[0]]))
+    assert read(text).config.pools["p"].profile == str(mine)
 
 
 def test_the_promised_latency_is_in_seconds_and_each_part_may_be_left_out(
