@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from gateway.answers import TryFailed, forwardable
 from gateway.ask import Ask, Facts
 from gateway.config.names import ModelNames
 from gateway.config.types import Config, Key, Model
@@ -38,7 +39,6 @@ from gateway.peek import Peek, peek, rewrite
 from gateway.proxy import Proxy
 from gateway.recorded import recorded
 from gateway.records import RequestRecord
-from gateway.relay import TryFailed, forwardable
 from gateway.story import Story
 from gateway.wire.head import RequestHead, WireError
 from gateway.wire.reply import Reply

@@ -9,9 +9,10 @@ connection that does not end as if the answer were whole.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from backends.base import Backend, Meaning
+from gateway.answers import Fields, TryFailed, failed, forwardable
 from gateway.config.types import Timeouts
 from gateway.core.errors import UpstreamError
 from gateway.core.health import Evidence
@@ -26,23 +27,6 @@ from gateway.wire.upstream import UpstreamConnection
 _HELD = 256 * 1024  # bytes held before a stream starts (comments), and of an error's body
 _WHOLE = 32 << 20  # bytes of a plain answer that must be seen whole
 _PROGRESS = 16  # tokens between updates of what is left to come
-_DROPPED = frozenset(
-    (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
-     b"upgrade", b"content-length", b"set-cookie", b"set-cookie2", b"x-request-id", b"endpoint-load-metrics",
-     b"alt-svc")
-)  # fmt: skip
-_DROPPED_PREFIXES = (b"x-headway-", b"x-gateway-", b"x-llm-d-")
-
-Fields = Sequence[tuple[bytes, bytes]]
-Answer = tuple[int, Fields, bytes]
-
-
-class TryFailed(UpstreamError):
-    """A try that failed before its answer started. `answer` is what the engine said, if it said anything."""
-
-    def __init__(self, message: str, *, cause: str, answer: Answer | None = None):
-        super().__init__(message, cause=cause)
-        self.answer = answer
 
 
 class Relay:
@@ -268,7 +252,7 @@ class Relay:
             self.reply.end()
             self._done("complete")
             return
-        error = _failed(f"status_{status}", (status, self._fields, body), meaning)
+        error = failed(f"status_{status}", (status, self._fields, body), meaning)
         self._fail(error, "saturated" if meaning is Meaning.SATURATED else "upstream_failed")
 
     def _fail_early(self, event: bytes) -> None:
@@ -284,7 +268,7 @@ class Relay:
             self.reply.end()
             self._done("complete")
             return
-        self._fail(_failed("error_event", (status, fields, body), meaning), "error_event")
+        self._fail(failed("error_event", (status, fields, body), meaning), "error_event")
 
     def fail(self, error: UpstreamError, ended: str) -> None:
         """From outside (time-outs, a hung endpoint): give up on this try."""
@@ -345,17 +329,5 @@ class Relay:
             self.fail(error, "timeout")
 
 
-def _failed(cause: str, answer: Answer, meaning: Meaning) -> TryFailed:
-    """What the engine said, as the failure of a try."""
-    cause = {Meaning.SATURATED: "saturated", Meaning.LEAVING: "leaving"}.get(meaning, cause)
-    return TryFailed(f"the model server answered {answer[0]}", cause=cause, answer=answer)
-
-
 def _ignore(data: bytes) -> None:
     """What comes after the end."""
-
-
-def forwardable(fields: Fields) -> bytes:
-    """The engine's response fields that a client may see, as ready lines."""
-    return b"".join([b"%b: %b\r\n" % field for field in fields
-                     if field[0] not in _DROPPED and not field[0].startswith(_DROPPED_PREFIXES)])  # fmt: skip

@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from gateway.config.types import Model, Timeouts
-from gateway.relay import forwardable
 from tests.support.client import chat, post
 from tests.support.gateway import Running, config, limits, pool
 from tests.support.loop import on_uvloop, until
@@ -213,13 +212,6 @@ async def test_a_response_in_pieces_reaches_the_client_piece_by_piece() -> None:
             if number == 0:
                 await client.head()
             await asyncio.wait_for(client.reader.readuntil(TOKEN + b"\n\n\r\n"), 2.0)
-
-
-def test_hop_by_hop_and_our_own_fields_are_not_forwarded() -> None:
-    dropped = (b"connection", b"transfer-encoding", b"content-length", b"x-request-id", b"x-headway-a",
-               b"endpoint-load-metrics")  # fmt: skip
-    sent = [*((name, b"x") for name in dropped), (b"content-type", b"text/plain"), (b"x-b", b"c")]
-    assert forwardable(sent) == b"content-type: text/plain\r\nx-b: c\r\n"
 
 
 @on_uvloop
