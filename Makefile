@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 URL ?= http://127.0.0.1:8080
 LOAD ?= --rate 2 --run-time 60s
+LAB ?= suite --quick
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
@@ -39,8 +40,8 @@ load: $(VENV)/.dev   ## locust against URL (the demo's; start it first), options
 evidence-%: $(VENV)/.dev  ## one promise, shown: hung outage memory reload restart keepalive_race killed replay strictness
 	$(BIN)/python -m tests.evidence.$* $(ARGS)
 
-lab:            ## compare policies on traces in virtual time
-	@echo "make lab: not in this version" >&2; exit 1
+lab: $(VENV)/.run    ## policies on traces in virtual time: the standard suite in its quick form (all of it: LAB=suite)
+	@$(BIN)/python -m gateway lab $(LAB)
 
 image:          ## build the container image
 	docker build -t headway .

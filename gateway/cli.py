@@ -17,13 +17,13 @@ _VERBS = {
     "demo": ("the main job with nothing else installed", "gateway.demo"),
     "sim": ("simulated model servers alone", "backends.sim.cli"),
     "explain": ("why a request went where it went", "gateway.explain"),
+    "lab": ("compare policies on traces in virtual time", "loadtest.lab.cli"),
 }
 _LATER = {
     "plan": "what would change if a configuration were applied",
     "canary": "operate a rollout",
     "rollback": "re-apply an earlier configuration",
     "top": "a live view in the terminal",
-    "lab": "compare policies on traces in virtual time",
 }
 
 

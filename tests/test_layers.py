@@ -50,7 +50,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "httptools": ("gateway.wire",),
     "aiohttp": ("gateway.admin", "gateway.jobs", "backends.sim.server"),
     "prometheus_client": ("gateway.metrics",),
-    "yaml": ("gateway.config",),
+    "yaml": ("gateway.config", "loadtest.lab.reading"),  # the lab reads scenario files
     "redis": ("gateway.jobs.redis",),
     "sqlite3": ("gateway.jobs.sqlite",),
     "grpc": ("gateway.grpc",),
