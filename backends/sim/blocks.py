@@ -7,7 +7,7 @@ of them at its end is one entry in the order of eviction. That keeps the cost of
 Whose blocks go when there are too few is the scheduler's business.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from backends.sim.generation import Generation
 from backends.sim.kv import BlockPool
@@ -40,6 +40,7 @@ class Blocks:
             g.names = list(self._keys(g, 0, hits))
             self.pool.hold(g.names)
         g.named = hits
+        g.alone = self.caching and not (g.keys or g.preemptions)
         g.computed = g.room = hits * self.size
 
     def grow(self, g: Generation, tokens: int) -> None:
@@ -51,12 +52,21 @@ class Blocks:
             g.room += need * self.size
         self.offer(g, tokens)
 
-    def grow_by_one(self, g: Generation) -> None:
-        """The next block for a decode whose blocks are full; the last one can be found from now on."""
-        self.pool.take(1)
-        g.blank += 1
-        full, g.room = g.room, g.room + self.size
-        self.offer(g, full)
+    def grow_decodes(self, full: Iterable[Generation]) -> None:
+        """The next block for decodes whose blocks are full; the last one can be found from now on."""
+        size, taken = self.size, 0
+        for g in full:
+            room = g.room
+            g.room = room + size
+            g.blank += 1
+            taken += 1
+            if g.alone:
+                g.named = room // size
+                continue
+            self.pool.take(taken)  # in order, because what is evicted decides which contents get a name
+            taken = 0
+            self.offer(g, room)
+        self.pool.take(taken)
 
     def offer(self, g: Generation, tokens: int) -> None:
         """The content of all blocks full with the first `tokens` is known."""
@@ -65,6 +75,7 @@ class Blocks:
             return
         keys = self._keys(g, g.named, full)
         g.named = full
+        g.alone = full >= len(g.keys) and not g.preemptions
         if keys:
             given = self.pool.name(keys)
             g.names += given

@@ -184,9 +184,11 @@ class Engine:
 
     def _start_iteration(self, step: Step) -> None:
         self._chunks = []
-        context = self._schedule_decodes(step)
+        self._schedule_decodes(step)
         decodes = self._decodes.count
-        budget = self._schedule_prompt(step, self.options.max_batched_tokens - decodes)
+        budget = self.options.max_batched_tokens - decodes
+        if len(self.running) > decodes:
+            budget = self._schedule_prompt(step, budget)
         if self.waiting and not step.preempted:
             budget = self._admit_waiting(step, budget)
         self._tokens = self.options.max_batched_tokens - budget
@@ -196,6 +198,7 @@ class Engine:
         for g, count in self._chunks:
             pairs += count * (g.computed + count / 2)
             prefix += g.computed
+        context = self._decodes.context + decodes  # the new tokens read themselves too
         seconds = self.profile.seconds(self._tokens, pairs, prefix, len(self._chunks), decodes, context)
         self._seconds = self._disturbed(seconds * self.pace)
         self._ends_at = step.at + self._seconds
@@ -208,19 +211,19 @@ class Engine:
             seconds += self._random.expovariate(1.0 / options.stall_seconds)
         return seconds
 
-    def _schedule_decodes(self, step: Step) -> int:
-        """Room for one token more of every decode; returns how many tokens they read, the new ones included."""
-        filling, pool, grow = self._decodes.filling(), self.pool, self._blocks.grow_by_one
+    def _schedule_decodes(self, step: Step) -> None:
+        """Room for one token more of every decode."""
+        full = self._decodes.full()
+        if len(full) <= self.pool.free:
+            self._blocks.grow_decodes(full)
+            return
         i = 0
-        while i < len(filling) and (pool.free or self._make_place(filling[i], 1, step)):
-            grow(filling[i])
+        while i < len(full) and self._make_place(full[i], 1, step):
+            self._blocks.grow_decodes(full[i : i + 1])
             i += 1
-        return self._decodes.context + self._decodes.count
 
     def _schedule_prompt(self, step: Step, budget: int) -> int:
-        """The next chunk of the prompt that the last iteration left unfinished, if there is one."""
-        if len(self.running) == self._decodes.count:
-            return budget
+        """The next chunk of the prompt that the last iteration left unfinished; returns what is left of `budget`."""
         g = self.running[-1]
         count = min(budget, g.goal - g.computed)
         end = g.computed + count

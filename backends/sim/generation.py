@@ -59,6 +59,7 @@ class Generation:
     __slots__ = (
         "_clock",
         "_output",
+        "alone",
         "arrived_at",
         "blank",
         "cached_tokens",
@@ -96,6 +97,7 @@ class Generation:
         self.computed = 0  # tokens in the KV cache, unless it decodes
         self.names: list[Hashable] = []  # keys of the blocks held that others may find
         self.named = 0  # leading blocks whose content was offered to the cache
+        self.alone = False  # all content from here on is its own, and offered without asking
         self.blank = 0  # blocks held that nobody else can find
         self.room = 0  # tokens the held blocks have room for
         self._clock: Clock | None = None  # while it decodes

@@ -68,12 +68,11 @@ class BlockPool:
         evict, unused = count - self.blank, self._unused
         self.blank = 0
         while evict:
-            oldest = next(iter(unused))
-            there = unused[oldest]
+            oldest, there = unused.popitem(last=False)
             if there > evict:
                 unused[oldest] = there - evict
+                unused.move_to_end(oldest, last=False)
                 return
-            del unused[oldest]
             evict -= there
 
     def name(self, keys: Iterable[Key]) -> list[Key]:
@@ -97,14 +96,14 @@ class BlockPool:
         held, unused = self._held, self._unused
         if last:
             unused[object()] = last
+        before = len(held)
         for key in reversed(keys):
-            count = held[key] - 1
-            if count:
-                held[key] = count
+            holders = held.pop(key)
+            if holders > 1:
+                held[key] = holders - 1
             else:
-                del held[key]
                 unused[key] = 1
-                self.free += 1
+        self.free += before - len(held)
 
     def forget(self) -> None:
         """Drop the content of all unused blocks (a cache reset)."""

@@ -15,7 +15,7 @@ PACE = 16  # output tokens after the first
 class Lockstep(Clock):
     """The decodes of one engine with blocks of `block_size` tokens."""
 
-    __slots__ = ("_ending", "_filling", "_lead", "_paced", "_size", "count")
+    __slots__ = ("_ending", "_full", "_lead", "_paced", "_size", "count")
 
     def __init__(self, block_size: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Lockstep(Clock):
         self._size = block_size
         self._lead = 0  # sum of every decode's position less the number of iterations
         self._ending: dict[int, list[Generation]] = {}  # by iteration
-        self._filling: dict[int, list[Generation]] = {}  # by iteration modulo block size
+        self._full: dict[int, list[Generation]] = {}  # by iteration modulo block size
         self._paced: list[list[Generation]] = [[] for _ in range(PACE)]  # by iteration modulo PACE
 
     @property
@@ -35,9 +35,9 @@ class Lockstep(Clock):
         """Who put out the last token in the iteration that just ended. To be asked once, and taken out then."""
         return self._ending.pop(self.iteration, [])
 
-    def filling(self) -> list[Generation]:
+    def full(self) -> list[Generation]:
         """Whose blocks are full, so that the next token needs another one. The list follows who leaves."""
-        return self._filling.get(self.iteration % self._size, [])
+        return self._full.get(self.iteration % self._size, [])
 
     def paced(self) -> list[Generation]:
         """Whose output after the first token has just become a multiple of PACE."""
@@ -45,26 +45,29 @@ class Lockstep(Clock):
 
     def join(self, g: Generation) -> None:
         """`g` put out a token at the end of this iteration, and will from now on in every one."""
-        now = self.iteration
-        last = now + g.output_tokens - g.generated
+        now, generated = self.iteration, g.generated
+        lead = g.computed - now
         g.decode(self)
         self.count += 1
-        self._lead += g.position - now
-        self._ending.setdefault(last, []).append(g)
-        self._filling.setdefault((now - g.position) % self._size, []).append(g)
-        self._paced[(now - g.generated + 1) % PACE].append(g)
+        self._lead += lead
+        self._ending.setdefault(now + g.output_tokens - generated, []).append(g)
+        self._full.setdefault(-lead % self._size, []).append(g)
+        self._paced[(now - generated + 1) % PACE].append(g)
 
     def leave(self, g: Generation) -> None:
         """Take out a decode: its counts stay as they are now."""
-        now = self.iteration
-        self.count -= 1
-        self._lead -= g.position - now
-        last = now + g.output_tokens - g.generated
-        if last > now:
-            ending = self._ending[last]
-            ending.remove(g)
-            if not ending:
-                del self._ending[last]
-        self._filling[(now - g.position) % self._size].remove(g)
-        self._paced[(now - g.generated + 1) % PACE].remove(g)
         g.rest()
+        now, generated = self.iteration, g.generated
+        lead = g.computed - now
+        self.count -= 1
+        self._lead -= lead
+        if generated < g.output_tokens:
+            self._forget_end(g, now + g.output_tokens - generated)
+        self._full[-lead % self._size].remove(g)
+        self._paced[(now - generated + 1) % PACE].remove(g)
+
+    def _forget_end(self, g: Generation, iteration: int) -> None:
+        together = self._ending[iteration]
+        together.remove(g)
+        if not together:
+            del self._ending[iteration]
