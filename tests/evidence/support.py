@@ -212,27 +212,28 @@ class Gateway:
         return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
 
 
-def configuration(port: int, admin: int, urls: Sequence[str], model: str = MODEL, **pool: object) -> dict[str, Any]:
-    """A configuration of one pool and one model; `pool` are further keys of the pool."""
+def configuration(port: int, admin: int, urls: Sequence[str], model: str = MODEL, slo: Mapping[str, str] | None = None,
+                  **pool: object) -> dict[str, Any]:  # fmt: skip
+    """A configuration of one pool and one model, with what the model promises; `pool` are further keys of the pool."""
     return {
         "version": 1,
         "listen": f"127.0.0.1:{port}",
         "admin": f"127.0.0.1:{admin}",
         "drain": {"delay": "0s", "timeout": "30s"},
         "pools": {"main": {"engine": "vllm", "endpoints": list(urls), "pick": "least_tokens", **pool}},
-        "models": {model: {"to": "main"}},
+        "models": {model: {"to": "main", "slo": dict(slo or {})}},
     }
 
 
 @contextmanager
-def gateway(where: Path, urls: Sequence[str], model: str = MODEL, file: Path | None = None, **pool: object,
-            ) -> Iterator[Gateway]:  # fmt: skip
+def gateway(where: Path, urls: Sequence[str], model: str = MODEL, file: Path | None = None,
+            slo: Mapping[str, str] | None = None, **pool: object) -> Iterator[Gateway]:  # fmt: skip
     """A gateway in front of these servers, ready."""
     where.mkdir(parents=True, exist_ok=True)
     port, admin = free_port(), free_port()
     file = file or where / "headway.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(configuration(port, admin, urls, model, **pool), indent=1))  # JSON is YAML
+    file.write_text(json.dumps(configuration(port, admin, urls, model, slo, **pool), indent=1))  # JSON is YAML
     running = start("headway", [sys.executable, "-m", "gateway", "serve", "-c", str(file)], port, where)
     try:
         wait_until_listening(running, where)

@@ -1,0 +1,77 @@
+"""How good predictions were, read from the gateway's own decision records.
+
+A record holds what was predicted for the try that was answered (`predicted`: the first token with the interval that
+should hold 90 % of them, and the pace after it) and what came of it (`outcome`). Only streams that were answered whole
+count: of a plain answer nobody can see when its first token was made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Errors are shares of what was observed; `coverage` is the share of observations inside their interval.
+
+    `bias` is the median of observed / predicted. All NaN without a record.
+    """
+
+    count: int
+    mape: float
+    median: float
+    coverage: float
+    below: float
+    above: float
+    bias: float
+
+    def __str__(self) -> str:
+        return (f"{self.count} compared: mean error {self.mape:.1%}, median {self.median:.1%}, observed / predicted "
+                f"{self.bias:.2f}, in the 90 % interval {self.coverage:.1%} (sooner {self.below:.1%}, later "
+                f"{self.above:.1%})")  # fmt: skip
+
+
+def read_records(file: Path) -> list[dict[str, Any]]:
+    """The lines of a `decisions: {file}`, in the order in which the requests arrived."""
+    with file.open(encoding="utf-8") as lines:
+        return sorted(map(json.loads, lines), key=lambda record: float(record["at"]))
+
+
+def ttft_accuracy(records: Iterable[dict[str, Any]]) -> Accuracy:
+    """Of the first tokens, from the dispatch on."""
+    return _accuracy(records, "ttft", "ttft_there")
+
+
+def tpot_accuracy(records: Iterable[dict[str, Any]]) -> Accuracy:
+    """Of the mean time per further token; answers with fewer than 8 tokens are left out."""
+    return _accuracy((r for r in records if (r["outcome"]["completion_tokens"] or 0) >= 8), "tpot", "tpot")
+
+
+def _accuracy(records: Iterable[dict[str, Any]], what: str, seen: str) -> Accuracy:
+    rows = [(p[what], p[f"{what}_low"], p[f"{what}_high"], o[seen]) for p, o in _whole(records)]
+    return accuracy([row for row in rows if None not in row])
+
+
+def _whole(records: Iterable[dict[str, Any]]) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
+    for record in records:
+        outcome = record["outcome"]
+        if record["predicted"] is not None and outcome["ended"] == "complete" and outcome["stream"]:
+            yield record["predicted"], outcome
+
+
+def accuracy(rows: Sequence[tuple[float, float, float, float]]) -> Accuracy:
+    """Of (predicted, low, high, observed) in seconds."""
+    table = np.array(rows, dtype=float).reshape(-1, 4)
+    if not len(table):
+        return Accuracy(0, *[float("nan")] * 6)
+    predicted, low, high, observed = table.T
+    errors = np.abs(predicted - observed) / observed
+    below, above = float((observed < low).mean()), float((observed > high).mean())
+    return Accuracy(len(table), float(errors.mean()), float(np.median(errors)), 1.0 - below - above, below, above,
+                    float(np.median(observed / predicted)))  # fmt: skip
