@@ -32,7 +32,7 @@ from aiohttp import http_parser, web
 
 from gateway.config.types import Config, Key, Secret
 from gateway.core.fleet import Fleet
-from gateway.core.predictor import PredictorReport
+from gateway.core.prediction import PredictorReport
 from gateway.core.types import Endpoint
 from gateway.decisions import DecisionRing, describe
 from gateway.logs import Events

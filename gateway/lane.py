@@ -19,7 +19,8 @@ from gateway.config.types import Pool
 from gateway.core.errors import NoEndpoint, Refused, UpstreamError
 from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, State
-from gateway.core.predictor import Predictor, Prior
+from gateway.core.prediction import Prior
+from gateway.core.predictor import Predictor
 from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN, Outcome, Request
 from gateway.hold import Hold

@@ -6,7 +6,7 @@ lies between the gateway and its engine, so the time that a request takes to get
 
 from __future__ import annotations
 
-from gateway.core.predictor import Prior
+from gateway.core.prediction import Prior
 
 # A price of zero in a fit means "too small to be seen there". The predictor learns factors, and those of zero are lost.
 _LEAST = 0.05
@@ -23,7 +23,7 @@ def prior_of(name: str) -> Prior:
 
     return Prior(
         base=seconds(found.base + found.overhead_iter, neutral.base),
-        decode=seconds(found.seq + found.overhead_seq, neutral.decode),
+        decode=seconds(found.seq + found.overhead_seq + found.slope1, neutral.decode),
         context=seconds(found.ctx, neutral.context),
         slope1=seconds(found.slope1, neutral.slope1),
         slope2=seconds(found.slope2, neutral.slope2),

@@ -90,12 +90,11 @@ class Work(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def of(cls, reservation: Reservation) -> Work | None:
         """None for a plain answer, whose first token nobody saw, and where nothing was predicted."""
-        marks: tuple[float, ...] | None = getattr(reservation.forecast, "marks", None)
-        if marks is None or not reservation.stream:
+        f = reservation.forecast
+        if f is None or not reservation.stream:
             return None
-        rest, _, _, _, _, tokens, decoding, context, pairs = marks
         after = None if reservation.stretch is None else Stretch(*reservation.stretch)
-        return cls(rest, tokens, decoding, context, pairs, reservation.uncached, reservation.prompt,
+        return cls(f.rest, f.tokens, f.decoding, f.context, f.pairs, reservation.uncached, reservation.prompt,
                    reservation.fleet.kv_capacity.item(reservation.row), after)  # fmt: skip
 
 

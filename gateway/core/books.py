@@ -1,9 +1,9 @@
 """What one pool's engines are doing right now, kept from what the gateway itself sends and hears.
 
-The idea: an engine does iterations; each token of a stream that we relay marks the end of one. So for every endpoint the
-books hold the moment of the last boundary, the prompt tokens that are in the running iteration and those that wait for
-the next one, the context its decodes read, and the prefill work that was lately sent to it. Prompts are taken in the
-order of dispatch, as the engines do (first come, first served), a chunk budget at a time.
+The idea: an engine does iterations; each token of a stream that we relay marks the end of one. So for every endpoint
+the books hold the moment of the last boundary, the prompt tokens that are in the running iteration and those that
+wait for the next one, the context its decodes read, and the prefill work that was lately sent to it. Prompts are
+taken in the order of dispatch, as the engines do (first come, first served), a chunk budget at a time.
 
 For learning they also keep sums over time (decodes x seconds, context x seconds, prefill worked off): what lies between
 two moments of a stream is then known without having looked at every token.

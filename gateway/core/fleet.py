@@ -40,7 +40,7 @@ class Fleet:
         self.rule = rule
         self.random = random
         self.stale_after = stale_after
-        self.predictor: Predictor | None = None  # for policies that predict; it keeps its own books of every place taken
+        self.predictor: Predictor | None = None  # for policies that predict; told of every place taken
         self.mean_tokens = 500.0  # of one request, prompt and output; learnt from what we dispatch
         self._endpoints: list[Endpoint | None] = []
         self._row_of: dict[str, int] = {}

@@ -1,8 +1,8 @@
 """How far a prediction may be off: intervals that hold their promise whatever the predictor does (online conformal).
 
 The idea: a bound that was exceeded too often moves out, one that was not moves in, a little at each answer (Gibbs and
-Candes, "Adaptive conformal inference under distribution shift", 2021). Both ends are kept on the logarithm of observed over
-predicted, apart for each regime, because an idle engine is predicted better than a saturated one.
+Candes, "Adaptive conformal inference under distribution shift", 2021). Both ends are kept on the logarithm of
+observed over predicted, apart for each regime, because an idle engine is predicted better than a saturated one.
 
 A `Track` also keeps the mean of that logarithm (what the predictor is off by on average), the mean absolute percentage
 error, the coverage, and says whether the predictor can be trusted.
@@ -65,7 +65,25 @@ class Track:
         self.samples = 0
         self.calibrated = True
         self._gross = 0.0
+        self.spread = 0.2  # standard deviation of the logarithm of observed over predicted, lately
         self.shift = 0.0  # mean logarithm of observed over predicted lately
+
+    def to_state(self) -> list[list[float]]:
+        """The regimes, as JSON values: bias, low, high, samples."""
+        return [[r.bias, r.low, r.high, float(r.samples)] for r in self.regimes]
+
+    @classmethod
+    def from_state(cls, state: object, regimes: int) -> Track:
+        """The track that gave this state. Raises ValueError or TypeError if none did."""
+        if not isinstance(state, list) or len(state) != regimes:
+            raise ValueError("not the regimes of a track")
+        track = cls(regimes)
+        for regime, kept in zip(track.regimes, state, strict=True):
+            bias, low, high, samples = (float(figure) for figure in kept)
+            if not (abs(bias) <= 1.0 and -WIDEST <= low < 0.0 < high <= WIDEST and 0.0 <= samples < 1e12):
+                raise ValueError("a regime with figures that cannot be")
+            regime.bias, regime.low, regime.high, regime.samples = bias, low, high, int(samples)
+        return track
 
     def learn(self, regime: int, observed: float, predicted: float, base: float) -> None:
         """`predicted` is what was said, `base` the same before the correction; all in seconds, above 0."""
@@ -76,6 +94,7 @@ class Track:
         self.error += weight * (min(5.0, abs(predicted / observed - 1.0)) - self.error)
         self.coverage += weight * (covered - self.coverage)
         self.shift += weight * (max(-2.0, min(2.0, off)) - self.shift)
+        self.spread += FOLLOW * (min(1.5, 1.25 * abs(off)) - self.spread)
         self._gross += weight * ((abs(off) > GROSS) - self._gross)
         if self.samples >= FEW:
             self.calibrated = self._gross < (LOST if self.calibrated else FOUND)

@@ -1,11 +1,11 @@
 """How fast each endpoint is compared with the rest of its pool: two factors each, for decoding and for prefill.
 
 The idea: endpoints of a pool share one price list, because a small bias between equal endpoints costs more than no
-prediction at all (5 % of persistent spread costs ten points of attainment where the first token alone is compared). What
-is left to an endpoint is a pair of log factors. Between two fits (`prices`) a Kalman filter moves them with every answer;
-then they are pooled: endpoints whose factors cannot be told apart get one and the same. So equal endpoints stay equal,
-another GPU or a slow twin is found by itself, and one that nothing is sent to any more slowly counts as normal again,
-which is how it is probed back.
+prediction at all (5 % of persistent spread costs ten points of attainment where the first token alone is compared).
+What is left to an endpoint is a pair of log factors. Between two fits (`prices`) a Kalman filter moves them with
+every answer; then they are pooled: endpoints whose factors cannot be told apart get one and the same. So equal
+endpoints stay equal, another GPU or a slow twin is found by itself, and one that nothing is sent to any more slowly
+counts as normal again, which is how it is probed back.
 
 An endpoint that suddenly differs (several errors in a row far beyond what was thought possible) is believed at once.
 """
@@ -83,6 +83,13 @@ class Paces:
                 pace.variance = [max(LEAST, v) for v in variances[row].tolist()]
                 pace.cross = 0.0
         self.pool()
+
+    def resume(self, row: int, decode: float, prefill: float) -> None:
+        """Factors of a former life: likely, not certain."""
+        self.reach(row + 1)
+        pace = self._rows[row] = Pace()
+        pace.mean = [math.log(decode), math.log(prefill)]
+        pace.variance, pace.cross = [RATIO**2, RATIO**2], 0.0
 
     def pool(self) -> None:
         """Refresh the factors in use: what cannot be told apart becomes equal."""

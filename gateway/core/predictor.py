@@ -4,13 +4,12 @@ The idea: an engine with continuous batching does iterations, and the time of on
 
     T = base + decode B + context K + F(tokens) + pair q,      F: three slopes with two knees
 
-(B sequences decoding, K tokens of context that they read, the tokens of the iteration, q the attention work of its
-prompts; Sarathi-Serve, OSDI'24, for the schedule). A new prompt waits for the end of the running iteration and for the
-prompts before it, a chunk budget at a time; the decodes beside it are stretched by the share of time that other people's
-prompts take, 1 / (1 - rho). What is there is in `books`, what it costs in `prices`, how the
-endpoints differ in `paces`, how far the answer may be off in `intervals`.
+(B sequences decoding, K tokens of context that they read, the prompt tokens of the iteration, q the attention work of
+its prompts; Sarathi-Serve, OSDI'24, for the schedule). A new prompt waits for the end of the running iteration and
+for the prompts before it, a chunk budget at a time; the decodes beside it are stretched by the share of time that
+other people's prompts take, 1 / (1 - rho). What is going on there is in `books`; what it costs and how far the
+prediction may be off is in `learning`.
 
-Prices and paces are fitted to the answers in `window`. The chunk budget is not told by any server: the size that explains the first tokens best is taken.
 Everything is seconds and tokens on the caller's clock. No loop over endpoints on the way to a prediction.
 """
 
@@ -19,89 +18,26 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gateway.core.books import RECENT, Books, Line
-from gateway.core.intervals import Track
-from gateway.core.paces import Paces
-from gateway.core.prices import Prices
+from gateway.core.books import PAUSE, RECENT, Books, Line
+from gateway.core.learning import IDLE, PACE_REGIMES, QUEUED, SATURATED, Learning
+from gateway.core.prediction import Prediction, PredictorReport, Prior
+from gateway.core.prices import LEAST_ROOM
 from gateway.core.types import Floats, Forecast, Outcome, Request
-from gateway.core.window import Window
 
 if TYPE_CHECKING:
+    from gateway.core.fleet import Fleet
     from gateway.core.reservation import Reservation
     from gateway.core.snapshot import Snapshot
 
-CHUNKS = (512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0)
-# Regimes of a first token: nothing before it, room in the next iteration, several iterations.
-IDLE, QUEUED, SATURATED = 0, 1, 2
-PACE_REGIMES = 4  # by rho
+MOST_OTHERS = 4096.0  # requests of other gateways at one endpoint; more is a broken figure
+MOST_PEERS = 8.0
 LONGEST_RHO = 0.9
-TOKENS_TO_LEARN = 16.0  # a shorter stretch of a stream says little of its pace
-FIRST_FIT = 6  # answers
-EARLY = 300  # answers up to which fits are made by count; then at most one in FIT_EVERY seconds
-FIT_EVERY = 1.0
-CHUNK_TRIALS, CHUNK_BETTER = 4, 0.97  # every so many fits; another budget must bring the error down to this share
-
-
-@dataclass(frozen=True, slots=True)
-class Prior:
-    """What is believed of an engine before its first answer. Seconds per unit (see prices.NAMES), tokens.
-
-    The defaults stand for no GPU in particular: about a model of 8 billion parameters on a card of 2021. `chunk` 0: the
-    token budget of an iteration is to be found out. `sure`: the prices belong to this very GPU and model.
-    """
-
-    overhead: float = 0.012
-    base: float = 0.012
-    decode: float = 3.0e-5
-    context: float = 8.0e-8
-    slope1: float = 1.5e-5
-    slope2: float = 3.0e-5
-    slope3: float = 4.0e-5
-    pair: float = 2.0e-9
-    knee1: float = 128.0
-    knee2: float = 512.0
-    chunk: float = 0.0
-    kv_tokens: float = 0.0
-    sure: bool = False
-
-
-@dataclass(slots=True)
-class Prediction:
-    """One value per candidate, in seconds: see `Predictor.predict`. `batch` counts sequences decoding or waiting."""
-
-    ttft: Floats
-    tpot: Floats
-    tpot_now: Floats
-    work: Floats
-    batch: Floats
-    rho: Floats
-    rows: object
-    rest: Floats
-    rounds: Floats
-    tokens: Floats
-    pairs: Floats
-    decoding: Floats
-    context: Floats
-    waits: Floats | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PredictorReport:
-    """How good the predictions of a pool have been lately: shares, not per cents. `paces` by row; 2 is half as fast."""
-
-    ttft_error: float
-    ttft_coverage: float
-    tpot_error: float
-    tpot_coverage: float
-    calibrated: bool
-    samples: int
-    paces: Mapping[int, float] = field(default_factory=dict)
+FULL = 0.97  # of the KV cache
 
 
 class Predictor:
@@ -110,23 +46,17 @@ class Predictor:
     def __init__(self, random: Random, prior: Prior | None = None):
         self.random = random
         self.prior = prior or Prior()
-        p = self.prior
-        self.prices = Prices(
-            np.array([p.overhead, p.base, p.decode, p.context, p.slope1, p.slope2, p.slope3, p.pair]),
-            (p.knee1, p.knee2), sure=p.sure,
-        )  # fmt: skip
-        self.window = Window()
-        self._fit_at = FIRST_FIT  # answers in the window at which the next fit is due
-        self._fitted_at = -math.inf
+        self.learnt = Learning(self.prior)
         self.books = Books()
-        self.paces = Paces()
-        self.ttft = Track(3)
-        self.tpot = Track(PACE_REGIMES)
-        self.chunk = p.chunk or 2048.0
-        self.per_event = 1.0  # tokens that come with one event of a stream
-        self.mean_output = 200.0
         self._silent: list[tuple[float, int, Reservation]] = []  # plain answers, by when they are taken to start
         self._serial = 0
+        self._ids: dict[int, str] = {}  # endpoint ids by row
+        self._kept: dict[str, tuple[float, float]] = {}  # paces of a former life, by endpoint id
+
+    @property
+    def mean_output(self) -> float:
+        """The mean length of an answer, in tokens."""
+        return self.learnt.mean_output
 
     # --- predicting ----------------------------------------------------------------------------------------------
 
@@ -140,11 +70,14 @@ class Predictor:
         fleet, now, column = snapshot.fleet, snapshot.now, snapshot.column
         if self._silent and self._silent[0][0] <= now:
             self._start_silent(now)
-        books, paces = self.books, self.paces
+        learnt, books = self.learnt, self.books
+        paces = learnt.paces
         if len(paces.decode) < len(fleet.ours):
             paces.reach(len(fleet.ours))
             books.reach(len(fleet.ours))
-        overhead, base, decode, context, slope1, slope2, slope3, pair = self.prices.each
+        if self._kept:
+            self._take_up_paces(fleet)
+        overhead, base, decode, context, slope1, slope2, slope3, pair = learnt.prices.each
         ours, decoding = column(fleet.ours), column(fleet.decoding)
         others = column(fleet.requests) - ours
         kv, queue, pairs = column(books.context), column(books.queue), column(books.pairs)
@@ -152,7 +85,8 @@ class Predictor:
         waiting = ours - decoding
         alien = float(others.sum())
         if alien > 0.5:
-            scale = 1.0 + alien / max(1.0, float(ours.sum()))
+            others = np.clip(others, 0.0, MOST_OTHERS)
+            scale = 1.0 + min(MOST_PEERS, alien / max(1.0, float(ours.sum())))
             kv = kv + others * (float(kv.sum()) / max(1.0, float(decoding.sum())))
             decoding = decoding + others
             queue, pairs, recent = queue * scale, pairs * scale, recent * scale
@@ -167,14 +101,14 @@ class Predictor:
             own_pairs = own * (cached + own / 2.0)
         batch = decoding + waiting
         tokens = queue + own
-        room = np.maximum(self.chunk - decoding, 64.0)
+        room = np.maximum(learnt.chunk - decoding, LEAST_ROOM)
         rounds = np.ceil(tokens / room)
         sizes = np.empty((3, len(decoding)))
         sizes[0] = decoding
         np.divide(tokens, rounds, out=sizes[1])
         sizes[1] += decoding
         np.add(decoding, own, out=sizes[2])
-        knee1, knee2 = self.prices.knees
+        knee1, knee2 = learnt.prices.knees
         prices = slope1 * sizes
         prices += (slope2 - slope1) * np.maximum(sizes - knee1, 0.0)
         prices += (slope3 - slope2) * np.maximum(sizes - knee2, 0.0)
@@ -199,19 +133,25 @@ class Predictor:
         tpot_now = now_steady / (1.0 - np.minimum(rho, LONGEST_RHO))
         tpot = now_steady + slow_decode * (decode + context * prompt)
         tpot /= 1.0 - np.minimum(rho + work / RECENT, LONGEST_RHO)
+        # The pool evens out what is uneven now, so only a part of each difference lasts.
+        level = float(tpot_now.sum()) / len(tpot_now)
+        after = float(tpot.sum()) / len(tpot)
+        now_there = tpot_now
+        tpot_now = level + learnt.lasting * (tpot_now - level)
+        tpot = after + learnt.lasting * (tpot - after)
         waits = None
         if self.prior.kv_tokens or fleet.kv_capacity.item(0) == fleet.kv_capacity.item(0):
-            waits = self._waits_for_room(column(fleet.kv_capacity), held + prompt, kv, tpot_now)
+            waits = self._waits_for_room(column(fleet.kv_capacity), held + prompt, kv, now_there)
             if waits is not None:
                 ttft += waits
         return Prediction(ttft, tpot, tpot_now, work, batch, rho, snapshot.rows, rest, rounds, tokens, pairs, decoding,
-                          kv, waits)  # fmt: skip
+                          kv, now_there, level, waits)  # fmt: skip
 
     def _waits_for_room(self, capacity: Floats, needed: Floats, held: Floats, tpot: Floats) -> Floats | None:
         """Seconds until the KV cache has room for it; None where there is room everywhere."""
         if self.prior.kv_tokens:
             capacity = np.where(capacity > 0.0, capacity, self.prior.kv_tokens)
-        over = needed - 0.97 * capacity
+        over = needed - FULL * capacity
         if not (over > 0.0).any():
             return None
         # What finishes gives back what it holds: all that is held, once in the time of a mean answer.
@@ -220,65 +160,40 @@ class Predictor:
 
     def forecast(self, prediction: Prediction, position: int) -> Forecast:
         """The prediction for the candidate at `position`, with its 90 % interval, in a form that can be learnt from."""
-        p, i = prediction, position
-        row = int(p.rows[i])  # type: ignore[index]
-        slow_decode, slow_prefill = self.paces.decode.item(row), self.paces.prefill.item(row)
-        rounds, decoding = p.rounds.item(i), p.decoding.item(i)
-        own1, own2, own3 = self._added(decoding, p.tokens.item(i) / rounds)
-        d, f = rounds * slow_decode, rounds * slow_prefill
-        features = np.array((1.0, d, d * decoding, d * p.context.item(i), f * own1, f * own2, f * own3,
-                             slow_prefill * p.pairs.item(i)))  # fmt: skip
-        rest = p.rest.item(i)
-        if p.waits is not None:
-            rest += p.waits.item(i)
-        forecast = Forecast()
-        forecast.features = features
-        regime = SATURATED if rounds > 1.0 or p.waits is not None else QUEUED if rest > 0.0 else IDLE
-        pace_regime = min(PACE_REGIMES - 1, int(p.rho.item(i) * 5.0))
-        forecast.regime = regime
-        interval = self.ttft.regimes[regime]
-        base = p.ttft.item(i)
-        forecast.ttft = base * interval.correction()
-        forecast.ttft_low, forecast.ttft_high = _ends(forecast.ttft, interval.low, interval.high)
-        interval = self.tpot.regimes[pace_regime]
-        pace = p.tpot.item(i)
-        forecast.tpot = pace * interval.correction()
-        forecast.tpot_low, forecast.tpot_high = _ends(forecast.tpot, interval.low, interval.high)
-        forecast.marks = (rest, base, pace, float(pace_regime), p.work.item(i), p.tokens.item(i), decoding,
-                          p.context.item(i), p.pairs.item(i))  # fmt: skip
-        return forecast
-
-    def _pieces(self, tokens: float) -> tuple[float, float, float]:
-        """Tokens of an iteration up to the first knee, between the knees and beyond."""
-        knee1, knee2 = self.prices.knees
-        if tokens <= knee1:
-            return tokens, 0.0, 0.0
-        if tokens <= knee2:
-            return knee1, tokens - knee1, 0.0
-        return knee1, knee2 - knee1, tokens - knee2
-
-    def _added(self, decoding: float, chunk: float) -> tuple[float, float, float]:
-        """What a chunk adds to an iteration with so many decodes: tokens up to the first knee, between and beyond."""
-        before, after = self._pieces(decoding), self._pieces(decoding + chunk)
-        return after[0] - before[0], after[1] - before[1], after[2] - before[2]
-
-    def _price(self, decoding: float, chunk: float) -> float:
-        """Seconds that a chunk adds to an iteration with so many decodes, its attention apart."""
-        one, two, three = self._added(decoding, chunk)
-        prices = self.prices.each
-        return prices[4] * one + prices[5] * two + prices[6] * three
+        p, i, learnt = prediction, position, self.learnt
+        row = int(p.rows[i])
+        slow_decode, slow_prefill = learnt.paces.decode.item(row), learnt.paces.prefill.item(row)
+        rounds = p.rounds.item(i)
+        f = Forecast()
+        f.tokens, f.pairs = p.tokens.item(i), p.pairs.item(i)
+        f.decoding, f.context = p.decoding.item(i), p.context.item(i)
+        f.work, f.pace_now, f.pace_level = p.work.item(i), p.pace_now.item(i), p.pace_level
+        one, two, three = learnt.added(f.decoding, f.tokens / rounds)
+        d, e = rounds * slow_decode, rounds * slow_prefill
+        f.features = np.array((1.0, d, d * f.decoding, d * f.context, e * one, e * two, e * three,
+                               slow_prefill * f.pairs))  # fmt: skip
+        f.rest = p.rest.item(i) + (0.0 if p.waits is None else p.waits.item(i))
+        f.regime = SATURATED if rounds > 1.0 or p.waits is not None else QUEUED if f.rest > 0.0 else IDLE
+        f.pace_regime = min(PACE_REGIMES - 1, int(p.rho.item(i) * 5.0))
+        f.ttft_base, f.tpot_base = p.ttft.item(i), p.tpot.item(i)
+        interval = learnt.ttft.regimes[f.regime]
+        f.ttft = f.ttft_base * interval.correction()
+        f.ttft_low, f.ttft_high = f.ttft * math.exp(interval.low), f.ttft * math.exp(interval.high)
+        interval = learnt.tpot.regimes[f.pace_regime]
+        f.tpot = f.tpot_base * interval.correction()
+        f.tpot_low, f.tpot_high = f.tpot * math.exp(interval.low), f.tpot * math.exp(interval.high)
+        return f
 
     def idle_ttft(self, prompt: float) -> float:
         """Seconds to the first token of so long a prompt on an idle endpoint of this pool, nothing cached."""
-        rounds = math.ceil(prompt / self.chunk)
-        prices = self.prices.each
-        return (
-            prices[0] + rounds * (prices[1] + self._price(0.0, prompt / rounds)) + prices[7] * prompt * prompt / 2.0
-        )
+        rounds = math.ceil(prompt / self.learnt.chunk)
+        prices = self.learnt.prices.each
+        each = prices[1] + self.learnt.price(0.0, prompt / rounds)
+        return prices[0] + rounds * each + prices[7] * prompt * prompt / 2.0
 
     def idle_tpot(self) -> float:
         """Seconds between tokens of a stream that is alone on an endpoint of this pool."""
-        prices = self.prices.each
+        prices = self.learnt.prices.each
         return prices[1] + prices[2]
 
     # --- what the fleet tells ------------------------------------------------------------------------------------
@@ -287,25 +202,27 @@ class Predictor:
         """A place has been taken."""
         row, fleet = reservation.row, reservation.fleet
         books = self.books
-        if len(self.paces.decode) < len(fleet.ours):
-            self.paces.reach(len(fleet.ours))
+        if len(self.learnt.paces.decode) < len(fleet.ours):
+            self.learnt.paces.reach(len(fleet.ours))
             books.reach(len(fleet.ours))
+        self._ids[row] = reservation.endpoint.id
         line = books.line(row, now)
         idle = not line.busy and fleet.decoding.item(row) == 0.0
         own = reservation.uncached
         pairs = own * (max(0.0, reservation.prompt - own) + own / 2.0)
         forecast = reservation.forecast
-        seconds = forecast.marks[4] if forecast is not None else self._work(row, own, pairs)
+        seconds = forecast.work if forecast is not None else self._work(row, own, pairs)
         books.send(reservation, pairs, seconds, now)
         if idle:
-            self._begin(line, row, fleet.decoding.item(row), now + self.prices.each[0], now)
+            self._begin(line, row, fleet.decoding.item(row), now + self.learnt.prices.each[0], now)
         if not request.stream:
             self._serial += 1
             after = forecast.ttft if forecast is not None else seconds
             heapq.heappush(self._silent, (now + after, self._serial, reservation))
 
     def _work(self, row: int, own: float, pairs: float) -> float:
-        return self.paces.prefill.item(row) * (self._price(0.0, own) + self.prices.each[7] * pairs)
+        learnt = self.learnt
+        return learnt.paces.prefill.item(row) * (learnt.price(0.0, own) + learnt.prices.each[7] * pairs)
 
     def beat(self, row: int, now: float) -> None:
         """A token of some stream came from there: perhaps an iteration has ended."""
@@ -319,17 +236,18 @@ class Predictor:
 
     def _begin(self, line: Line, row: int, decoding: float, at: float, arrived: float | None) -> None:
         """An iteration begins at `at`; prompts sent until `arrived` may be in it."""
-        books, prices = self.books, self.prices.each
+        books, learnt = self.books, self.learnt
+        prices = learnt.prices.each
         line.beat = books.beat[row] = at
         if arrived is None:
             arrived = at - prices[0]
-        chunk = books.turn(line, row, max(64.0, self.chunk - decoding), arrived)
-        factor = self.paces.prefill.item(row)
+        chunk = books.turn(line, row, learnt.room(decoding), arrived)
         extra = 0.0
         if chunk > 0.0:
-            extra = factor * (self._price(decoding, chunk) + prices[7] * line.running_pairs)
+            factor = learnt.paces.prefill.item(row)
+            extra = factor * (learnt.price(decoding, chunk) + prices[7] * line.running_pairs)
         books.extra[row] = extra
-        line.pause = 0.35 * self.paces.decode.item(row) * prices[1]
+        line.pause = PAUSE * learnt.paces.decode.item(row) * prices[1]
 
     def started(self, reservation: Reservation, now: float) -> None:
         """Its first token came (or is taken to have come): the fleet's counts have moved already."""
@@ -339,24 +257,27 @@ class Predictor:
         line.batch_seconds -= max(0.0, now - line.at)  # it was not there in the time that passes now
         books.pass_time(line, row, fleet, now)
         books.take_out(reservation, fleet.prefill.item(row))
-        books.context[row] += reservation.prompt
+        reservation.held = reservation.prompt
+        books.context[row] += reservation.held
         own = reservation.uncached
-        room = max(64.0, self.chunk - decoding)
-        rounds = math.ceil(own / room)
+        rounds = math.ceil(own / self.learnt.room(decoding))
         worked = line.worked
-        for i, tokens in enumerate(self._added(decoding, own / rounds)):
+        for i, tokens in enumerate(self.learnt.added(decoding, own / rounds)):
             worked[i] += rounds * tokens
         worked[3] += own * (max(0.0, reservation.prompt - own) + own / 2.0)
         reservation.mark = books.mark(line)
-        if reservation.stream and reservation.forecast is not None and fleet.row_of(reservation.endpoint.id) == row:
-            self._learn_first(reservation, reservation.forecast, now)
+        forecast, seconds = reservation.forecast, now - reservation.at
+        if forecast is not None and reservation.stream and seconds > 0.0 and fleet.row_of(reservation.endpoint.id) == row:
+            self.learnt.first_token(row, forecast, seconds, now)
 
     def progressed(self, reservation: Reservation, written: float, now: float) -> None:
         """`written` events of its stream have come."""
         if reservation.started and written > reservation.written:
             row = reservation.row
             self.books.pass_time(self.books.line(row, now), row, reservation.fleet, now)
-            self.books.context[row] += (written - reservation.written) * self.per_event
+            more = (written - reservation.written) * self.learnt.per_event
+            reservation.held += more
+            self.books.context[row] += more
 
     def ended(self, reservation: Reservation, now: float, outcome: Outcome | None) -> None:
         """The place has been given back."""
@@ -369,17 +290,39 @@ class Predictor:
             return
         line.batch_seconds += max(0.0, now - line.at)  # it was there until now
         books.pass_time(line, row, fleet, now)
-        books.context[row] -= reservation.prompt + reservation.written * self.per_event
+        books.context[row] -= reservation.held
         if fleet.decoding.item(row) == 0.0:
             books.context[row] = 0.0
         if outcome is not None and outcome.ended == "complete":
-            self._learn_rest(reservation, outcome, line, now)
+            self._learn(reservation, outcome, line, now)
+
+    def _learn(self, reservation: Reservation, outcome: Outcome, line: Line, now: float) -> None:
+        """The answer is whole: so many iterations since its first token, with so much beside them."""
+        tokens, learnt, mark = outcome.output_tokens, self.learnt, reservation.mark
+        if not tokens > 0.0 or mark is None:
+            return
+        is_stream = reservation.stream and outcome.ttft > 0.0
+        learnt.whole(tokens, reservation.written + 8.0 if is_stream and reservation.written >= 48.0 else 0.0)
+        steps, seconds, span = tokens - 1.0, outcome.duration - outcome.ttft, now - mark[0]
+        if not is_stream or steps < 4.0 or not seconds > 0.0 or not span > 0.0:
+            return
+        if reservation.forecast is not None:
+            learnt.pace(reservation.forecast, seconds / steps)
+        row, fleet = reservation.row, reservation.fleet
+        decoding, context = (line.batch_seconds - mark[1]) / span, (line.context_seconds - mark[2]) / span
+        others = max(0.0, fleet.requests.item(row) - fleet.ours.item(row))
+        if others:
+            context *= 1.0 + others / max(1.0, decoding)
+            decoding += others
+        worked = [after - before for after, before in zip(line.worked, mark[3:], strict=True)]
+        reservation.stretch = (seconds, steps, decoding, context, *worked, *learnt.prices.knees)
+        learnt.stretch(row, seconds, steps, decoding, context, worked, now)
 
     def forget(self, row: int) -> None:
         """The endpoint in this row is gone."""
         self.books.forget(row)
-        self.paces.forget(row)
-        self.window.forget(row)
+        self.learnt.forget(row)
+        self._ids.pop(row, None)
 
     def _start_silent(self, now: float) -> None:
         """Plain answers whose first token should have come by now."""
@@ -388,101 +331,42 @@ class Predictor:
             if not reservation.started and not reservation.settled:
                 reservation.assume_started(now)
 
-    # --- learning ------------------------------------------------------------------------------------------------
-
-    def _learn_first(self, reservation: Reservation, forecast: Forecast, now: float) -> None:
-        rest, base = forecast.marks[:2]
-        observed = now - reservation.at
-        if not observed > 0.0:
-            return
-        self.ttft.learn(forecast.regime, observed, forecast.ttft, base)
-        self._learn_pace(reservation.row, forecast.features.tolist(), rest, observed)
-        _, _, _, _, _, tokens, decoding, context, pairs = forecast.marks
-        self.window.add_first(reservation.row, observed, rest, tokens, decoding, context, pairs)
-        if self.window.count >= self._fit_at:
-            self._fit(now)
-
-    def _learn_pace(self, row: int, x: list[float], rest: float, seconds: float) -> None:
-        parts = [price * quantity for price, quantity in zip(self.prices.each, x, strict=True)]
-        changed = self.paces.learn(row, (parts[1] + parts[2] + parts[3]) / self.paces.decode.item(row),
-                                   sum(parts[4:]) / self.paces.prefill.item(row), parts[0] + rest, seconds)  # fmt: skip
-        if changed:
-            self.window.forget(row)
-            self.paces.pool()
-
-    def _fit(self, now: float) -> None:
-        """Fit prices and paces to the window, and now and then try whether another chunk budget explains it better."""
-        count = self.window.count
-        if count > EARLY and now - self._fitted_at < FIT_EVERY:
-            self._fit_at = count + 1
-            return
-        self._fitted_at = now
-        self._fit_at = count + max(FIRST_FIT, min(count // 2, 50))
-        prices = self.prices
-        factors, news = self.paces.estimates(len(self.paces.decode))
-        found = prices.fit(self.window, self.chunk, factors, news)
-        if not self.prior.chunk and prices.fits % CHUNK_TRIALS == CHUNK_TRIALS - 1:
-            place = CHUNKS.index(self.chunk)
-            fitted = prices.fitted
-            for chunk in CHUNKS[max(0, place - 1) : place + 2]:
-                trial = prices.fit(self.window, chunk, factors, news) if chunk != self.chunk else found
-                if trial[2] < CHUNK_BETTER * found[2]:
-                    self.chunk, found, fitted = chunk, trial, prices.fitted
-            prices.fitted = fitted
-        prices.accept()
-        self.paces.accept(found[0], found[1])
-
-    def _learn_rest(self, reservation: Reservation, outcome: Outcome, line: Line, now: float) -> None:
-        """A stream's tokens after the first: so many iterations, with so much beside them."""
-        tokens = outcome.output_tokens
-        mark = reservation.mark
-        if not tokens > 0.0 or mark is None:
-            return
-        self.mean_output += 0.02 * (tokens - self.mean_output)
-        if not reservation.stream or not outcome.ttft > 0.0:
-            return
-        if reservation.written >= 48.0:
-            ratio = tokens / (reservation.written + 8.0)
-            self.per_event += 0.02 * (max(1.0, ratio) - self.per_event)
-        steps, seconds, span = tokens - 1.0, outcome.duration - outcome.ttft, now - mark[0]
-        if steps < 1.0 or not seconds > 0.0 or not span > 0.0:
-            return
-        forecast = reservation.forecast
-        if forecast is not None and steps >= 4.0:
-            self.tpot.learn(int(forecast.marks[3]), seconds / steps, forecast.tpot, forecast.marks[2])
-        if steps < TOKENS_TO_LEARN:
-            return
-        row = reservation.row
-        fleet = reservation.fleet
-        others = max(0.0, fleet.requests.item(row) - fleet.ours.item(row))
-        decoding = (line.batch_seconds - mark[1]) / span + others
-        context = (line.context_seconds - mark[2]) / span
-        if others:
-            context *= decoding / max(1.0, decoding - others)
-        worked = [after - before for after, before in zip(line.worked, mark[3:], strict=True)]
-        slow_decode, slow_prefill = self.paces.decode.item(row), self.paces.prefill.item(row)
-        d = steps * slow_decode
-        x = [0.0, d, d * decoding, d * context, *(slow_prefill * quantity for quantity in worked)]
-        self._learn_pace(row, x, 0.0, seconds)
-        self.window.add_rest(row, seconds, steps, decoding, context, worked)
-        reservation.stretch = (seconds, steps, decoding, context, *worked, *self.prices.knees)
-        if self.window.count >= self._fit_at:
-            self._fit(now)
-
-    # --- seeing --------------------------------------------------------------------------------------------------
+    # --- seeing and keeping --------------------------------------------------------------------------------------
 
     @property
     def calibrated(self) -> bool:
         """Whether the predictions may be used to pick."""
-        return self.ttft.calibrated
+        return self.learnt.ttft.calibrated
 
     def report(self) -> PredictorReport:
-        paces = {row: (d * p) ** 0.5 for row, (d, p) in self.paces.table().items()}
-        return PredictorReport(self.ttft.error, self.ttft.coverage, self.tpot.error, self.tpot.coverage,
-                               self.calibrated, self.ttft.samples, paces)  # fmt: skip
+        """How good the predictions have been lately."""
+        ttft, tpot = self.learnt.ttft, self.learnt.tpot
+        paces = {row: (d * p) ** 0.5 for row, (d, p) in self.learnt.paces.table().items()}
+        return PredictorReport(ttft.error, ttft.coverage, tpot.error, tpot.coverage, self.calibrated, ttft.samples,
+                               paces)  # fmt: skip
 
+    def to_state(self) -> dict[str, object]:
+        """What is worth keeping over a restart, as JSON values."""
+        paces = {self._ids[row]: list(pace) for row, pace in self.learnt.paces.table().items() if row in self._ids}
+        return {**self.learnt.to_state(), "paces": paces}
 
-def _ends(middle: float, low: float, high: float) -> tuple[float, float]:
-    return middle * math.exp(low), middle * math.exp(high)
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Go on from what `to_state` gave. Raises ValueError, and changes nothing, if it is not that."""
+        paces = state.get("paces", {})
+        try:
+            kept = {str(name): (float(pace[0]), float(pace[1])) for name, pace in paces.items()}  # type: ignore[attr-defined]
+        except (AttributeError, TypeError, IndexError) as error:
+            raise ValueError(f"not the paces of endpoints: {error}") from error
+        if not all(0.01 < factor < 100.0 for pace in kept.values() for factor in pace):
+            raise ValueError("paces that cannot be")
+        self.learnt.restore(state)
+        self._kept = kept
 
-
+    def _take_up_paces(self, fleet: Fleet) -> None:
+        """Endpoints of a former life are as fast as they were, until they show otherwise."""
+        for row, endpoint in fleet.members():
+            pace = self._kept.get(endpoint.id)
+            if pace is not None:
+                self.learnt.paces.resume(row, *pace)
+        self._kept = {}
+        self.learnt.paces.pool()

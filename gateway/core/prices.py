@@ -1,32 +1,34 @@
 """The price list of an engine's iteration and the pace of each endpoint, fitted together to the answers in the window.
 
-The idea: what an engine's time is spent on is known (reading weights, multiplying tokens, reading the KV cache), so every
-time that can be measured is a sum of known quantities times unknown prices. All endpoints of a pool share the prices; an
-endpoint has two factors, for decoding and for prefill. Both are fitted at once, from all that is in the window, by
-alternating between them: weighted least squares on relative errors with large errors cut (Huber), from a prior.
+The idea: what an engine's time is spent on is known (reading weights, multiplying tokens, reading the KV cache), so
+every time that can be measured is a sum of known quantities times unknown prices. All endpoints of a pool share the
+prices; an endpoint has two factors, for decoding and for prefill. Both are fitted at once, from all that is in the
+window, by alternating between them: weighted least squares on relative errors with large errors cut (Huber), from a
+prior.
 
-Prices are kept relative to their prior (`beta`, near 1). The prior says that all may be wrong together by a large factor
-(another GPU, another model) and each by some more; its middle follows slowly what is found, so that a price which
-nothing in the window speaks of stays what it was.
+Prices are kept relative to their prior (`beta`, near 1). The prior says that all may be wrong together by a large
+factor (another GPU, another model) and each by some more; its middle follows slowly what is found, so that a price
+which nothing in the window speaks of stays what it was.
 
-Recursive least squares, tried first, is cheaper and not enough: where endpoints differ, prices and factors drift into each
-other one sample at a time, and the wrong pair they settle on (prices of a small card, paces to match) predicts what it has
-seen and nothing else. See docs/notes/0013.
+Recursive least squares, tried first, is cheaper and not enough: where endpoints differ, prices and factors drift into
+each other one sample at a time, and the wrong pair they settle on (prices of a small card, paces to match) predicts
+what it has seen and nothing else. See docs/notes/0013.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from gateway.core.types import Floats
 from gateway.core.window import CONTEXT, COUNT, DECODING, PAIRS, REST, ROW, SECONDS, STEPS, TOKENS, WORKED, Window
 
 NAMES = ("overhead", "base", "decode", "context", "slope1", "slope2", "slope3", "pair")
-"""Per request; per iteration; per sequence decoding and iteration; per KV token read and iteration; per prompt token of an
-iteration up to the first knee, between the knees, beyond the second; per pair of tokens in a prompt's attention."""
+"""Per request; per iteration; per sequence decoding and iteration; per KV token read and iteration; per prompt token of
+an iteration up to the first knee, between the knees, beyond the second; per pair of tokens in a prompt's attention."""
 
-LOWEST = 0.05  # of the prior: a price cannot be negative, nor nothing
 LEAST_ROOM = 64.0  # prompt tokens that fit an iteration even where decodes fill it
+LOWEST = 0.05  # of the prior: a price cannot be negative, nor nothing
 # Standard deviations in the prior, relative: of each price, of all together, of decoding against prefill.
 NEUTRAL, SURE = (0.3, 1.5, 0.4), (0.15, 0.2, 0.1)
 FIRST_NOISE, REST_NOISE = 0.12, 0.06  # standard deviation of an answer, as a share of it
@@ -42,9 +44,9 @@ class Prices:
     def __init__(self, prior: Floats, knees: tuple[float, float], *, sure: bool):
         self.prior = prior
         self.knees = knees
-        self.middle = np.ones(len(NAMES))
-        self.beta = np.ones(len(NAMES))
-        self._precision = np.linalg.inv(_covariance(*(SURE if sure else NEUTRAL)))
+        self.middle: Floats = np.ones(len(NAMES))
+        self.beta: Floats = np.ones(len(NAMES))
+        self._precision: Floats = np.asarray(np.linalg.inv(_covariance(*(SURE if sure else NEUTRAL))), np.float64)
         self.fitted = self.beta
         self.each: tuple[float, ...] = tuple(prior.tolist())
         self.fits = 0
@@ -52,6 +54,11 @@ class Prices:
     def use(self, beta: Floats) -> None:
         self.beta = beta
         self.each = tuple((beta * self.prior).tolist())
+
+    def restore(self, beta: Floats) -> None:
+        """Go on from prices that were learnt before."""
+        self.use(beta.copy())
+        self.middle = beta.copy()
 
     def added(self, decoding: Floats, chunk: Floats) -> Floats:
         """Tokens that a chunk adds to an iteration, by piece: shape (..., 3)."""
@@ -88,8 +95,8 @@ class Prices:
             turns: int = 3) -> tuple[Floats, Floats, float]:  # fmt: skip
         """Fit prices and factors together.
 
-        `factors`: logarithms by row, shape (rows, 2), where to begin. `silent`: how much each row's answers still say of
-        its factors, 0..1. Returns the factors, their variances (rows, 2) and the mean absolute logarithm of observed
+        `factors`: logarithms by row, shape (rows, 2), where to begin. `silent`: how much each row's answers still say
+        of its factors, 0..1. Returns the factors, their variances (rows, 2) and the mean absolute logarithm of observed
         over predicted. The prices are not taken into use: see `use`.
         """
         view = _View(self, window, chunk)
@@ -119,7 +126,7 @@ def _covariance(each: float, together: float, against: float) -> Floats:
     return wide
 
 
-def recentre(beta: Floats, factors: Floats, heard: Floats) -> tuple[Floats, Floats]:
+def recentre(beta: Floats, factors: Floats, heard: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """What the endpoints have in common belongs to the prices: the lower median of the factors becomes 1."""
     if not heard.any():
         return beta, factors
@@ -143,10 +150,10 @@ class _View:
         self.seconds = every[:, SECONDS]
         self.rest = every[:, REST].copy()
         self.rest[size:] = 0.0
-        noise = np.full(len(every), REST_NOISE)
+        noise: Floats = np.full(len(every), REST_NOISE, np.float64)
         noise[:size] = FIRST_NOISE
         self.noise = noise
-        self.weight = 0.5 ** ((window.count - every[:, COUNT]) / MEMORY) / noise**2
+        self.weight: Floats = 0.5 ** ((window.count - every[:, COUNT]) / MEMORY) / noise**2
 
     def _parts(self, beta: Floats, factors: Floats) -> tuple[Floats, Floats, Floats]:
         decoding = self.x[:, 1:4] @ beta[1:4] * np.exp(factors[self.rows, 0])
@@ -168,8 +175,8 @@ class _View:
         x[:, 4:] *= np.exp(factors[self.rows, 1:])
         y = 1.0 - self.rest / self.seconds
         scaled = x * weight[:, None]
-        found: Floats = np.linalg.solve(scaled.T @ x + precision, scaled.T @ y + precision @ middle)
-        return np.maximum(found, LOWEST)
+        found = np.linalg.solve(scaled.T @ x + precision, scaled.T @ y + precision @ middle)
+        return np.asarray(np.maximum(found, LOWEST), np.float64)
 
     def pace(self, beta: Floats, factors: Floats, silent: Floats) -> tuple[Floats, Floats]:
         """The factors, given the prices: one step from where they are, each row for itself."""
@@ -182,8 +189,8 @@ class _View:
                 for a in (one * one, one * two, two * two, one * target, two * target)]  # fmt: skip
         # The prior of the two: mostly one and the same.
         wide, cross = SPREAD**2 + RATIO**2, SPREAD**2 - RATIO**2
-        determinant = wide**2 - cross**2
-        a, b, d = sums[0] + wide / determinant, sums[1] - cross / determinant, sums[2] + wide / determinant
+        sure = wide**2 - cross**2
+        a, b, d = sums[0] + wide / sure, sums[1] - cross / sure, sums[2] + wide / sure
         determinant = a * d - b * b
         found = np.stack(((d * sums[3] - b * sums[4]) / determinant, (a * sums[4] - b * sums[3]) / determinant), axis=1)
         return found, np.stack((d / determinant, a / determinant), axis=1)

@@ -21,8 +21,8 @@ class Reservation:
     """A place taken: one request and its expected tokens. Settled exactly once; later calls do nothing."""
 
     __slots__ = (
-        "at", "endpoint", "expected", "fleet", "forecast", "left", "mark", "prompt", "row", "settled", "started", "stream",
-        "stretch", "uncached", "written",
+        "at", "endpoint", "expected", "fleet", "forecast", "held", "left", "mark", "prompt", "row", "settled", "started",
+        "stream", "stretch", "uncached", "written",
     )  # fmt: skip
 
     def __init__(self, fleet: Fleet, row: int, request: Request, uncached: float, now: float,
@@ -34,6 +34,7 @@ class Reservation:
         self.uncached = uncached
         self.prompt = request.prompt_tokens
         self.written = 0.0
+        self.held = 0.0  # tokens of its context that the predictor counts
         self.mark: tuple[float, ...] | None = None  # the predictor's: where its books stood at the first token
         # And what it learnt from the tokens after that: see `gateway.records.Stretch`.
         self.stretch: tuple[float, ...] | None = None

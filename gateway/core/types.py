@@ -72,21 +72,35 @@ class Request(NamedTuple):
 class Forecast:
     """What was predicted for one request on the endpoint it was sent to. Seconds; the intervals hold 90 %.
 
-    `ttft` counts from the dispatch to the first token, `tpot` is the mean gap between tokens after it. `features` and
-    `marks` are the predictor's own: what it predicted from, and where its books stood.
+    `ttft` counts from the dispatch to the first token, `tpot` is the mean gap between tokens after it. The rest is what
+    the predictor learns from: what was said before its own corrections (`ttft_base`, `tpot_base`) and in which regime,
+    the quantities it was made of, the seconds to wait for the running iteration (`rest`), the prefill work (seconds),
+    the pace there then and on average in the pool.
     """
 
-    __slots__ = ("features", "marks", "regime", "tpot", "tpot_high", "tpot_low", "ttft", "ttft_high", "ttft_low")
+    __slots__ = ("context", "decoding", "features", "pace_level", "pace_now", "pace_regime", "pairs", "regime", "rest",
+                 "tokens", "tpot", "tpot_base", "tpot_high", "tpot_low", "ttft", "ttft_base", "ttft_high", "ttft_low",
+                 "work")  # fmt: skip
 
     ttft: float
     ttft_low: float
     ttft_high: float
+    ttft_base: float
     tpot: float
     tpot_low: float
     tpot_high: float
+    tpot_base: float
     regime: int
+    pace_regime: int
     features: Floats
-    marks: tuple[float, ...]
+    rest: float
+    work: float
+    tokens: float
+    decoding: float
+    context: float
+    pairs: float
+    pace_now: float
+    pace_level: float
 
 
 class Decision(NamedTuple):
@@ -95,8 +109,8 @@ class Decision(NamedTuple):
     `scores` holds what was compared, one value per candidate of the snapshot, lower is better (None where the
     policy compares nothing); `cached_tokens` is how much of the prompt the endpoint probably holds already.
     `forecast` is what was predicted for the chosen one, by a policy that predicts; `terms` is its table for the record,
-    of shape (len(policy.TERMS), candidates). `wait` > 0 says that a choice made later, up to so many seconds from now, is
-    expected to be better; who cannot wait takes this one.
+    of shape (len(policy.TERMS), candidates). `wait` > 0 says that a choice made later, up to so many seconds from now,
+    is expected to be better; who cannot wait takes this one.
     """
 
     row: int

@@ -12,7 +12,7 @@ _MS = 1e3
 
 def conditions(plan: Plan) -> list[str]:
     """What was simulated, in words."""
-    slo, routers, study = plan.slo, plan.routers, plan.study
+    slo, routers = plan.slo, plan.routers
     promised = f"TTFT {slo.ttft:g} s" + (f" + {slo.unloaded:g} x the unloaded prefill" if slo.unloaded else "")
     knows = f"scrapes every {routers.scrape.every:g} s" if routers.scrape.every else "no scrapes"
     prior = f"prior `{routers.prior}`" if routers.prior else "neutral prior"
@@ -22,8 +22,14 @@ def conditions(plan: Plan) -> list[str]:
         f"* traffic: {_traffic(plan.traffic)}",
         f"* promised: {promised}, mean TPOT {slo.tpot * _MS:g} ms" + ("" if slo.told else " (not told to the gateway)"),
         f"* gateways: {routers.count}, {knows}, {prior}",
-        f"* {study.seeds} seeds of {plan.requests:,} requests, {edges}; ± is the 95 % interval over seeds",
+        f"* {repeats(plan)}, {edges}; ± is the 95 % interval over seeds",
     ]
+
+
+def repeats(plan: Plan) -> str:
+    """How often, and how long: `5 seeds of 8,000 requests`."""
+    seeds = plan.study.seeds
+    return f"{seeds} seed{'s' if seeds > 1 else ''} of {plan.requests:,} requests"
 
 
 def _group(group: Group) -> str:

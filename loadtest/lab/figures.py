@@ -17,7 +17,7 @@ import numpy as np
 from loadtest.lab.record import Flags, Floats, Run
 
 Figures = dict[str, float]
-WINDOW = 1.0  # seconds
+WINDOW = 2.0  # seconds
 
 
 def figures(run: Run) -> Figures:

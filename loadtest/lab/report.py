@@ -12,7 +12,8 @@ from pathlib import Path
 
 from loadtest.lab.bars import Verdict, verdicts
 from loadtest.lab.cells import number, percent, share, show, table
-from loadtest.lab.conditions import conditions
+from loadtest.lab.conditions import conditions, repeats
+from loadtest.lab.figures import WINDOW
 from loadtest.lab.picture import Curve, attainment, dots, over_time
 from loadtest.lab.plan import OURS
 from loadtest.lab.study import Result, Row
@@ -163,10 +164,10 @@ def picture(result: Result) -> str:
         curves = [Curve(row.choice.name, row.curve, f"g95 {number(row.mean('g95').value)}")
                   for row in _ours_first(result, "g95")]  # fmt: skip
         pooled = result.reference.mean("g95").value if result.reference else math.nan
-        subtitle = f"{under}; lines: seed 1, g95: mean of {plan.study.seeds} seeds of {plan.requests:,} requests"
+        subtitle = f"{under}; lines: first seed, g95: mean of {repeats(plan)}"
         return attainment(plan.title, subtitle, curves, {"B1 fluid": result.fluid, "B2 pooled": pooled})
     watched = [row for row in result.rows if row.windows is not None]
-    subtitle = f"{under}; {result.rate:.4g} requests/s, {plan.study.seeds} seeds of {plan.requests:,} requests"
+    subtitle = f"{under}; {result.rate:.4g} requests/s, {repeats(plan)}"
     if watched:
         return _over_time(result, subtitle)
     rows = [(row.choice.name, row.mean("attainment")) for row in _ours_first(result, "attainment")]
@@ -184,10 +185,11 @@ def _over_time(result: Result, subtitle: str) -> str:
     curves = []
     for row in result.rows:
         assert row.windows is not None
-        curves.append(Curve(row.choice.name, list(enumerate(row.windows.ttft_p95))))
+        points = [((number + 0.5) * WINDOW, value) for number, value in enumerate(row.windows.ttft_p95)]
+        curves.append(Curve(row.choice.name, points))
     paces = [group.pace for group in result.plan.groups if len(group.pace) > 1]
     moments = {f"x {factor:g}": at for at, factor in paces[0][1:]}
-    return over_time(result.plan.title, f"{subtitle}; seed 1", "TTFT p95 per second of arrival, s", curves, moments)
+    return over_time(result.plan.title, f"{subtitle}; first seed", f"TTFT p95 per {WINDOW:g} s of arrivals, s", curves, moments)
 
 
 # -- the index

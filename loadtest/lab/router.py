@@ -16,7 +16,8 @@ from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, Rule
 from gateway.core.holding import Holding
 from gateway.core.lengths import Lengths
-from gateway.core.predictor import Predictor, Prior
+from gateway.core.prediction import Prior
+from gateway.core.predictor import Predictor
 from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN, Decision, Endpoint, Outcome, Request
 from loadtest.lab.scenario import Routers

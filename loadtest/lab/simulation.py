@@ -22,7 +22,7 @@ import numpy as np
 
 from backends.sim.generation import DoesNotFit, Generation, QueueFull, SimRequest, Step
 from gateway.core.errors import Refused
-from gateway.core.predictor import Prior
+from gateway.core.prediction import Prior
 from gateway.core.types import UNKNOWN, Load, Request
 from gateway.priors import prior_of
 from loadtest.lab.arrivals import Asked, draw

@@ -82,6 +82,12 @@ def _seen(run: Run, view: View) -> Figures:
     return found
 
 
-def watched(scenario: Scenario, choice: Choice, rate: float, seed: int, slow: Slowed) -> Windows:
-    """One run over time. Not kept: it is made for one picture."""
-    return windows(simulate(scenario, rate, choice.policy, choice.options, seed), slow.engine)
+def watched(scenario: Scenario, choice: Choice, rate: float, seed: int, slow: Slowed, folder: Path | None) -> Windows:
+    """One run over time."""
+    memory = Memory(folder)
+    key = key_of(scenario, rate, choice.policy, choice.options, seed, ["over time", asdict(slow)])
+    if (known := memory.recall(key)) is not None:
+        return Windows(**known)
+    seen = windows(simulate(scenario, rate, choice.policy, choice.options, seed), slow.engine)
+    memory.keep(key, asdict(seen))
+    return seen

@@ -6,11 +6,12 @@ with the soonest first token is often the wrong one. For each candidate, from pr
     score = 0.5 tt / S_t  +  L((tt / S_t - 1) / 0.25)  +  L((t0 / S_p - 1) / 0.15)  +  weight * harm
     harm  = B * work / (O * S_p) * L((t1 / S_p - 0.95) / 0.15)
 
-tt: seconds to its first token, t0 and t1: seconds per token there without and with it, B: sequences there, work: seconds
-of prefill it brings, O: the mean length of an answer, S_t and S_p: what is promised (SLO), L: a smooth step from 0 to 1.
-The harm is (how many are delayed) x (how long, as a share of what they may take in all) x (how much it matters there
-now). With its last factor constant it is the rule of LMETRIC (arXiv 2603.15202); without it, the soonest first token.
-The step saturates, because a weight that falls again beyond the promise makes lost endpoints free and spreads the loss.
+tt: seconds to its first token, t0 and t1: seconds per token there without and with it, B: sequences there, work:
+seconds of prefill it brings, O: the mean length of an answer, S_t and S_p: what is promised (SLO), L: a smooth step
+from 0 to 1. The harm is (how many are delayed) x (how long, as a share of what they may take in all) x (how much it
+matters there now). With its last factor constant it is the rule of LMETRIC (arXiv 2603.15202); without it, the
+soonest first token. The step saturates, because a weight that falls again beyond the promise makes lost endpoints
+free and spreads the loss.
 
 Scores are shares of what was promised, not seconds: they add up risks of two promises, which seconds cannot.
 
@@ -25,7 +26,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from gateway.core.predictor import Prediction, Predictor
+from gateway.core.prediction import Prediction
+from gateway.core.predictor import Predictor
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Floats, Outcome, Request
 from policies.picking.base import Policy

@@ -18,7 +18,7 @@ from gateway.config.types import Admin as AdminConfig
 from gateway.config.types import Config, EndpointSpec, Key, Model, Pool, Secret
 from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, Rule
-from gateway.core.predictor import PredictorReport
+from gateway.core.prediction import PredictorReport
 from gateway.core.types import Decision, Endpoint, Load, Request
 from gateway.decisions import DecisionRing
 from gateway.logs import Events, Output

@@ -6,7 +6,7 @@ import random
 from gateway.calibration import ENOUGH, CalibrationWatch
 from gateway.core.fleet import Fleet
 from gateway.core.health import Rule
-from gateway.core.predictor import PredictorReport
+from gateway.core.prediction import PredictorReport
 from gateway.logs import Events, Output
 
 

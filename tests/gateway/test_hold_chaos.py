@@ -91,7 +91,7 @@ def test_whatever_happens_nothing_stays_counted(seed: int) -> None:
                 await asyncio.gather(*clients)
                 await gateway.settled()
                 fleet = gateway.gateway.fleets()["p"]
-                assert fleet.predictor is not None and fleet.predictor.ttft.samples > 20
+                assert fleet.predictor is not None and fleet.predictor.learnt.ttft.samples > 20
                 books = fleet.predictor.books
                 assert not books.queue.any() and not books.context.any() and not fleet.tokens.any()
                 queued = [record for record in gateway.records.all if record.queued > 0.0]

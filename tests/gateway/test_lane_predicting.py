@@ -63,7 +63,7 @@ async def test_a_stream_teaches_it_and_its_forecast_is_in_the_reply() -> None:
         assert int(said.named["x-headway-predicted-ttft-ms"]) > 0
         await gateway.settled(1)
         predictor = predictor_of(gateway)
-        assert predictor.ttft.samples == 1 and predictor.tpot.samples == 1
+        assert predictor.learnt.ttft.samples == 1 and predictor.learnt.tpot.samples == 1
         assert predictor.books.context[0] == 0.0 and predictor.books.queue[0] == 0.0
 
 
@@ -74,7 +74,7 @@ def test_a_plain_answer_shows_no_first_token_and_teaches_none(body: bytes) -> No
         async with Upstream(PLAIN) as up, Running(predicting(up)) as gateway, gateway.client() as client:
             assert (await client.ask(body=body)).status == 200
             await gateway.settled(1)
-            assert predictor_of(gateway).ttft.samples == predictor_of(gateway).tpot.samples == 0
+            assert predictor_of(gateway).learnt.ttft.samples == predictor_of(gateway).learnt.tpot.samples == 0
 
     run()
 
@@ -84,7 +84,7 @@ async def test_several_answers_in_one_stream_teach_no_pace() -> None:
     async with Upstream(slow_stream) as up, Running(predicting(up)) as gateway, gateway.client() as client:
         await client.ask(body=chat(stream=True, n=4))
         await gateway.settled(1)
-        assert predictor_of(gateway).tpot.samples == 0 and gateway.last.completion_tokens == 40.0
+        assert predictor_of(gateway).learnt.tpot.samples == 0 and gateway.last.completion_tokens == 40.0
 
 
 @pytest.mark.parametrize(

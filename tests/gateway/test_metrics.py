@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, Rule
-from gateway.core.predictor import PredictorReport
+from gateway.core.prediction import PredictorReport
 from gateway.core.types import Decision, Endpoint, Load, Request
 from gateway.metric_table import RATIO, TABLE
 from gateway.metrics import MAX_SETS, Metrics

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from backends.sim.profiles import names, profile
-from gateway.core.predictor import Prior
+from gateway.core.prediction import Prior
 from gateway.priors import prior_of
 
 
