@@ -189,7 +189,8 @@ def _over_time(result: Result, subtitle: str) -> str:
         curves.append(Curve(row.choice.name, points))
     paces = [group.pace for group in result.plan.groups if len(group.pace) > 1]
     moments = {f"x {factor:g}": at for at, factor in paces[0][1:]}
-    return over_time(result.plan.title, f"{subtitle}; first seed", f"TTFT p95 per {WINDOW:g} s of arrivals, s", curves, moments)
+    axis = f"TTFT p95 per {WINDOW:g} s of arrivals, s"
+    return over_time(result.plan.title, f"{subtitle}; first seed", axis, curves, moments)
 
 
 # -- the index

@@ -281,8 +281,11 @@ def _slow(plan: Plan, result: Result, workers: Crew, folder: Path | None) -> Non
             assert isinstance(alone, dict)
             for name in ("slow_ttft_p95", "first_ttft_p95"):
                 figures[f"{name}_ratio"] = figures[name] / alone[name] if alone[name] else math.nan
-    shown = workers.do((f"{plan.name}: {row.choice.name} over time", watched,
-                        (plan.scenario, row.choice, result.rate, FIRST_SEED, slow, folder)) for row in result.rows)  # fmt: skip
+    shown = workers.do(
+        (f"{plan.name}: {row.choice.name} over time", watched,
+         (plan.scenario, row.choice, result.rate, FIRST_SEED, slow, folder))
+        for row in result.rows
+    )  # fmt: skip
     for row, seen in zip(result.rows, shown, strict=True):
         assert isinstance(seen, Windows)
         row.windows = seen

@@ -5,7 +5,6 @@ A run that can no longer reach `HOPELESS` may be broken off: that is far below a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,14 +58,13 @@ def measured(scenario: Scenario, choice: Choice, rate: float, seed: int, folder:
     keys = [key_of(scenario, rate, choice.policy, choice.options, seed, [floor, said]) for floor in floors]
     for key in keys:
         if (known := memory.recall(key)) is not None:
-            return {name: math.nan if value is None else value for name, value in known.items()}
+            return known
     run = simulate(scenario, rate, choice.policy, choice.options, seed, stop_below=floors[-1])
     found = _seen(run, view)
     if not run.complete:
         found["attainment"] = min(found["attainment"], HOPELESS)
     # A run that was not broken off is a whole one, whoever asked.
-    kept = {name: None if math.isnan(value) else value for name, value in found.items()}
-    memory.keep(keys[0] if run.complete else keys[-1], kept)
+    memory.keep(keys[0] if run.complete else keys[-1], found)
     return found
 
 
