@@ -53,9 +53,15 @@ def tpot_accuracy(records: Iterable[dict[str, Any]]) -> Accuracy:
     return _accuracy((r for r in records if (r["outcome"]["completion_tokens"] or 0) >= 8), "tpot", "tpot")
 
 
+def trusted(records: Sequence[dict[str, Any]]) -> float:
+    """The share of picks that were made by predictions: a predictor that is not calibrated is not asked."""
+    fallen_back = sum("not calibrated" in record["reason"] for record in records)
+    return 1.0 - fallen_back / len(records) if records else float("nan")
+
+
 def _accuracy(records: Iterable[dict[str, Any]], what: str, seen: str) -> Accuracy:
     rows = [(p[what], p[f"{what}_low"], p[f"{what}_high"], o[seen]) for p, o in _whole(records)]
-    return accuracy([row for row in rows if None not in row])
+    return accuracy([row for row in rows if None not in row and row[3] > 0.0])
 
 
 def _whole(records: Iterable[dict[str, Any]]) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
