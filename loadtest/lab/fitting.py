@@ -3,8 +3,8 @@
 The idea: the fit is the predictor's own (`gateway.core.prices`): first tokens and the stretches after them, prices
 common to all endpoints and two factors for each, large errors cut. There it holds on to a prior, because it must be of
 use after six answers; here there are thousands, so what it found becomes its own prior, several times over, until only
-what the records say is left (iterated Tikhonov regularization). Chunk budgets and knees are tried out, and those kept that
-explain the streams best. How sure each price is, is read off the normal equations.
+what the records say is left (iterated Tikhonov regularization). Chunk budgets and knees are tried out, and those kept
+that explain the streams best. How sure each price is, is read off the normal equations.
 
 An engine cuts a prompt into whole chunks and a rest, and since tokens beyond a knee cost more, that takes longer than
 equal parts would. The predictor counts equal parts, by the knees it believed in; here it is done as the engine does it.
@@ -150,7 +150,7 @@ def _settle(answers: Answers, knees: tuple[float, float], endpoints: int, chunk:
 
 
 def _parts(prices: Prices, answers: Answers, chunk: float, factors: Floats) -> tuple[Floats, Floats, Floats]:
-    """For first tokens, then stretches: seconds by price, shape (2 streams, prices), those of `rest`, and all observed."""
+    """First tokens, then stretches: seconds by price, shape (2 streams, prices), those of `rest`, and the observed."""
     size = len(answers.first)
     every = np.concatenate((answers.first, answers.rest))
     parts = prices.quantities(answers, chunk) * np.array(prices.each)
