@@ -3,8 +3,9 @@
 The idea: the fit is the predictor's own (`gateway.core.prices`): first tokens and the stretches after them, prices
 common to all endpoints and two factors for each, large errors cut. There it holds on to a prior, because it must be of
 use after six answers; here there are thousands, so what it found becomes its own prior, several times over, until only
-what the records say is left (iterated Tikhonov regularization). Chunk budgets and knees are tried out, and those kept
-that explain the streams best. How sure each price is, is read off the normal equations.
+what the records say is left (iterated Tikhonov regularization). There the scatter of answers is a guess, here it is
+measured: stretches, good to a per cent, have the say that is theirs. Chunk budgets and knees are tried out, and those
+kept that explain the streams best. How sure each price is, is read off the normal equations.
 
 An engine cuts a prompt into whole chunks and a rest, and since tokens beyond a knee cost more, that takes longer than
 equal parts would. The predictor counts equal parts, by the knees it believed in; here it is done as the engine does it.
@@ -18,12 +19,14 @@ handed out are then fitted to all of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log
 
 import numpy as np
+import numpy.typing as npt
 
 from gateway.core.learning import CHUNKS
 from gateway.core.prediction import Prior
-from gateway.core.prices import FIRST_NOISE, LEAST_ROOM, NAMES, REST_NOISE, Prices
+from gateway.core.prices import CUT, LEAST_ROOM, LOWEST, NAMES, Prices
 from gateway.core.types import Floats
 from gateway.core.window import CONTEXT, DECODING, PAIRS, REST, ROW, SECONDS, TOKENS, WIDTH, WORKED, Window
 from loadtest.lab.evidence import Answers
@@ -31,8 +34,10 @@ from loadtest.lab.evidence import Answers
 LEAST_STREAMS, LEAST_STRETCHES = 200, 100
 HELD_OUT = 5  # one in so many streams
 KNEES = ((64.0, 96.0, 128.0, 192.0, 256.0, 384.0), (256.0, 320.0, 512.0, 640.0, 768.0, 1024.0))
-SEARCHED = 5000  # streams, at most, on which chunk budgets and knees are tried
+SEARCHED = 3000  # streams, at most, on which chunk budgets and knees are tried
 TURNS, AGAIN = 4, 5  # fits with one prior; how often what they found becomes the next one
+POLISHED, HELD = 4, 0.3  # times; standard deviation, as a share, by which a price may leave what it was before
+LEAST_SCATTER = 1e-4  # errors as shares: smaller ones are not believed
 UNSURE = 0.5  # a price with a larger standard error (as a share of it) was hardly seen
 # How much the middle four fifths of the streams must differ in a quantity, at least: as a factor, and in all.
 _MUST_VARY = (
@@ -44,6 +49,9 @@ _MUST_VARY = (
 
 class TooLittle(Exception):
     """The records do not say enough; the message says of what."""
+
+
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,47 +147,64 @@ def _settle(answers: Answers, knees: tuple[float, float], endpoints: int, chunk:
             again: int) -> tuple[Prices, Floats, float]:  # fmt: skip
     p = Prior()
     prior = np.array([p.overhead, p.base, p.decode, p.context, p.slope1, p.slope2, p.slope3, p.pair])
-    factors, news, error = np.zeros((endpoints, 2)), np.ones(endpoints), np.inf
+    factors, news = np.zeros((endpoints, 2)), np.ones(endpoints)
     for _ in range(again):
         prices = _Exact(prior, knees, sure=False)
         for _ in range(TURNS):
-            factors, _, error = prices.fit(answers, chunk, factors, news)
+            factors = prices.fit(answers, chunk, factors, news)[0]
             prices.accept()
         prior = np.array(prices.each)
-    return prices, factors, error
+    return prices, factors, _polish(prices, answers, chunk, factors)
 
 
-def _parts(prices: Prices, answers: Answers, chunk: float, factors: Floats) -> tuple[Floats, Floats, Floats]:
-    """First tokens, then stretches: seconds by price, shape (2 streams, prices), those of `rest`, and the observed."""
-    size = len(answers.first)
-    every = np.concatenate((answers.first, answers.rest))
-    parts = prices.quantities(answers, chunk) * np.array(prices.each)
+def _polish(prices: Prices, answers: Answers, chunk: float, factors: Floats) -> float:
+    """Once more, each kind of answer weighted by how much its errors scatter. Returns how badly they are explained."""
+    for _ in range(POLISHED):
+        x, y, is_first = _shares(prices, answers, chunk, factors)
+        weighted = x * _weights(x, y, is_first)[:, None]
+        normal = weighted.T @ x + np.eye(len(NAMES)) / HELD**2
+        found = np.linalg.solve(normal, weighted.T @ y + 1.0 / HELD**2)
+        prices.use(prices.beta * np.maximum(found, LOWEST))
+    counts = answers.full_first.sum(), answers.full_rest.sum()
+    errors = _errors(prices, answers, chunk, factors)
+    return sum(float(count) * log(max(error, LEAST_SCATTER)) for count, error in zip(counts, errors, strict=True))
+
+
+def _shares(prices: Prices, answers: Answers, chunk: float, factors: Floats) -> tuple[Floats, Floats, Flags]:
+    """First tokens, then stretches, as shares of the seconds that were observed.
+
+    Returns what each price comes to, (answers, prices), what they should come to together, and which are first tokens.
+    """
+    there = np.concatenate((answers.full_first, answers.full_rest)) > 0.0
+    every = np.concatenate((answers.first, answers.rest))[there]
+    is_first = (np.arange(len(there)) < len(answers.first))[there]
+    parts = prices.quantities(answers, chunk)[there] * np.array(prices.each)
     paces = np.exp(factors[every[:, ROW].astype(np.intp)])
     parts[:, 1:4] *= paces[:, :1]
     parts[:, 4:] *= paces[:, 1:]
-    rest = every[:, REST].copy()
-    rest[size:] = 0.0
-    return parts, rest, every[:, SECONDS]
+    seconds = every[:, SECONDS]
+    return parts / seconds[:, None], 1.0 - np.where(is_first, every[:, REST], 0.0) / seconds, is_first
+
+
+def _weights(x: Floats, y: Floats, is_first: Flags) -> Floats:
+    """Of each answer: one over the variance of its kind, from the median error, and less for those far out (Huber)."""
+    errors = np.abs(y - x.sum(axis=1))
+    scatter = np.where(is_first, *(max(LEAST_SCATTER, 1.48 * float(np.median(errors[kind])))
+                                   for kind in (is_first, ~is_first)))  # fmt: skip
+    weights: Floats = np.minimum(1.0, CUT * scatter / np.maximum(errors, LEAST_SCATTER)) / scatter**2
+    return weights
 
 
 def _errors(prices: Prices, answers: Answers, chunk: float, factors: Floats) -> tuple[float, float]:
-    parts, rest, seconds = _parts(prices, answers, chunk, factors)
-    size = len(answers.first)
-    there = np.concatenate((answers.full_first, answers.full_rest)) > 0.0
-    errors = np.abs(parts.sum(axis=1) + rest - seconds) / np.where(there, seconds, 1.0)
-    return float(errors[:size][there[:size]].mean()), float(errors[size:][there[size:]].mean())
+    """Mean absolute errors of first tokens and of stretches, as shares of what was observed."""
+    x, y, is_first = _shares(prices, answers, chunk, factors)
+    errors = np.abs(y - x.sum(axis=1))
+    return float(errors[is_first].mean()), float(errors[~is_first].mean())
 
 
 def _standard_errors(prices: Prices, answers: Answers, chunk: float, factors: Floats) -> Floats:
-    """Of each price, as a share of it, from the errors as they are."""
-    parts, rest, seconds = _parts(prices, answers, chunk, factors)
-    size = len(answers.first)
-    there = np.concatenate((answers.full_first, answers.full_rest)) > 0.0
-    parts, rest, seconds = parts[there], rest[there], seconds[there]
-    noise = np.where(np.arange(2 * size) < size, FIRST_NOISE, REST_NOISE)[there]
-    x = parts / (seconds * noise)[:, None]
-    residuals = np.clip((parts.sum(axis=1) + rest - seconds) / (seconds * noise), -2.0, 2.0)
-    # A price that no stream speaks of gets an error of 1, not a singular matrix.
-    found = np.linalg.inv(x.T @ x + np.eye(len(NAMES)))
-    errors: Floats = np.sqrt(np.diag(found) * np.maximum(1e-6, np.mean(residuals**2)))
+    """Of each price, as a share of it. One that no stream speaks of gets 1, not a singular matrix."""
+    x, y, is_first = _shares(prices, answers, chunk, factors)
+    normal = (x * _weights(x, y, is_first)[:, None]).T @ x + np.eye(len(NAMES))
+    errors: Floats = np.sqrt(np.diag(np.linalg.inv(normal)))
     return errors

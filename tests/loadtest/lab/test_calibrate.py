@@ -21,7 +21,7 @@ from tests.loadtest.lab.recording import record
 WARP = (("base", 1.45), ("slope1", 1.6), ("slope2", 0.8), ("slope3", 1.25), ("pair", 2.5), ("ctx", 0.7), ("seq", 3.0))
 OWN = Group(count=2, warp=WARP)
 SCENARIO = Scenario(
-    "own", (OWN,), Traffic(streams=0.95), routers=Routers(prompt_error=0.1), requests=2000, warm_up=0.0, cool_down=0.0
+    "own", (OWN,), Traffic(streams=0.95), routers=Routers(prompt_error=0.1), requests=1500, warm_up=0.0, cool_down=0.0
 )
 LOADS = (5.0, 12.0)  # requests per second: about a third of what these two can do, and most of it
 Calibrate = Callable[..., tuple[int, str, str]]
@@ -59,13 +59,13 @@ def test_an_engine_that_nobody_knew_is_predicted_within_a_few_percent(
     assert (code, warned) == (0, "")
     found, true = profile(str(out)), warped(OWN)
     errors = [iteration(found, *point) / iteration(true, *point) - 1.0 for point in GRID]
-    assert max(map(abs, errors)) < 0.05, errors
-    assert sum(map(abs, errors)) / len(errors) < 0.03, errors
+    assert max(map(abs, errors)) < 0.04, errors
+    assert sum(map(abs, errors)) / len(errors) < 0.02, errors
     for shipped in map(profile, names()):
         known = [abs(iteration(shipped, *point) / iteration(true, *point) - 1.0) for point in GRID]
         assert max(known) > 0.15, shipped.name
     assert (found.name, found.model, found.kv_tokens) == ("own", "llama", true.kv_tokens)
-    assert "4000 records" in told and "not used: plain answers" in told
+    assert "3000 records" in told and "not used: plain answers" in told
     assert "2048 tokens an iteration" in told and "TTFT MAPE" in told and "TPOT MAPE" in told
     assert found.mape_prefill < 10.0 and found.mape_decode < 3.0
 
@@ -97,6 +97,19 @@ def test_several_pools_need_a_choice_and_endpoints_can_be_chosen(
     assert code == 2 and "--pool gpu or other" in told
     code, told, _ = calibrate(both, "--out", out, "--pool", "gpu", "--endpoint", "engine-1")
     assert code == 0 and "of 1 endpoints" in told and "of another pool or endpoint" in told
+
+
+def test_a_slower_endpoint_is_named_and_the_profile_is_that_of_the_others(tmp_path: Path, calibrate: Calibrate) -> None:
+    groups = (OWN, replace(OWN, count=1, pace=((0.0, 1.8),)))
+    records, out = tmp_path / "records.jsonl", tmp_path / "own.json"
+    record(records, replace(SCENARIO, groups=groups), 12.0)
+    code, told, warned = calibrate(records, "--out", out)
+    assert code == 0 and "endpoints differ" in warned
+    (slow,) = (line.split() for line in told.splitlines() if "times as long" in line)
+    assert slow[0] == "engine-2" and float(slow[2]) == pytest.approx(1.8, rel=0.03)
+    true = warped(OWN)
+    for point in GRID:
+        assert iteration(profile(str(out)), *point) == pytest.approx(iteration(true, *point), rel=0.06)
 
 
 def line(**changes: object) -> str:
