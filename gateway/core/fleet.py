@@ -28,6 +28,9 @@ from gateway.core.types import UNKNOWN, Decision, Endpoint, Floats, Load, Reques
 
 # A request of others is taken to have this share of a whole one left to do: on average it is half way.
 OTHERS_LEFT = 0.5
+# Seconds over which others' requests are averaged. What differs for a moment is gone when it is acted upon, and every
+# gateway that sees the same dip fills it: four gateways that believed each scrape did worse than four that saw none.
+OTHERS_MEMORY = 5.0
 # How fast the mean size of a request follows what we see (weight of one request).
 SIZE_WEIGHT = 0.02
 
@@ -214,10 +217,16 @@ class Fleet:
         """A scrape has come back. `ours_then` is our in-flight count there when it was sent."""
         self.waiting[row], self.running[row] = load.waiting, load.running
         self.kv_used[row], self.kv_capacity[row] = load.kv_used, load.kv_capacity
+        passed = max(0.0, load.at - self.at.item(row))
         self.at[row] = load.at
         # Who tells only its queue (Triton, JetStream) still tells the least that is there.
         said = load.waiting + (0.0 if math.isnan(load.running) else load.running)
-        self.others[row] = UNKNOWN if math.isnan(said) else max(0.0, said - max(ours_then, self.ours[row]))
+        if math.isnan(said):
+            self.others[row] = UNKNOWN
+        else:
+            there, before = max(0.0, said - max(ours_then, self.ours[row])), self.others.item(row)
+            weight = 1.0 if before != before else passed / (passed + OTHERS_MEMORY)
+            self.others[row] = there if weight >= 1.0 else before + weight * (there - before)
         self._spread_unknown()
 
     def forget_stale(self, now: float) -> None:

@@ -86,10 +86,13 @@ class Predictor:
         alien = float(others.sum())
         if alien > 0.5:
             others = np.clip(others, 0.0, MOST_OTHERS)
-            scale = 1.0 + min(MOST_PEERS, alien / max(1.0, float(ours.sum())))
+            # What other gateways have sent is taken to be like ours, and evenly spread: their moment is not known.
+            peers = min(MOST_PEERS, alien / max(1.0, float(ours.sum()))) / len(ours)
             kv = kv + others * (float(kv.sum()) / max(1.0, float(decoding.sum())))
             decoding = decoding + others
-            queue, pairs, recent = queue * scale, pairs * scale, recent * scale
+            queue = queue + peers * float(queue.sum())
+            pairs = pairs + peers * float(pairs.sum())
+            recent = recent + peers * float(recent.sum())
         slow_decode, slow_prefill = column(paces.decode), column(paces.prefill)
         prompt = request.prompt_tokens
         own: Floats | float
