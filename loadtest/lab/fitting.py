@@ -33,7 +33,8 @@ from loadtest.lab.evidence import Answers
 
 LEAST_STREAMS, LEAST_STRETCHES = 200, 100
 HELD_OUT = 5  # one in so many streams
-KNEES = ((64.0, 96.0, 128.0, 192.0, 256.0, 384.0), (256.0, 320.0, 512.0, 640.0, 768.0, 1024.0))
+KNEES = ((96.0, 128.0, 192.0, 256.0, 384.0), (256.0, 320.0, 512.0, 640.0, 768.0, 1024.0))
+NEARLY = 10.0  # of what `_polish` returns: knees that come so near to the best explain the streams as well
 SEARCHED = 3000  # streams, at most, on which chunk budgets and knees are tried
 TURNS, AGAIN = 4, 5  # fits with one prior; how often what they found becomes the next one
 POLISHED, HELD = 4, 0.3  # times; standard deviation, as a share, by which a price may leave what it was before
@@ -112,7 +113,10 @@ def _search(answers: Answers, knees: tuple[float, float], endpoints: int) -> tup
 
     chunk = min(CHUNKS, key=lambda chunk: error(knees, chunk))
     pairs = [knees, *((one, two) for one in KNEES[0] for two in KNEES[1] if one < two)]
-    return min(pairs, key=lambda tried: error(tried, chunk)), chunk
+    errors = {tried: error(tried, chunk) for tried in pairs}
+    # The slope up to a small first knee is seen in few iterations: of those that do as well, the largest.
+    good = [tried for tried in pairs if errors[tried] <= min(errors.values()) + NEARLY]
+    return max(good, key=lambda tried: (tried[0], -errors[tried])), chunk
 
 
 class _Exact(Prices):
