@@ -74,7 +74,7 @@ class Study:
     rate: float = 0.0
     start: float = 0.0
     seeds: int = 5
-    curve: tuple[float, ...] = (0.7, 0.85, 0.93, 1.03)
+    curve: tuple[float, ...] = (0.5, 0.65, 0.8, 0.9, 0.97, 1.04, 1.12)
     shift: bool = False
     bars: tuple[Bar, ...] = ()
 

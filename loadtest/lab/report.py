@@ -16,7 +16,7 @@ from loadtest.lab.conditions import conditions, repeats
 from loadtest.lab.figures import WINDOW
 from loadtest.lab.picture import Curve, attainment, dots, over_time
 from loadtest.lab.plan import OURS
-from loadtest.lab.study import Result, Row
+from loadtest.lab.study import CURVE_SEEDS, Result, Row
 
 _MS, _US, _PERCENT = 1e3, 1e6, 1e2
 _EXPLAINED = """The gateway's own fleet table, predictor and policies in front of simulated engines, on the same
@@ -100,15 +100,17 @@ def _fixed_table(result: Result) -> list[str]:
 
 
 def _at_rate(result: Result) -> list[str]:
-    head = ["policy", "attainment", "TTFT p50 / p95 / p99, ms", "TPOT p50 / p95 / p99, ms", "hits", "TTFT error",
-            "in 90 %", "TPOT error", "in 90 %", "decision, µs", "held"]  # fmt: skip
+    head = ["policy", "attainment", "TTFT p50 / p95 / p99, ms", "TPOT p50 / p95 / p99, ms", "cached (of B4)",
+            "TTFT error", "in 90 %", "TPOT error", "in 90 %", "decision, µs", "held"]  # fmt: skip
     rows = []
     for row in _ranked(result, "attainment"):
         cells = [_name(row), show(row.mean("attainment"), _PERCENT, " %")]
         for kind in ("ttft", "tpot"):
             cells.append(" / ".join(number(row.mean(f"{kind}_p{p}").value * _MS) for p in (50, 95, 99)))
+        hit = row.mean("hit").value
+        cells.append(f"{percent(hit)} ({share(hit, result.ceiling)})" if result.ceiling else "–")
         cells += [percent(row.mean(name).value)
-                  for name in ("hit", "ttft_mape_500", "ttft_coverage", "tpot_mape", "tpot_coverage")]  # fmt: skip
+                  for name in ("ttft_mape_500", "ttft_coverage", "tpot_mape", "tpot_coverage")]  # fmt: skip
         cells += [number(row.mean("cost").value * _US), percent(row.mean("held").value)]
         rows.append(cells)
     said = f"At {result.rate:.4g} requests/s, {share(result.rate, result.fluid)} of B1 (means over seeds; errors are "
@@ -164,7 +166,7 @@ def picture(result: Result) -> str:
         curves = [Curve(row.choice.name, row.curve, f"g95 {number(row.mean('g95').value)}")
                   for row in _ours_first(result, "g95")]  # fmt: skip
         pooled = result.reference.mean("g95").value if result.reference else math.nan
-        subtitle = f"{under}; lines: first seed, g95: mean of {repeats(plan)}"
+        subtitle = f"{under}; lines: mean of {min(CURVE_SEEDS, plan.study.seeds)}, g95: of {repeats(plan)}"
         return attainment(plan.title, subtitle, curves, {"B1 fluid": result.fluid, "B2 pooled": pooled})
     watched = [row for row in result.rows if row.windows is not None]
     subtitle = f"{under}; {result.rate:.4g} requests/s, {repeats(plan)}"

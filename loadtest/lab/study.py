@@ -30,6 +30,7 @@ GOALS = {"g95": 0.95, "g99": 0.99}
 START = 0.85  # of the fluid bound: where the first search begins
 POOLED_CHOICE = Choice("round_robin", label=POOLED)
 FIRST_SEED = 1
+CURVE_SEEDS = 2  # are enough for a line
 SAMPLE = 20_000  # requests that the bounds are taken from
 
 Say = Callable[[str], None]
@@ -42,7 +43,7 @@ class Row:
     choice: Choice
     goals: dict[str, list[float]] = field(default_factory=dict)
     common: list[Figures] = field(default_factory=list)
-    curve: list[tuple[float, float]] = field(default_factory=list)  # rate and attainment on the first seed
+    curve: list[tuple[float, float]] = field(default_factory=list)  # rate and mean attainment
     windows: Windows | None = None
 
     def values(self, figure: str) -> list[float]:
@@ -214,7 +215,6 @@ def _search(plan: Plan, parties: Sequence[Party], fluid: float, workers: Crew, f
     for (row, scenario, view), found in zip(parties, first, strict=True):
         assert isinstance(found, Found)
         _keep(row, found)
-        row.curve = [(rate, one["attainment"]) for rate, one in found.runs.items() if one["complete"]]
         near = found.goals[GOALS["g95"]]
         near = start if math.isnan(near) else near
         later += [(f"{name}: {row.choice.name}, seed {seed}", find, (scenario, row.choice, seed, near, folder, view))
@@ -245,23 +245,21 @@ def _at_common_rate(plan: Plan, parties: Sequence[Party], rate: float, workers: 
 
 
 def _curves(plan: Plan, parties: Sequence[Party], workers: Crew, folder: Path | None) -> None:
-    """More points of the picture, at rates that all policies share."""
+    """The lines of the picture, at rates that all policies share."""
     ours = parties[0][0].goals["g95"][0]
     if math.isnan(ours):
         return
     rates = [rate_at(place_of(share * ours)) for share in plan.study.curve]
     drawn = [party for party in parties if party[0].choice is not POOLED_CHOICE]
-    tasks = [(f"{plan.name}: {row.choice.name} at {rate:g}/s", measured,
-              (scenario, row.choice, rate, FIRST_SEED, folder, False, view))
-             for row, scenario, view in drawn for rate in rates]  # fmt: skip
+    seeds = seeds_of(plan)[:CURVE_SEEDS]
+    tasks = [(f"{plan.name}: {row.choice.name}, seed {seed} at {rate:g}/s", measured,
+              (scenario, row.choice, rate, seed, folder, False, view))
+             for row, scenario, view in drawn for rate in rates for seed in seeds]  # fmt: skip
     done = iter(workers.do(tasks))
     for row, _, _ in drawn:
-        points = dict(row.curve)
         for rate in rates:
-            figures = next(done)
-            assert isinstance(figures, dict)
-            points[rate] = figures["attainment"]
-        row.curve = sorted(points.items())
+            shares = [figures["attainment"] for _ in seeds if isinstance(figures := next(done), dict)]
+            row.curve.append((rate, sum(shares) / len(shares)))
 
 
 def _slow(plan: Plan, result: Result, workers: Crew, folder: Path | None) -> None:

@@ -49,8 +49,8 @@ def test_a_range_must_hold_on_both_sides() -> None:
 
 
 def test_two_seeds_leave_a_bar_open() -> None:
-    bar, values = Bar("g95", over="lmetric", at_least=1.1), {"predicted_latency": [130.0, 110.0], "lmetric": [100.0] * 2}
-    made = result(bar, g95=values)
+    values = {"predicted_latency": [130.0, 110.0], "lmetric": [100.0] * 2}
+    made = result(Bar("g95", over="lmetric", at_least=1.1), g95=values)
     assert verdicts(made)[0].word == "open"
 
 

@@ -87,8 +87,9 @@ def test_options_have_types() -> None:
         parse_choice("llmd_predicted,mode=fast")
 
 
-def test_quick_is_the_same_study_with_fewer_seeds_and_requests() -> None:
+def test_quick_is_the_same_study_with_fewer_seeds_requests_and_policies() -> None:
     plan = read_plan(standard()["chat_2048"])
     short = quick(plan)
     assert short.study.seeds == 2 and short.requests == 2000
-    assert short.study.bars == plan.study.bars and short.choices == plan.choices
+    assert short.study.bars == plan.study.bars and 1 < len(short.choices) < len(plan.choices)
+    assert short.choices[0] == plan.choices[0]

@@ -68,7 +68,7 @@ def test_ratios_are_paired_and_over_the_bounds_too(small: tuple[Result, Path]) -
     assert result.ratio("g95", "predicted_latency", "least_inflight").value == pytest.approx(expected)
     assert result.ratio("g95", "predicted_latency", "pooled").count == 2
     assert result.ratio("g95", "predicted_latency", "nobody").count == 0
-    assert [verdict.against for verdict in verdicts(result)][0] == "least_inflight"
+    assert next(verdict.against for verdict in verdicts(result)) == "least_inflight"
 
 
 def test_a_study_that_was_made_before_simulates_nothing(
