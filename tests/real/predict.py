@@ -265,7 +265,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--urls", nargs=2, metavar="URL", help="two servers that run already")
     parser.add_argument("--model", default="small-llama")
     parser.add_argument("--ports", nargs=2, type=int, default=[18251, 18252])
-    parser.add_argument("--slots", type=int, default=4, help="sequences a server runs at once (%(default)s)")
+    parser.add_argument("--slots", type=int, default=64, help="sequences a server runs at once (%(default)s)")
     parser.add_argument("--share", type=float, default=0.65, help="of what they carry (%(default)s)")
     parser.add_argument("--rate", type=float, default=0.0, help="requests a second, instead of a share")
     parser.add_argument("--count", type=int, default=200, help="requests after the warm-up (%(default)s)")
@@ -288,7 +288,7 @@ def main() -> int:
             everything(report, Servers.at(options.urls, options.model), Path(folder), options)
             return report.verdict()
         script = Script(options.rigs, "vllm_cpu.sh", {"MODEL_SIZE": "small", "MAX_SEQS": str(options.slots),
-                        "KV_BLOCKS": "200", "SERVED": options.model, "RIGS_NICE": "0"})  # fmt: skip
+                        "KV_BLOCKS": "1000", "SERVED": options.model, "RIGS_NICE": "0"})  # fmt: skip
         if reason := script.missing():
             print(f"skipped: {reason}")
             return 0
