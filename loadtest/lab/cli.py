@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("scenario", nargs="+", help=f"a file, or a standard one: {', '.join(standard())}")
     run_.add_argument("--policy", action="append", metavar="NAME[,OPTION=VALUE…]", help="only these; may be repeated")
     run_.add_argument("--out", default="build/lab/run", help="folder for the report (default: %(default)s)")
-    suite.add_argument("--quick", action="store_true", help=f"{QUICK_SEEDS} seeds, a quarter of the requests, few policies")
+    short = f"{QUICK_SEEDS} seeds, a quarter of the requests, few policies"
+    suite.add_argument("--quick", action="store_true", help=short)
     suite.add_argument("--only", nargs="+", metavar="NAME", help="only these of the standard scenarios")
     suite.add_argument("--out", help="folder for the report (default: docs/lab, with --quick build/lab/quick)")
     compare.add_argument("scenario", help="a file, or the name of a standard one")

@@ -3,7 +3,8 @@
 A run is known by a digest of its scenario, rate, policy, options and seed, and of the source it depends on: every
 module of ours that the simulation and this one policy import, directly or not. So a change to one policy leaves the
 runs of the others valid, the predictor's source counts only for policies that predict, and comments count for nothing.
-Figures are kept, not requests.
+Figures are kept, not requests. Source that was changed while this process runs is not what it runs, so then nothing of
+another process is recalled, and none will recall what this one keeps.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
@@ -28,6 +30,7 @@ OURS = ("gateway", "policies", "backends", "loadtest")
 _NOT_FOLLOWED = ("policies.picking",)
 _ENTRANCES = ("loadtest.lab.simulation", "loadtest.lab.figures")
 _PREDICTORS = "gateway.core.predictor"
+_LOADED_AT = time.time()  # what is newer on disk is not what was imported
 _DATA = ("backends/sim/profiles.json",)
 
 
@@ -78,9 +81,11 @@ def traces(scenario: Scenario) -> list[str]:
 @cache
 def source(policy: str) -> str:
     """The digest of all source that a run with this policy depends on."""
-    digest = hashlib.sha256()
-    for path in sorted(sources(policy)):
+    digest, files = hashlib.sha256(), sources(policy)
+    for path in sorted(files):
         digest.update(path.name.encode() + b"\0" + _meaning(path))
+    if max(path.stat().st_mtime for path in files) > _LOADED_AT:
+        digest.update(f"{os.getpid()} {_LOADED_AT}".encode())
     return digest.hexdigest()
 
 

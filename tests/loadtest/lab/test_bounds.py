@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from backends.sim.profiles import profile
-from loadtest.lab.arrivals import draw, warped
+from loadtest.lab.arrivals import draw, trace, warped
 from loadtest.lab.bounds import Pipe, Water, cache_ceiling, fluid_capacity, fluid_rate, pipes, pooled
 from loadtest.lab.scenario import Group, Scenario, Source, Traffic
 from loadtest.workload import Item
@@ -56,6 +56,18 @@ def test_more_slo_is_never_less_capacity_and_half_the_pace_never_more() -> None:
     assert rates == sorted(rates)
     slow = replace(CHAT, groups=(Group(pace=((0.0, 2.0),)),))
     assert fluid_capacity(slow, asked) < fluid_capacity(CHAT, asked) / 2
+
+
+def test_one_fit_of_an_h100_carries_22_chats_a_second_within_25_ms() -> None:
+    """The figure that goes with one fit of published kernel timings: one knee at 448 tokens; 179 for eight."""
+    every = trace("azure_conv_2023")
+    prompt = np.array([float(item.prompt_tokens) for item in every])
+    output = np.array([float(item.output_tokens) for item in every])
+    coefficients = {"base": 6.708, "slope1": 0.009895, "slope2": 0.020475, "slope3": 0.020475, "seq": 0.005086,
+                    "ctx": 4.374e-5, "pair": 6.9e-7}  # fmt: skip
+    pipe = bare(**coefficients)
+    pipe = replace(pipe, profile=replace(pipe.profile, knee1=448, knee2=449))
+    assert 8 * fluid_rate(pipe, Water.of(prompt, output), 0.025) == pytest.approx(179, rel=0.01)
 
 
 def test_mixed_hardware_is_the_sum_of_its_engines() -> None:

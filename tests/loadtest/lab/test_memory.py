@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from loadtest.lab import memory
 from loadtest.lab.memory import Memory, key_of, sources
 from loadtest.lab.scenario import Scenario, Source, Traffic
@@ -54,6 +56,15 @@ def test_a_run_depends_on_the_simulation_and_on_its_own_policy_only() -> None:
 def test_the_predictor_counts_for_policies_that_predict() -> None:
     assert "predictor.py" in names("predicted_latency")
     assert "predictor.py" not in names("least_inflight")
+
+
+def test_source_that_changed_since_it_was_loaded_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.source.cache_clear()
+    before = memory.source("least_inflight")
+    memory.source.cache_clear()
+    monkeypatch.setattr(memory, "_LOADED_AT", 0.0)
+    assert memory.source("least_inflight") != before
+    memory.source.cache_clear()
 
 
 def test_comments_and_docstrings_change_no_digest(tmp_path: Path) -> None:
