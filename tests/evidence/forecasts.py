@@ -81,3 +81,54 @@ def accuracy(rows: Sequence[tuple[float, float, float, float]]) -> Accuracy:
     below, above = float((observed < low).mean()), float((observed > high).mean())
     return Accuracy(len(table), float(errors.mean()), float(np.median(errors)), 1.0 - below - above, below, above,
                     float(np.median(observed / predicted)))  # fmt: skip
+
+
+def hindsight(records: Sequence[dict[str, Any]]) -> Accuracy:
+    """How well four numbers fitted to these very records explain their first tokens: a yardstick, not a prediction.
+
+    Seconds for a request, for a token of its prompt, for a token of the prompts that wait or are worked on there when
+    it is sent, and for an answer being written there; chosen for the least mean error. What this cannot explain either
+    is mostly the machine's own unrest.
+    """
+    whole = (r for r in records if r["outcome"]["ttft_there"] and r["outcome"]["prompt_tokens"])
+    rows = [_Life.of(record) for record in whole]
+    known, observed = np.array([_state(row, rows) for row in rows]).reshape(-1, 4), np.array([row.ttft for row in rows])
+    if len(rows) <= 4:
+        return accuracy([])
+    weights = 1.0 / observed
+    fitted: Any = np.zeros(4)
+    for _ in range(60):  # iteratively reweighted: from least squares of the relative errors to their least mean
+        fitted = np.linalg.lstsq(known * weights[:, None], observed * weights, rcond=None)[0]
+        errors = np.abs(known @ fitted - observed) / observed
+        weights = 1.0 / (observed * np.sqrt(np.maximum(errors, 1e-3)))
+    found = np.maximum(known @ fitted, observed.min())
+    return accuracy([(p, 0.0, np.inf, o) for p, o in zip(found, observed, strict=True)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """One answered request: where, from when to when (Unix time), and its prompt."""
+
+    where: str
+    sent: float
+    first: float
+    ended: float
+    tokens: float
+
+    @staticmethod
+    def of(record: dict[str, Any]) -> _Life:
+        outcome = record["outcome"]
+        sent = record["at"] + outcome["ttft"] - outcome["ttft_there"]
+        return _Life(record["chosen"], sent, sent + outcome["ttft_there"], record["at"] + outcome["duration"],
+                     outcome["prompt_tokens"])  # fmt: skip
+
+    @property
+    def ttft(self) -> float:
+        return self.first - self.sent
+
+
+def _state(one: _Life, rows: Sequence[_Life]) -> tuple[float, float, float, float]:
+    there = [other for other in rows if other.where == one.where and other is not one and other.sent <= one.sent]
+    before = sum(other.tokens for other in there if one.sent < other.first)
+    writing = sum(other.first <= one.sent < other.ended for other in there)
+    return 1.0, one.tokens, before, float(writing)

@@ -37,7 +37,7 @@ from loadtest.replay import run_load
 from loadtest.workload import Item, arrivals, constant, with_arrivals
 from tests.bench.machine import machine
 from tests.bench.rounds import table
-from tests.evidence.forecasts import Accuracy, read_records, tpot_accuracy, trusted, ttft_accuracy
+from tests.evidence.forecasts import Accuracy, hindsight, read_records, tpot_accuracy, trusted, ttft_accuracy
 from tests.real.ask import ask
 from tests.real.rigs import DEFAULT, Headway, Report, Script, end_on_sigterm, headway, processes
 
@@ -192,6 +192,7 @@ def predictions(report: Report, one: Subject, servers: Servers, rate: float, cou
     early, late = ttft_accuracy(records[:WARM_UP]), ttft_accuracy(records[WARM_UP:])
     print(f"   TTFT, the first {WARM_UP}: {early}")
     print(f"   TPOT after them: {tpot_accuracy(records[WARM_UP:])}")
+    print(f"   four numbers fitted to these in hindsight: mean error {hindsight(records[WARM_UP:]).mape:.1%}")
     print(f"   picks by predictions, after them: {trusted(records[WARM_UP:]):.0%}")
     report.check("every request answered", seen.failed == 0, f"{seen.failed} failed")
     judge(report, "after the warm-up", late)
