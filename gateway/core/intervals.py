@@ -17,7 +17,8 @@ STEP = 0.04  # of the logarithm, at each answer, times the present width
 FIRST_STEPS = 40  # answers in which the steps are larger
 START = 0.35
 NARROWEST, WIDEST = 0.01, 3.0
-BIAS_STEP, BIAS_SHRINK = 0.02, 20.0
+BIAS_STEP, BIAS_SHRINK = 0.03, 20.0
+MOST_PULL = 0.1
 FOLLOW = 0.02  # weight of one answer in the running error and coverage
 # Off by more than a factor of two in more than so many of the last answers: not calibrated; in fewer: calibrated again.
 GROSS, LOST, FOUND = math.log(2.0), 0.4, 0.2
@@ -51,7 +52,10 @@ class Interval:
         self.high = min(WIDEST, max(NARROWEST, self.high))
         self.low = max(-WIDEST, min(-NARROWEST, self.low))
         weight = max(BIAS_STEP, 1.0 / (self.samples + 1.0))
-        self.bias += weight * (max(-1.0, min(1.0, centred + shift)) - self.bias)
+        # Nearer to the median than to the mean: a stall tells nothing of the next answer.
+        apart = centred + shift - self.bias
+        most = MOST_PULL if self.samples > FIRST_STEPS else 1.0
+        self.bias += weight * max(-most, min(most, apart))
         return covered
 
 

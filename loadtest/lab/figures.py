@@ -134,6 +134,11 @@ class Windows:
     requests: list[int]
     sent: list[int]
 
+    def traffic(self, together: int) -> list[float]:
+        """The engine's share of the requests of so many windows at a time; what is left over at the end is left out."""
+        starts = range(0, len(self.sent) - together + 1, together)
+        return [sum(self.sent[i : i + together]) / max(1, sum(self.requests[i : i + together])) for i in starts]
+
 
 def windows(run: Run, engine: int) -> Windows:
     """The run in windows; `engine` is the one whose traffic is counted."""

@@ -19,6 +19,7 @@ from loadtest.lab.plan import OURS
 from loadtest.lab.study import CURVE_SEEDS, Result, Row
 
 _MS, _US, _PERCENT = 1e3, 1e6, 1e2
+_TOGETHER = 5  # windows: a share needs more requests than a percentile to be read
 _EXPLAINED = """The gateway's own fleet table, predictor and policies in front of simulated engines, on the same
 requests, seed by seed. g95 (g99) is the highest rate, in requests/s, at which 95 % (99 %) of requests keep both their
 TTFT and their mean TPOT; ± is the 95 % interval over seeds (Student's t, ratios paired by seed). A bar is met when the
@@ -184,14 +185,18 @@ def _ours_first(result: Result, figure: str) -> list[Row]:
 
 
 def _over_time(result: Result, subtitle: str) -> str:
+    about_traffic = any(bar.figure == "less_traffic" for bar in result.plan.study.bars)
     curves = []
     for row in result.rows:
         assert row.windows is not None
-        points = [((number + 0.5) * WINDOW, value) for number, value in enumerate(row.windows.ttft_p95)]
-        curves.append(Curve(row.choice.name, points))
+        values = row.windows.traffic(_TOGETHER) if about_traffic else row.windows.ttft_p95
+        length = WINDOW * (_TOGETHER if about_traffic else 1)
+        curves.append(Curve(row.choice.name, [((i + 0.5) * length, value) for i, value in enumerate(values)]))
     paces = [group.pace for group in result.plan.groups if len(group.pace) > 1]
     moments = {f"x {factor:g}": at for at, factor in paces[0][1:]}
     axis = f"TTFT p95 per {WINDOW:g} s of arrivals, s"
+    if about_traffic:
+        axis = f"its share of the requests of {_TOGETHER * WINDOW:g} s"
     return over_time(result.plan.title, f"{subtitle}; first seed", axis, curves, moments)
 
 

@@ -13,15 +13,15 @@ matters there now). With its last factor constant it is the rule of LMETRIC (arX
 soonest first token. The step saturates, because a weight that falls again beyond the promise makes lost endpoints
 free and spreads the loss.
 
-The spreads s_t and s_p are how far predictions have lately been off, so a risk is the chance of a miss as far as we know:
-with the 0.25 and 0.15 of the note this rule comes from, a full fleet was judged on differences that nobody could predict.
-The plain shares keep the order where every step is near 0 or 1. What was tried: docs/notes/0014.
+The spreads s_t and s_p are how far predictions have lately been off, so a risk is the chance of a miss as far as we
+know: with the 0.25 and 0.15 of the note this rule comes from, a full fleet was judged on differences that nobody
+could predict. The plain shares keep the order where every step is near 0 or 1. What was tried: docs/notes/0014.
 
 Scores are shares of what was promised, not seconds: they add up risks of two promises, which seconds cannot.
 
 Warm caches count through tokens that need no prefill, as far as this endpoint's cache has kept such promises before.
-In a burst, when every endpoint has prompts to work off, the request waits here and the choice is made late: measured, that
-gains a point or two of attainment where arrivals come in bursts and nothing where they do not.
+In a burst, when every endpoint has prompts to work off, the request waits here and the choice is made late: measured,
+that gains a point or two of attainment where arrivals come in bursts and nothing where they do not.
 
 Near-equal scores are decided by a warmer cache, then by the fewer requests of two drawn at random. A predictor that has
 lost its calibration is not asked: power of two choices decides then.

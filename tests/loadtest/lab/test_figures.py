@@ -109,4 +109,5 @@ def test_windows_hold_every_request_once() -> None:
     run = run_of(1000)
     seen = windows(run, 3)
     assert sum(seen.requests) == 1000 and sum(seen.sent) == 125
+    assert seen.traffic(2) == pytest.approx([0.125] * 2, rel=0.02)
     assert len(seen.ttft_p95) == math.ceil(10.0 / WINDOW) and seen.ttft_p95[0] == pytest.approx(0.1)
