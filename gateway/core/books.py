@@ -52,23 +52,31 @@ class Line:
         self.waiting: deque[Reservation] = deque()  # dispatched, not started, in that order
 
 
+# Rows of the table. The first eleven are what a prediction is a sum of; see `Predictor.predict`.
+(ONE, DECODING, WAITING, CONTEXT, QUEUE, PAIRS, RECENT_WORK, OTHERS, ENDS, ACTIVE, CAPACITY, BEAT, EXTRA,
+ RUNNING) = range(14)  # fmt: skip
+SUMMED = 11
+ROWS = 14
+UNLIMITED = 1e15  # tokens, where nobody said how many the KV cache holds
+RENEW = 100.0  # seconds after which fading sums get a new zero
+
+
 class Books:
-    """Columns by row, as in the fleet, and a `Line` for each row in use."""
+    """One table, a column per row of the fleet, and a `Line` for each in use.
 
-    NAMES = ("queue", "pairs", "context", "extra", "beat", "recent", "recent_at", "running")
-
-    queue: Floats  # prompt tokens that are in no iteration yet
-    pairs: Floats  # attention work of those, pairs of tokens
-    context: Floats  # KV tokens that our decodes read in each iteration
-    extra: Floats  # seconds that the prompt in the running iteration adds to it
-    beat: Floats  # when the running iteration began
-    recent: Floats  # seconds of prefill sent lately, fading with RECENT, as of recent_at
-    recent_at: Floats
-    running: Floats  # prompt tokens in the running iteration
+    DECODING and WAITING count our requests (first token come or not), CONTEXT the KV tokens that our decodes read in
+    each iteration, QUEUE the prompt tokens that are in no iteration yet and PAIRS their attention, RECENT_WORK the
+    prefill seconds sent lately (fading with RECENT; see `fade`), OTHERS the requests of other gateways, ENDS when the
+    running iteration would end if it took no time but for its prompt, ACTIVE 1 where one is running, CAPACITY the KV
+    tokens that fit; BEAT when the running iteration began, EXTRA the seconds and RUNNING the tokens of the prompt in
+    it.
+    """
 
     def __init__(self, size: int = 8):
         self.lines: dict[int, Line] = {}
-        self.table = np.zeros((len(self.NAMES), 0))
+        self.capacity = UNLIMITED
+        self.table: Floats = np.zeros((ROWS, 0))
+        self._zero = 0.0  # the moment that fading sums are kept relative to
         self.reach(size)
 
     def reach(self, size: int) -> None:
@@ -76,11 +84,37 @@ class Books:
         before = self.table
         if size <= before.shape[1]:
             return
-        self.table = np.zeros((len(self.NAMES), size))
-        self.table[self.NAMES.index("beat")] = -NEVER
+        self.table = np.zeros((ROWS, size))
+        for row in range(before.shape[1], size):
+            self._clear(row)
         self.table[:, : before.shape[1]] = before
-        for row, name in enumerate(self.NAMES):
-            setattr(self, name, self.table[row])
+        self.decoding, self.waiting, self.context = self.table[DECODING], self.table[WAITING], self.table[CONTEXT]
+        self.queue, self.pairs, self.recent = self.table[QUEUE], self.table[PAIRS], self.table[RECENT_WORK]
+        self.others, self.ends, self.active = self.table[OTHERS], self.table[ENDS], self.table[ACTIVE]
+        self.beat = self.table[BEAT]
+        self.extra, self.running = self.table[EXTRA], self.table[RUNNING]
+
+    def _clear(self, row: int) -> None:
+        self.table[:, row] = 0.0
+        self.table[ONE, row] = 1.0
+        self.table[CAPACITY, row] = self.capacity
+        self.table[BEAT, row] = self.table[ENDS, row] = -NEVER
+
+    def fade(self, now: float) -> float:
+        """What to multiply RECENT_WORK with to have it as of `now`."""
+        passed = now - self._zero
+        if passed > RENEW:
+            self.recent *= math.exp(-min(passed, 100.0 * RECENT) / RECENT)
+            self._zero, passed = now, 0.0
+        return math.exp(-passed / RECENT)
+
+    def count(self, row: int, fleet: Fleet) -> None:
+        """Take over the fleet's counts, after they have moved."""
+        decoding = fleet.decoding.item(row)
+        self.decoding[row] = decoding
+        self.waiting[row] = fleet.ours.item(row) - decoding
+        self.active[row] = 1.0 if decoding > 0.0 or self.running.item(row) > 0.0 else 0.0
+        self.ends[row] = self.beat.item(row) + self.extra.item(row)
 
     def line(self, row: int, now: float) -> Line:
         line = self.lines.get(row)
@@ -90,8 +124,7 @@ class Books:
 
     def forget(self, row: int) -> None:
         if self.lines.pop(row, None) is not None:
-            self.table[:, row] = 0.0
-            self.beat[row] = -NEVER
+            self._clear(row)
 
     # --- sums over time ------------------------------------------------------------------------------------------
 
@@ -117,9 +150,7 @@ class Books:
         line.busy = True
         self.queue[row] += reservation.uncached
         self.pairs[row] += pairs
-        kept = self.recent.item(row) * math.exp((self.recent_at.item(row) - now) / RECENT)
-        self.recent[row] = kept + seconds
-        self.recent_at[row] = now
+        self.recent[row] += seconds / self.fade(now)
 
     def turn(self, line: Line, row: int, room: float, arrived: float) -> float:
         """A boundary: the chunk that ran is done, the next one is taken from what had arrived. Returns its tokens."""
@@ -139,7 +170,7 @@ class Books:
         line.busy = chunk > 0.0 or waiting > 0.0
         if not line.busy:
             self.extra[row] = 0.0
-        return chunk
+        return float(chunk)
 
     def take_out(self, reservation: Reservation, unstarted: float) -> None:
         """It has started or gone; `unstarted`: uncached tokens of all that have not started there, it not included."""

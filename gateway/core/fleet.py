@@ -227,7 +227,9 @@ class Fleet:
             there, before = max(0.0, said - max(ours_then, self.ours[row])), self.others.item(row)
             weight = 1.0 if before != before else passed / (passed + OTHERS_MEMORY)
             self.others[row] = there if weight >= 1.0 else before + weight * (there - before)
-        self._spread_unknown()
+        filled = self._spread_unknown()
+        if self.predictor is not None:
+            self.predictor.told(row, load.kv_capacity, filled)
 
     def forget_stale(self, now: float) -> None:
         """What is older than `stale_after` is no longer believed. Called on a timer."""
@@ -237,8 +239,11 @@ class Fleet:
             self.others[:count][old] = UNKNOWN
             self._spread_unknown()
 
-    def _spread_unknown(self) -> None:
-        """Recompute `requests` and `tokens` from ours and others; the unknown get the mean of the known."""
+    def _spread_unknown(self) -> Floats:
+        """Recompute `requests` and `tokens` from ours and others; the unknown get the mean of the known.
+
+        Returns the others of each row.
+        """
         count = len(self._endpoints)
         others = self.others[:count]
         known = others == others
@@ -248,6 +253,7 @@ class Fleet:
         self.requests[:count] = self.ours[:count] + filled
         share = filled * (self.mean_tokens * OTHERS_LEFT)
         self.tokens[:count] = self.prefill[:count] + self.output[:count] + share
+        return filled
 
     # --- looking and taking ------------------------------------------------------------------------------------
 

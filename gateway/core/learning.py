@@ -114,7 +114,7 @@ class Learning:
 
     def stretch(self, row: int, seconds: float, steps: float, decoding: float, context: float, worked: list[float],
                 now: float) -> None:  # fmt: skip
-        """So many steps of a stream took `seconds`, with on average so much beside it and so much prefill worked off."""
+        """So many steps of a stream took `seconds`, with so much beside it on average and so much prefill done."""
         if steps < TOKENS_TO_LEARN:
             return
         slow_decode, slow_prefill = self.paces.decode.item(row), self.paces.prefill.item(row)

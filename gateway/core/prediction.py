@@ -50,6 +50,7 @@ class Prediction:
     context: Floats
     pace_now: Floats
     pace_level: float
+    prompt: float
     waits: Floats | None = None
 
 

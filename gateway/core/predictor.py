@@ -23,7 +23,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gateway.core.books import PAUSE, RECENT, Books, Line
+from gateway.core.books import (
+    ACTIVE,
+    CAPACITY,
+    CONTEXT,
+    DECODING,
+    ENDS,
+    ONE,
+    OTHERS,
+    PAIRS,
+    PAUSE,
+    QUEUE,
+    RECENT,
+    RECENT_WORK,
+    SUMMED,
+    WAITING,
+    Books,
+    Line,
+)
 from gateway.core.learning import IDLE, PACE_REGIMES, QUEUED, SATURATED, Learning
 from gateway.core.prediction import Prediction, PredictorReport, Prior
 from gateway.core.prices import LEAST_ROOM
@@ -48,6 +65,18 @@ class Predictor:
         self.prior = prior or Prior()
         self.learnt = Learning(self.prior)
         self.books = Books()
+        if self.prior.kv_tokens:
+            self.books.capacity = self.prior.kv_tokens
+            self.books.table[CAPACITY] = self.prior.kv_tokens
+        # Laid out for `predict`. One-element arrays: numpy takes them faster than Python's numbers.
+        self._matrix = np.zeros((11, SUMMED))
+        self._even = np.empty(0)
+        self._sees_others = False
+        self._prices: tuple[float, ...] = ()
+        self._chunk = 0.0
+        self._nothing, self._least_room = np.zeros(1), np.array([LEAST_ROOM])
+        self._longest_rho, self._per_recent = np.array([LONGEST_RHO]), np.array([1.0 / RECENT])
+        self._take_prices(self.learnt.prices.each)
         self._silent: list[tuple[float, int, Reservation]] = []  # plain answers, by when they are taken to start
         self._serial = 0
         self._ids: dict[int, str] = {}  # endpoint ids by row
@@ -72,93 +101,135 @@ class Predictor:
             self._start_silent(now)
         learnt, books = self.learnt, self.books
         paces = learnt.paces
-        if len(paces.decode) < len(fleet.ours):
-            paces.reach(len(fleet.ours))
-            books.reach(len(fleet.ours))
+        if books.table.shape[1] < len(fleet.ours) or len(paces.decode) < len(fleet.ours):
+            self._reach(fleet)
         if self._kept:
             self._take_up_paces(fleet)
-        overhead, base, decode, context, slope1, slope2, slope3, pair = learnt.prices.each
-        ours, decoding = column(fleet.ours), column(fleet.decoding)
-        others = column(fleet.requests) - ours
-        kv, queue, pairs = column(books.context), column(books.queue), column(books.pairs)
-        recent = column(books.recent)
-        waiting = ours - decoding
-        alien = float(others.sum())
-        if alien > 0.5:
-            others = np.clip(others, 0.0, MOST_OTHERS)
-            # What other gateways have sent is taken to be like ours, and evenly spread: their moment is not known.
-            peers = min(MOST_PEERS, alien / max(1.0, float(ours.sum()))) / len(ours)
-            kv = kv + others * (float(kv.sum()) / max(1.0, float(decoding.sum())))
-            decoding = decoding + others
-            queue = queue + peers * float(queue.sum())
-            pairs = pairs + peers * float(pairs.sum())
-            recent = recent + peers * float(recent.sum())
+        table = column(books.table)
         slow_decode, slow_prefill = column(paces.decode), column(paces.prefill)
         prompt = request.prompt_tokens
         own: Floats | float
         if cached is None:
             own = prompt
-            own_pairs: Floats | float = own * own / 2.0
+            own_pairs: Floats | float = prompt * prompt / 2.0
         else:
             own = np.maximum(prompt - cached, 1.0)
             own_pairs = own * (cached + own / 2.0)
-        batch = decoding + waiting
-        tokens = queue + own
-        room = np.maximum(learnt.chunk - decoding, LEAST_ROOM)
-        rounds = np.ceil(tokens / room)
-        sizes = np.empty((3, len(decoding)))
-        sizes[0] = decoding
+        # Sums in one product: the iteration as it is, as it will be, and with this one in it; tokens and pairs before it,
+        # room in an iteration, when the running one ends, KV tokens too many, all that decode, the share of time that
+        # prefill takes, all the context that is read.
+        sums = self._sums(prompt, now, table).dot(table[:SUMMED])
+        sums[:3] *= slow_decode
+        iteration, tokens, pairs = sums[0], sums[3], sums[4]
+        tokens += own
+        pairs += own_pairs
+        rounds = np.ceil(tokens / np.maximum(sums[5], self._least_room))
+        sizes = np.empty((3, len(iteration)))
+        sizes[0] = decoding = sums[8]
         np.divide(tokens, rounds, out=sizes[1])
-        sizes[1] += decoding
-        np.add(decoding, own, out=sizes[2])
-        knee1, knee2 = learnt.prices.knees
-        prices = slope1 * sizes
-        prices += (slope2 - slope1) * np.maximum(sizes - knee1, 0.0)
-        prices += (slope3 - slope2) * np.maximum(sizes - knee2, 0.0)
-        prices *= slow_prefill
-        steady = slow_decode * (base + decode * decoding + context * kv)
-        iteration = steady
-        rest = column(books.beat) + iteration
-        rest += column(books.extra)
-        rest -= now + overhead
-        late = rest < 0.0
-        if late.any():
-            rest = np.where(late, np.mod(rest, iteration), rest)
-        rest *= (decoding + column(books.running)) > 0.0
-        pairs = pairs + own_pairs
-        attention = slow_prefill * pair
-        ttft = rest + rounds * (steady + prices[1] - prices[0]) + attention * pairs
-        ttft += overhead
-        work = prices[2] - prices[0] + attention * own_pairs
-        rho = recent * np.exp((column(books.recent_at) - now) / RECENT) / RECENT
-        held = kv + queue
-        now_steady = slow_decode * (base + decode * batch + context * held)
-        tpot_now = now_steady / (1.0 - np.minimum(rho, LONGEST_RHO))
-        tpot = now_steady + slow_decode * (decode + context * prompt)
-        tpot /= 1.0 - np.minimum(rho + work / RECENT, LONGEST_RHO)
+        np.add(sizes[0], own, out=sizes[2])
+        sizes[1] += sizes[0]
+        pieces = np.maximum(sizes - self._knees, self._nothing)
+        added = self._slopes.dot(pieces.reshape(3, -1)).reshape(3, -1)
+        added[1:] -= added[0]
+        added[1:] *= slow_prefill
+        rest = sums[6]
+        rest += iteration
+        late = rest < self._nothing
+        np.mod(rest, iteration, out=rest, where=late)
+        rest *= table[ACTIVE]  # where only others' requests run, no boundary was heard
+        attention = slow_prefill * self._pair
+        ttft = iteration + added[1]
+        ttft *= rounds
+        ttft += rest
+        ttft += attention * pairs
+        ttft += self._overhead
+        work = attention * own_pairs
+        work += added[2]
+        shares = np.empty((2, len(iteration)))
+        shares[0] = sums[9]
+        np.multiply(work, self._per_recent, out=shares[1])
+        shares[1] += shares[0]
+        rho = shares[0]
+        paced = sums[1:3] / (1.0 - np.minimum(shares, self._longest_rho))
         # The pool evens out what is uneven now, so only a part of each difference lasts.
-        level = float(tpot_now.sum()) / len(tpot_now)
-        after = float(tpot.sum()) / len(tpot)
-        now_there = tpot_now
-        tpot_now = level + learnt.lasting * (tpot_now - level)
-        tpot = after + learnt.lasting * (tpot - after)
-        waits = None
-        if self.prior.kv_tokens or fleet.kv_capacity.item(0) == fleet.kv_capacity.item(0):
-            waits = self._waits_for_room(column(fleet.kv_capacity), held + prompt, kv, now_there)
-            if waits is not None:
-                ttft += waits
-        return Prediction(ttft, tpot, tpot_now, work, batch, rho, snapshot.rows, rest, rounds, tokens, pairs, decoding,
-                          kv, now_there, level, waits)  # fmt: skip
+        levels = paced.dot(self._evenly(len(iteration)))
+        lasting = paced * learnt.lasting
+        lasting += (levels * (1.0 - learnt.lasting))[:, None]
+        waits = self._waits_for_room(sums[10], sums[7], paced[0]) if sums[7].max() > 0.0 else None
+        if waits is not None:
+            ttft += waits
+        return Prediction(ttft, lasting[1], lasting[0], work, decoding + table[WAITING], rho, snapshot.rows, rest,
+                          rounds, tokens, pairs, decoding, sums[10], paced[0], levels.item(0), prompt, waits)  # fmt: skip
 
-    def _waits_for_room(self, capacity: Floats, needed: Floats, held: Floats, tpot: Floats) -> Floats | None:
-        """Seconds until the KV cache has room for it; None where there is room everywhere."""
-        if self.prior.kv_tokens:
-            capacity = np.where(capacity > 0.0, capacity, self.prior.kv_tokens)
-        over = needed - FULL * capacity
-        if not (over > 0.0).any():
-            return None
-        # What finishes gives back what it holds: all that is held, once in the time of a mean answer.
-        waits: Floats = np.maximum(np.nan_to_num(over), 0.0) / np.maximum(held, 1.0) * (self.mean_output * tpot)
+    def _reach(self, fleet: Fleet) -> None:
+        self.learnt.paces.reach(len(fleet.ours))
+        self.books.reach(len(fleet.ours))
+
+    def _evenly(self, count: int) -> Floats:
+        if len(self._even) != count:
+            self._even = np.full(count, 1.0 / count)
+        return self._even
+
+    def _sums(self, prompt: float, now: float, table: Floats) -> Floats:
+        """The matrix that makes the sums from the books' table, for a prompt of so many tokens; shape (11, SUMMED)."""
+        prices = self.learnt.prices.each
+        matrix = self._matrix
+        if prices is not self._prices or self._chunk != self.learnt.chunk:
+            self._take_prices(prices)
+        matrix[2, ONE] = prices[1] + prices[2] + prices[3] * prompt
+        matrix[6, ONE] = -now - prices[0]
+        matrix[7, ONE] = prompt
+        fade = self.books.fade(now) / RECENT
+        matrix[9, RECENT_WORK] = fade
+        means = table[:SUMMED].dot(self._evenly(table.shape[1])).tolist()
+        if means[OTHERS] > 0.0 or self._sees_others:
+            self._add_others(means, fade)
+        return matrix
+
+    def _add_others(self, means: list[float], fade: float) -> None:
+        """What other gateways have there: as many requests as were scraped, like ours, and their prompts evenly spread.
+
+        Their moment is not known, so of what waits, each endpoint has the mean.
+        """
+        matrix, prices = self._matrix, self._prices
+        self._sees_others = means[OTHERS] > 0.0
+        peers = min(MOST_PEERS, means[OTHERS] / max(0.1, means[DECODING] + means[WAITING]))
+        context = means[CONTEXT] / means[DECODING] if means[DECODING] > 0.0 else 0.0
+        queue = peers * means[QUEUE]
+        matrix[0, OTHERS] = prices[2] + prices[3] * context
+        matrix[1:3, OTHERS] = matrix[0, OTHERS]
+        matrix[0, ONE] = prices[1]
+        matrix[1, ONE] = prices[1] + prices[3] * queue
+        matrix[2, ONE] += prices[3] * queue
+        matrix[3, ONE], matrix[4, ONE] = queue, peers * means[PAIRS]
+        matrix[5, OTHERS] = -1.0
+        matrix[7, OTHERS], matrix[10, OTHERS] = context, context
+        matrix[9, ONE] = peers * means[RECENT_WORK] * fade
+
+    def _take_prices(self, prices: tuple[float, ...]) -> None:
+        """New prices, or another chunk budget: lay them out for the products."""
+        self._prices, self._chunk = prices, self.learnt.chunk
+        overhead, base, decode, context, slope1, slope2, slope3, pair = prices
+        matrix = self._matrix
+        matrix[0, [ONE, DECODING, CONTEXT]] = base, decode, context
+        matrix[1, [ONE, DECODING, WAITING, CONTEXT, QUEUE]] = base, decode, decode, context, context
+        matrix[2] = matrix[1]
+        matrix[3, QUEUE] = matrix[4, PAIRS] = matrix[6, ENDS] = 1.0
+        matrix[5, [ONE, DECODING]] = self._chunk, -1.0
+        matrix[7, [CONTEXT, QUEUE, CAPACITY]] = 1.0, 1.0, -FULL
+        matrix[8, [DECODING, OTHERS]] = matrix[10, CONTEXT] = 1.0
+        knee1, knee2 = self.learnt.prices.knees
+        self._knees = np.array((0.0, knee1, knee2)).reshape(3, 1, 1)
+        self._slopes = np.array((slope1, slope2 - slope1, slope3 - slope2))
+        self._pair, self._overhead = np.array([pair]), np.array([overhead])
+
+    def _waits_for_room(self, held: Floats, over: Floats, pace: Floats) -> Floats:
+        """Seconds until the KV cache has room for so many tokens more.
+
+        What finishes gives back what it holds: all that is held, once in the time of a mean answer.
+        """
+        waits: Floats = np.maximum(over, 0.0) / np.maximum(held, 1.0) * (self.mean_output * pace)
         return waits
 
     def forecast(self, prediction: Prediction, position: int) -> Forecast:
@@ -178,7 +249,11 @@ class Predictor:
         f.rest = p.rest.item(i) + (0.0 if p.waits is None else p.waits.item(i))
         f.regime = SATURATED if rounds > 1.0 or p.waits is not None else QUEUED if f.rest > 0.0 else IDLE
         f.pace_regime = min(PACE_REGIMES - 1, int(p.rho.item(i) * 5.0))
-        f.ttft_base, f.tpot_base = p.ttft.item(i), p.tpot.item(i)
+        f.ttft_base = p.ttft.item(i)
+        # What its own prefill does to others it does not do to itself: that is over when its own tokens come.
+        prices = learnt.prices.each
+        more = slow_decode * (prices[2] + prices[3] * p.prompt)
+        f.tpot_base = p.tpot_now.item(i) + learnt.lasting * more / (1.0 - min(p.rho.item(i), LONGEST_RHO))
         interval = learnt.ttft.regimes[f.regime]
         f.ttft = f.ttft_base * interval.correction()
         f.ttft_low, f.ttft_high = f.ttft * math.exp(interval.low), f.ttft * math.exp(interval.high)
@@ -205,9 +280,8 @@ class Predictor:
         """A place has been taken."""
         row, fleet = reservation.row, reservation.fleet
         books = self.books
-        if len(self.learnt.paces.decode) < len(fleet.ours):
-            self.learnt.paces.reach(len(fleet.ours))
-            books.reach(len(fleet.ours))
+        if books.table.shape[1] < len(fleet.ours):
+            self._reach(fleet)
         self._ids[row] = reservation.endpoint.id
         line = books.line(row, now)
         idle = not line.busy and fleet.decoding.item(row) == 0.0
@@ -216,6 +290,7 @@ class Predictor:
         forecast = reservation.forecast
         seconds = forecast.work if forecast is not None else self._work(row, own, pairs)
         books.send(reservation, pairs, seconds, now)
+        books.count(row, fleet)
         if idle:
             self._begin(line, row, fleet.decoding.item(row), now + self.learnt.prices.each[0], now)
         if not request.stream:
@@ -233,7 +308,7 @@ class Predictor:
         if line is None:
             return
         if now - line.beat > line.pause:
-            line.beat = self.books.beat[row] = now
+            line.beat = self.books.beat[row] = self.books.ends[row] = now
             if line.busy:
                 self._begin(line, row, line.waiting[0].fleet.decoding.item(row) if line.waiting else 0.0, now, None)
 
@@ -250,6 +325,8 @@ class Predictor:
             factor = learnt.paces.prefill.item(row)
             extra = factor * (learnt.price(decoding, chunk) + prices[7] * line.running_pairs)
         books.extra[row] = extra
+        books.ends[row] = at + extra
+        books.active[row] = 1.0 if decoding > 0.0 or chunk > 0.0 else 0.0
         line.pause = PAUSE * learnt.paces.decode.item(row) * prices[1]
 
     def started(self, reservation: Reservation, now: float) -> None:
@@ -262,6 +339,7 @@ class Predictor:
         books.take_out(reservation, fleet.prefill.item(row))
         reservation.held = reservation.prompt
         books.context[row] += reservation.held
+        books.count(row, fleet)
         own = reservation.uncached
         rounds = math.ceil(own / self.learnt.room(decoding))
         worked = line.worked
@@ -270,7 +348,8 @@ class Predictor:
         worked[3] += own * (max(0.0, reservation.prompt - own) + own / 2.0)
         reservation.mark = books.mark(line)
         forecast, seconds = reservation.forecast, now - reservation.at
-        if forecast is not None and reservation.stream and seconds > 0.0 and fleet.row_of(reservation.endpoint.id) == row:
+        is_ours = fleet.row_of(reservation.endpoint.id) == row
+        if forecast is not None and reservation.stream and seconds > 0.0 and is_ours:
             self.learnt.first_token(row, forecast, seconds, now)
 
     def progressed(self, reservation: Reservation, written: float, now: float) -> None:
@@ -290,12 +369,14 @@ class Predictor:
             return
         if not reservation.started:
             books.take_out(reservation, fleet.prefill.item(row))
+            books.count(row, fleet)
             return
         line.batch_seconds += max(0.0, now - line.at)  # it was there until now
         books.pass_time(line, row, fleet, now)
         books.context[row] -= reservation.held
         if fleet.decoding.item(row) == 0.0:
             books.context[row] = 0.0
+        books.count(row, fleet)
         if outcome is not None and outcome.ended == "complete":
             self._learn(reservation, outcome, line, now)
 
@@ -320,6 +401,18 @@ class Predictor:
         worked = [after - before for after, before in zip(line.worked, mark[3:], strict=True)]
         reservation.stretch = (seconds, steps, decoding, context, *worked, *learnt.prices.knees)
         learnt.stretch(row, seconds, steps, decoding, context, worked, now)
+
+    def told(self, row: int, capacity: float, others: Floats) -> None:
+        """A scrape said how many tokens the KV cache holds (NaN: it did not), and with it how many requests of others
+        are where, one value per row."""
+        table = self.books.table
+        if table.shape[1] < len(others):
+            self.books.reach(len(others))
+            self.learnt.paces.reach(len(others))
+            table = self.books.table
+        if capacity > 0.0:
+            table[CAPACITY, row] = capacity
+        np.clip(np.nan_to_num(others), 0.0, MOST_OTHERS, out=table[OTHERS, : len(others)])
 
     def forget(self, row: int) -> None:
         """The endpoint in this row is gone."""

@@ -84,6 +84,7 @@ class PrefixIndex:
         self._sweeping: list[int] = []
         self._said = np.zeros(8)  # tokens that were predicted as cached, by row, fading
         self._true = np.zeros(8)  # how many of them were
+        self._trust = np.ones(8)  # the share of what is predicted that may be believed
 
     def __len__(self) -> int:
         return len(self._rows_of)
@@ -141,6 +142,7 @@ class PrefixIndex:
         """The endpoint in this row is gone, and its cache with it."""
         if row < len(self._said):
             self._said[row] = self._true[row] = 0.0
+            self._trust[row] = 1.0
         bit = self._bit_of.pop(row, None)
         if bit is not None:
             self._live &= ~(1 << bit)
@@ -155,15 +157,15 @@ class PrefixIndex:
             return
         self._reach(row + 1)
         fade = MEMORY / (MEMORY + predicted)
-        self._said[row] = (self._said[row] + predicted) * fade
-        self._true[row] = (self._true[row] + min(cached, predicted)) * fade
+        said = (self._said.item(row) + predicted) * fade
+        true = (self._true.item(row) + min(cached, predicted)) * fade
+        self._said[row], self._true[row] = said, true
+        self._trust[row] = (true + FAITH) / (said + FAITH)
 
     def reliability(self, size: int) -> Floats:
         """The share of a predicted match that was true lately: one value in 0..1 for each of `size` rows."""
         self._reach(size)
-        true: Floats = self._true[:size] + FAITH
-        true /= self._said[:size] + FAITH
-        return true
+        return self._trust[:size]
 
     def _reach(self, size: int) -> None:
         missing = size - len(self._said)
@@ -171,6 +173,7 @@ class PrefixIndex:
             blank = np.zeros(max(missing, len(self._said)))
             self._said = np.concatenate((self._said, blank))
             self._true = np.concatenate((self._true, blank))
+            self._trust = np.concatenate((self._trust, np.ones(len(blank))))
 
     def _bit(self, row: int) -> int:
         bit = self._bit_of.get(row)

@@ -21,8 +21,8 @@ class Reservation:
     """A place taken: one request and its expected tokens. Settled exactly once; later calls do nothing."""
 
     __slots__ = (
-        "at", "endpoint", "expected", "fleet", "forecast", "held", "left", "mark", "prompt", "row", "settled", "started",
-        "stream", "stretch", "uncached", "written",
+        "at", "endpoint", "expected", "fleet", "forecast", "held", "left", "mark", "prompt", "row", "settled",
+        "started", "stream", "stretch", "uncached", "written",
     )  # fmt: skip
 
     def __init__(self, fleet: Fleet, row: int, request: Request, uncached: float, now: float,

@@ -35,8 +35,11 @@ class Snapshot:
         return len(self.rows)
 
     def column(self, values: Floats) -> Floats:
-        """The candidates' part of a fleet column (a view where every row is a candidate; do not write to it)."""
-        return values[: len(self.rows)] if self._all else values[self.rows]
+        """The candidates' part of a fleet column (a view where every row is a candidate; do not write to it).
+
+        Of a table, the same part of each of its rows.
+        """
+        return values[..., : len(self.rows)] if self._all else values[..., self.rows]
 
     @property
     def random(self) -> Random:

@@ -50,6 +50,8 @@ TTFT_SHARE, TPOT_SHARE, HARM_FROM = 1.2, 0.5, 0.95
 NARROWEST, WIDEST = 0.1, 0.5  # spreads
 TIE = 0.001  # of the best score
 WARMER = 0.05
+_FROM = np.array(((1.0,), (1.0,), (HARM_FROM,)))
+_ONE, _MOST = np.ones(1), np.full(1, 60.0)  # numpy takes them faster than Python's numbers
 BINDINGS = ("auto", "always", "never")
 BURSTY = 1.5  # coefficient of variation of arrivals from which a late choice gained more than it cost
 GAPS_MEMORY, GAPS_ENOUGH = 10.0, 20.0  # seconds, arrivals
@@ -154,20 +156,19 @@ class PredictedLatency(Policy):
         np.divide(p.tpot, tpot_slo, out=steps[2])
         scores = TTFT_SHARE * steps[0]
         scores += TPOT_SHARE * steps[2]
-        steps -= ((1.0,), (1.0,), (HARM_FROM,))
+        steps -= _FROM
         # The logistic function, close to the normal distribution's.
-        steps *= ((-1.702 / ttft_spread,), (-1.702 / tpot_spread,), (-1.702 / tpot_spread,))
-        np.minimum(steps, 60.0, out=steps)
+        steps *= np.array(((-1.702 / ttft_spread,), (-1.702 / tpot_spread,), (-1.702 / tpot_spread,)))
+        np.minimum(steps, _MOST, out=steps)
         np.exp(steps, out=steps)
-        steps += 1.0
-        np.reciprocal(steps, out=terms[2:5])
-        terms[4] *= p.batch
-        terms[4] *= p.work
-        terms[4] *= self.harm / (predictor.mean_output * tpot_slo)
+        steps += _ONE
+        risks = terms[2:5]
+        np.reciprocal(steps, out=risks)
+        delayed = p.batch * p.work
+        delayed *= self.harm / (predictor.mean_output * tpot_slo)
+        risks[2] *= delayed
         terms[0], terms[1], terms[5] = p.ttft, p.tpot, 0.0
-        scores += terms[2]
-        scores += terms[3]
-        scores += terms[4]
+        scores += np.add.reduce(risks)
         return terms, scores
 
     def _promised(self, request: Request, predictor: Predictor) -> tuple[float, float]:
