@@ -55,7 +55,7 @@ class Interval:
         # Nearer to the median than to the mean: a stall tells nothing of the next answer.
         apart = centred + shift - self.bias
         most = MOST_PULL if self.samples > FIRST_STEPS else 1.0
-        self.bias += weight * max(-most, min(most, apart))
+        self.bias = max(-WIDEST, min(WIDEST, self.bias + weight * max(-most, min(most, apart))))
         return covered
 
 
@@ -84,7 +84,7 @@ class Track:
         track = cls(regimes)
         for regime, kept in zip(track.regimes, state, strict=True):
             bias, low, high, samples = (float(figure) for figure in kept)
-            if not (abs(bias) <= 1.0 and -WIDEST <= low < 0.0 < high <= WIDEST and 0.0 <= samples < 1e12):
+            if not (abs(bias) <= WIDEST and -WIDEST <= low < 0.0 < high <= WIDEST and 0.0 <= samples < 1e12):
                 raise ValueError("a regime with figures that cannot be")
             regime.bias, regime.low, regime.high, regime.samples = bias, low, high, int(samples)
         return track
