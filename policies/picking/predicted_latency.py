@@ -3,8 +3,8 @@
 The idea: in an engine with chunked prefill the damage of a long prompt falls on the streams beside it, so the endpoint
 with the soonest first token is often the wrong one. For each candidate, from predictions (all shares, lower is better):
 
-    score = 1.2 tt / S_t  +  0.5 t1 / S_p  +  L((tt / S_t - 1) / s_t)  +  L((t0 / S_p - 1) / s_p)  +  weight * harm
-    harm  = B * work / (O * S_p) * L((t1 / S_p - 0.95) / s_p)
+    score = 2.5 tt / S_t  +  0.5 t1 / S_p  +  L((tt / S_t - 1) / s_t)  +  L((t0 / S_p - 1) / s_p)  +  weight * harm
+    harm  = B * work / (O * S_p) * L((t1 / S_p - 1.05) / s_p)
 
 tt: seconds to its first token, t0 and t1: seconds per token there without and with it, B: sequences there, work:
 seconds of prefill it brings, O: the mean length of an answer, S_t and S_p: what is promised (SLO), L: a smooth step
@@ -46,7 +46,7 @@ from policies.picking.warmth import Caches, Warmth
 # Where nothing is promised: so many times the first token of an idle endpoint, and the pace of one alone.
 TTFT_TIMES, TPOT_TIMES = 4.0, 2.5
 LEAST_TTFT = 0.1  # seconds; nobody notices less
-TTFT_SHARE, TPOT_SHARE, HARM_FROM = 1.2, 0.5, 0.95
+TTFT_SHARE, TPOT_SHARE, HARM_FROM = 2.5, 0.5, 1.05
 NARROWEST, WIDEST = 0.1, 0.5  # spreads
 TIE = 0.001  # of the best score
 WARMER = 0.05
