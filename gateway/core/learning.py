@@ -117,16 +117,13 @@ class Learning:
         """So many steps of a stream took `seconds`, with so much beside it on average and so much prefill done."""
         if steps < TOKENS_TO_LEARN:
             return
-        slow_decode, slow_prefill = self.paces.decode.item(row), self.paces.prefill.item(row)
-        d = steps * slow_decode
-        self._move_pace(row, [0.0, d, d * decoding, d * context, *(slow_prefill * w for w in worked)], 0.0, seconds)
+        self._move_pace(row, [0.0, steps, steps * decoding, steps * context, *worked], 0.0, seconds)
         self.window.add_rest(row, seconds, steps, decoding, context, worked)
         self._fit_if_due(now)
 
     def _move_pace(self, row: int, x: list[float], rest: float, seconds: float) -> None:
         parts = [price * quantity for price, quantity in zip(self.prices.each, x, strict=True)]
-        changed = self.paces.learn(row, (parts[1] + parts[2] + parts[3]) / self.paces.decode.item(row),
-                                   sum(parts[4:]) / self.paces.prefill.item(row), parts[0] + rest, seconds)  # fmt: skip
+        changed = self.paces.learn(row, parts[1] + parts[2] + parts[3], sum(parts[4:]), parts[0] + rest, seconds)
         if changed:
             self.window.forget(row)
             self.paces.pool()
@@ -187,9 +184,9 @@ class Learning:
             )
             tracks = [Track.from_state(state[name], len(track.regimes))
                       for name, track in (("ttft", self.ttft), ("tpot", self.tpot))]  # fmt: skip
-        except (KeyError, TypeError) as error:
+            figures = np.array([*beta, *prior, chunk, per_event, mean_output, lasting])
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not what a predictor learnt: {error}") from error
-        figures = np.array([*beta, *prior, chunk, per_event, mean_output, lasting])
         if state.get("version") != VERSION or beta.shape != self.prices.prior.shape or beta.shape != prior.shape:
             raise ValueError("what was learnt belongs to another version")
         if not np.isfinite(figures).all() or not (figures > 0.0).all() or chunk not in (*CHUNKS, self.prior.chunk):

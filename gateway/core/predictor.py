@@ -235,24 +235,22 @@ class Predictor:
     def forecast(self, prediction: Prediction, position: int) -> Forecast:
         """The prediction for the candidate at `position`, with its 90 % interval, in a form that can be learnt from."""
         p, i, learnt = prediction, position, self.learnt
-        row = int(p.rows[i])
-        slow_decode, slow_prefill = learnt.paces.decode.item(row), learnt.paces.prefill.item(row)
         rounds = p.rounds.item(i)
         f = Forecast()
         f.tokens, f.pairs = p.tokens.item(i), p.pairs.item(i)
         f.decoding, f.context = p.decoding.item(i), p.context.item(i)
         f.work, f.pace_now, f.pace_level = p.work.item(i), p.pace_now.item(i), p.pace_level
         one, two, three = learnt.added(f.decoding, f.tokens / rounds)
-        d, e = rounds * slow_decode, rounds * slow_prefill
-        f.features = np.array((1.0, d, d * f.decoding, d * f.context, e * one, e * two, e * three,
-                               slow_prefill * f.pairs))  # fmt: skip
+        # Without the factors of its endpoint: they may be others when the answer comes.
+        f.features = np.array((1.0, rounds, rounds * f.decoding, rounds * f.context, rounds * one, rounds * two,
+                               rounds * three, f.pairs))  # fmt: skip
         f.rest = p.rest.item(i) + (0.0 if p.waits is None else p.waits.item(i))
         f.regime = SATURATED if rounds > 1.0 or p.waits is not None else QUEUED if f.rest > 0.0 else IDLE
         f.pace_regime = min(PACE_REGIMES - 1, int(p.rho.item(i) * 5.0))
         f.ttft_base = p.ttft.item(i)
         # What its own prefill does to others it does not do to itself: that is over when its own tokens come.
         prices = learnt.prices.each
-        more = slow_decode * (prices[2] + prices[3] * p.prompt)
+        more = learnt.paces.decode.item(int(p.rows[i])) * (prices[2] + prices[3] * p.prompt)
         f.tpot_base = p.tpot_now.item(i) + learnt.lasting * more / (1.0 - min(p.rho.item(i), LONGEST_RHO))
         interval = learnt.ttft.regimes[f.regime]
         f.ttft = f.ttft_base * interval.correction()

@@ -135,7 +135,7 @@ def recentre(beta: Floats, factors: Floats, heard: npt.NDArray[np.bool_]) -> tup
     beta = beta.copy()
     beta[1:4] *= np.exp(middle[0])
     beta[4:] *= np.exp(middle[1])
-    return beta, np.where(heard[:, None], factors - middle, factors)
+    return np.maximum(beta, LOWEST), np.where(heard[:, None], factors - middle, factors)
 
 
 class _View:
