@@ -126,7 +126,8 @@ class Subject:
             os.kill(self.pid, signal.SIGSTOP)
 
     def records(self) -> list[dict[str, object]]:
-        return read_records(self.where / "records.jsonl")
+        file = self.where / "records.jsonl"
+        return read_records(file) if file.exists() else []  # it comes with the first of them
 
 
 @contextmanager
@@ -147,10 +148,9 @@ def subject(policy: str, servers: Servers, where: Path, slots: int) -> Iterator[
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One replay, as its client saw it. Seconds."""
+    """One replay, as its client saw it. Seconds; `ttfts` are of what is judged."""
 
     records: list[Record]
-    wall: float
     lag: float
     ttfts: np.ndarray
     failed: int
@@ -161,15 +161,13 @@ def send(one: Subject, servers: Servers, items: Sequence[Item], seed: int, skip:
     servers.forget()
     before = servers.cached()
     with one.turn():
-        began = time.monotonic()
         target, asking = Target.parse(one.gateway.url, PATH, {}), Asking(servers.model, PATH, seed=seed)
         summary, records = uvloop.run(run_load(target, items, asking, Slo(), 120.0, 60.0))
-        wall = time.monotonic() - began
     if (hits := servers.cached() - before) > 0:
         print(f"   {one.policy}: {hits:.0f} tokens came out of a prefix cache", flush=True)
     judged = sorted(records, key=lambda record: record.intended)[skip:]
     ttfts = np.array([record.ttft for record in judged if record.ok and record.ttft is not None])
-    return Seen(records, wall, summary["latency"]["start_lag"]["p99"], ttfts, sum(not r.ok for r in records))
+    return Seen(records, summary["latency"]["start_lag"]["p99"], ttfts, sum(not r.ok for r in records))
 
 
 # --- the two halves --------------------------------------------------------------------------------------------------
@@ -180,7 +178,7 @@ def capacity(one: Subject, servers: Servers, count: int) -> float:
     seen = send(one, servers, [*lengths(count, 1, servers.per_word)], seed=90_001)
     ended = sorted(record.ended for record in seen.records)
     whole = 0.9 * count / ended[int(0.9 * count) - 1]  # without the end, when one server is idle already
-    print(f"{count} requests at once: {whole:.2f} a second, {seen.failed} failed", flush=True)
+    print(f"{count} requests at once: {whole:.2f} a second, {seen.failed} failed")
     return whole
 
 
@@ -188,7 +186,7 @@ def predictions(report: Report, one: Subject, servers: Servers, rate: float, cou
     """What was predicted against what came, after the warm-up."""
     seen = send(one, servers, replay(WARM_UP + count, rate, 7, servers.per_word), seed=90_007)
     records = one.records()
-    print(f"{one.policy}: {len(seen.records)} requests in {seen.wall:.0f} s, load average {os.getloadavg()[0]:.1f}")
+    print(f"{one.policy}: {len(seen.records)} requests, load average {os.getloadavg()[0]:.1f}")
     early, late = ttft_accuracy(records[:WARM_UP]), ttft_accuracy(records[WARM_UP:])
     print(f"   TTFT, the first {WARM_UP}: {early}")
     print(f"   TPOT after them: {tpot_accuracy(records[WARM_UP:])}")
