@@ -123,7 +123,8 @@ class Books:
         return line
 
     def forget(self, row: int) -> None:
-        if self.lines.pop(row, None) is not None:
+        self.lines.pop(row, None)
+        if row < self.table.shape[1]:
             self._clear(row)
 
     # --- sums over time ------------------------------------------------------------------------------------------
@@ -150,7 +151,8 @@ class Books:
         line.busy = True
         self.queue[row] += reservation.uncached
         self.pairs[row] += pairs
-        self.recent[row] += seconds / self.fade(now)
+        fade = self.fade(now)  # first, since it may move the zero that the sum is relative to
+        self.recent[row] += seconds / fade
 
     def turn(self, line: Line, row: int, room: float, arrived: float) -> float:
         """A boundary: the chunk that ran is done, the next one is taken from what had arrived. Returns its tokens."""

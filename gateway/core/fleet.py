@@ -227,9 +227,9 @@ class Fleet:
             there, before = max(0.0, said - max(ours_then, self.ours[row])), self.others.item(row)
             weight = 1.0 if before != before else passed / (passed + OTHERS_MEMORY)
             self.others[row] = there if weight >= 1.0 else before + weight * (there - before)
-        filled = self._spread_unknown()
         if self.predictor is not None:
-            self.predictor.told(row, load.kv_capacity, filled)
+            self.predictor.told(row, load.kv_capacity)
+        self._spread_unknown()
 
     def forget_stale(self, now: float) -> None:
         """What is older than `stale_after` is no longer believed. Called on a timer."""
@@ -239,11 +239,8 @@ class Fleet:
             self.others[:count][old] = UNKNOWN
             self._spread_unknown()
 
-    def _spread_unknown(self) -> Floats:
-        """Recompute `requests` and `tokens` from ours and others; the unknown get the mean of the known.
-
-        Returns the others of each row.
-        """
+    def _spread_unknown(self) -> None:
+        """Recompute `requests` and `tokens` from ours and others; the unknown get the mean of the known."""
         count = len(self._endpoints)
         others = self.others[:count]
         known = others == others
@@ -253,7 +250,8 @@ class Fleet:
         self.requests[:count] = self.ours[:count] + filled
         share = filled * (self.mean_tokens * OTHERS_LEFT)
         self.tokens[:count] = self.prefill[:count] + self.output[:count] + share
-        return filled
+        if self.predictor is not None:
+            self.predictor.see_others(filled)
 
     # --- looking and taking ------------------------------------------------------------------------------------
 

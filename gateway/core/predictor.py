@@ -37,6 +37,7 @@ from gateway.core.books import (
     RECENT,
     RECENT_WORK,
     SUMMED,
+    UNLIMITED,
     WAITING,
     Books,
     Line,
@@ -102,7 +103,7 @@ class Predictor:
         learnt, books = self.learnt, self.books
         paces = learnt.paces
         if books.table.shape[1] < len(fleet.ours) or len(paces.decode) < len(fleet.ours):
-            self._reach(fleet)
+            self._reach(len(fleet.ours))
         if self._kept:
             self._take_up_paces(fleet)
         table = column(books.table)
@@ -162,9 +163,9 @@ class Predictor:
         return Prediction(ttft, lasting[1], lasting[0], work, decoding + table[WAITING], rho, snapshot.rows, rest,
                           rounds, tokens, pairs, decoding, sums[10], paced[0], levels.item(0), prompt, waits)  # fmt: skip
 
-    def _reach(self, fleet: Fleet) -> None:
-        self.learnt.paces.reach(len(fleet.ours))
-        self.books.reach(len(fleet.ours))
+    def _reach(self, size: int) -> None:
+        self.learnt.paces.reach(size)
+        self.books.reach(size)
 
     def _evenly(self, count: int) -> Floats:
         if len(self._even) != count:
@@ -202,6 +203,7 @@ class Predictor:
         matrix[0, ONE] = prices[1]
         matrix[1, ONE] = prices[1] + prices[3] * queue
         matrix[2, ONE] += prices[3] * queue
+        matrix[7, ONE] += queue
         matrix[3, ONE], matrix[4, ONE] = queue, peers * means[PAIRS]
         matrix[5, OTHERS] = -1.0
         matrix[7, OTHERS], matrix[10, OTHERS] = context, context
@@ -279,7 +281,7 @@ class Predictor:
         row, fleet = reservation.row, reservation.fleet
         books = self.books
         if books.table.shape[1] < len(fleet.ours):
-            self._reach(fleet)
+            self._reach(len(fleet.ours))
         self._ids[row] = reservation.endpoint.id
         line = books.line(row, now)
         idle = not line.busy and fleet.decoding.item(row) == 0.0
@@ -390,9 +392,9 @@ class Predictor:
             return
         if reservation.forecast is not None:
             learnt.pace(reservation.forecast, seconds / steps)
-        row, fleet = reservation.row, reservation.fleet
+        row = reservation.row
         decoding, context = (line.batch_seconds - mark[1]) / span, (line.context_seconds - mark[2]) / span
-        others = max(0.0, fleet.requests.item(row) - fleet.ours.item(row))
+        others = self.books.others.item(row)
         if others:
             context *= 1.0 + others / max(1.0, decoding)
             decoding += others
@@ -400,17 +402,16 @@ class Predictor:
         reservation.stretch = (seconds, steps, decoding, context, *worked, *learnt.prices.knees)
         learnt.stretch(row, seconds, steps, decoding, context, worked, now)
 
-    def told(self, row: int, capacity: float, others: Floats) -> None:
-        """A scrape said how many tokens the KV cache holds (NaN: it did not), and with it how many requests of others
-        are where, one value per row."""
-        table = self.books.table
-        if table.shape[1] < len(others):
-            self.books.reach(len(others))
-            self.learnt.paces.reach(len(others))
-            table = self.books.table
+    def told(self, row: int, capacity: float) -> None:
+        """A scrape said how many tokens the KV cache there holds (NaN: it did not)."""
+        self._reach(row + 1)
         if capacity > 0.0:
-            table[CAPACITY, row] = capacity
-        np.clip(np.nan_to_num(others), 0.0, MOST_OTHERS, out=table[OTHERS, : len(others)])
+            self.books.table[CAPACITY, row] = min(capacity, UNLIMITED)
+
+    def see_others(self, others: Floats) -> None:
+        """How many requests of others are where: one value per row."""
+        self._reach(len(others))
+        np.clip(np.nan_to_num(others), 0.0, MOST_OTHERS, out=self.books.others[: len(others)])
 
     def forget(self, row: int) -> None:
         """The endpoint in this row is gone."""
@@ -449,7 +450,7 @@ class Predictor:
         paces = state.get("paces", {})
         try:
             kept = {str(name): (float(pace[0]), float(pace[1])) for name, pace in paces.items()}  # type: ignore[attr-defined]
-        except (AttributeError, TypeError, IndexError) as error:
+        except (AttributeError, TypeError, LookupError, OverflowError) as error:
             raise ValueError(f"not the paces of endpoints: {error}") from error
         if not all(0.01 < factor < 100.0 for pace in kept.values() for factor in pace):
             raise ValueError("paces that cannot be")

@@ -34,6 +34,12 @@ class FakePredictor:
         forecast.tpot = float(prediction.tpot[position])
         return forecast
 
+    def told(self, row, capacity):
+        pass
+
+    def see_others(self, others):
+        pass
+
     def dispatched(self, reservation, request, now):
         pass
 
