@@ -90,6 +90,8 @@ class Learning:
         """A stream's first token came after so many seconds."""
         f = forecast
         self.ttft.learn(f.regime, seconds, f.ttft, f.ttft_base)
+        if f.waits:
+            return  # a full cache says how long others take to finish, not what an iteration costs
         self._move_pace(row, f.features.tolist(), f.rest, seconds)
         self.window.add_first(row, seconds, f.rest, f.tokens, f.decoding, f.context, f.pairs)
         self._fit_if_due(now)

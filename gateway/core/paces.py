@@ -16,10 +16,10 @@ import math
 
 import numpy as np
 
-from gateway.core.prices import RATIO, SPREAD
+from gateway.core.prices import MOST_FACTOR, RATIO, SPREAD
 from gateway.core.types import Floats
 
-NOISE = 0.12  # of one observation's logarithm
+NOISE, NOISE_FOLLOW = 0.12, 0.02  # of one observation's logarithm, at least; how fast it is learnt
 LEAST = 3e-5  # variance of a factor's logarithm: less is not believed
 PATIENCE = 300  # answers of the pool without one from an endpoint, before its factors begin to be taken back
 HALF_LIFE = 300.0  # answers after which half of them is gone then
@@ -37,6 +37,7 @@ class Paces:
         self.prefill: Floats = np.ones(size)
         self._rows: dict[int, Pace] = {}
         self._answers = 0
+        self._noise = NOISE  # standard deviation of an observation's logarithm, as it has been lately
 
     def reach(self, size: int) -> None:
         """Make room for rows below `size`."""
@@ -60,7 +61,9 @@ class Paces:
         if pace is None:
             pace = self._rows[row] = Pace()
         pace.heard = self._answers
-        return pace.learn(decoding, prefilling, rest, seconds)
+        changed = pace.learn(decoding, prefilling, rest, seconds, self._noise)
+        self._noise = max(NOISE, self._noise + NOISE_FOLLOW * (min(1.0, 1.25 * abs(pace.error)) - self._noise))
+        return changed
 
     def estimates(self, count: int) -> tuple[Floats, Floats]:
         """Log factors by row, shape (count, 2), and by row how much its answers still say of it, 0..1."""
@@ -111,20 +114,21 @@ class Paces:
 class Pace:
     """One endpoint's two log factors, decode and prefill, and what is not known of them (a 2 x 2 covariance)."""
 
-    __slots__ = ("_sudden", "cross", "heard", "mean", "variance")
+    __slots__ = ("_sudden", "cross", "error", "heard", "mean", "variance")
 
     def __init__(self) -> None:
         self.mean = [0.0, 0.0]
         self._widen()
         self.heard = 0  # the pool's count of answers when its last one came
         self._sudden = 0
+        self.error = 0.0  # logarithm of the last observation over what was expected
 
     def _widen(self) -> None:
         """Anything is possible, but the two factors are mostly one: a slow card is slow at both."""
         self.variance = [SPREAD**2 + RATIO**2, SPREAD**2 + RATIO**2]
         self.cross = SPREAD**2 - RATIO**2
 
-    def learn(self, decoding: float, prefilling: float, rest: float, seconds: float) -> bool:
+    def learn(self, decoding: float, prefilling: float, rest: float, seconds: float, noise: float) -> bool:
         mean, variance = self.mean, self.variance
         decoding *= math.exp(mean[0])
         prefilling *= math.exp(mean[1])
@@ -132,9 +136,9 @@ class Pace:
         if not whole > 0.0 or not seconds > 0.0:
             return False
         one, two = decoding / whole, prefilling / whole
-        error = math.log(seconds / whole)
+        error = self.error = math.log(seconds / whole)
         along = (one * variance[0] + two * self.cross, one * self.cross + two * variance[1])
-        spread = one * along[0] + two * along[1] + NOISE**2
+        spread = one * along[0] + two * along[1] + noise**2
         changed = False
         if error * error > SUDDEN**2 * spread:
             # Once may be a stall; its say is cut. Several times on the same side is the endpoint.
@@ -145,14 +149,14 @@ class Pace:
                 self._widen()
                 variance = self.variance
                 along = (one * variance[0] + two * self.cross, one * self.cross + two * variance[1])
-                spread = one * along[0] + two * along[1] + NOISE**2
+                spread = one * along[0] + two * along[1] + noise**2
             else:
                 error = side * SUDDEN * spread**0.5 * 0.5
         else:
             self._sudden = 0
         for part in (0, 1):
             gain = along[part] / spread
-            mean[part] += gain * error
+            mean[part] = max(-MOST_FACTOR, min(MOST_FACTOR, mean[part] + gain * error))
             variance[part] = max(LEAST, variance[part] - gain * along[part])
         self.cross -= along[0] * along[1] / spread
         return changed

@@ -231,7 +231,7 @@ class Predictor:
 
         What finishes gives back what it holds: all that is held, once in the time of a mean answer.
         """
-        waits: Floats = np.maximum(over, 0.0) / np.maximum(held, 1.0) * (self.mean_output * pace)
+        waits: Floats = np.clip(over / np.maximum(held, 1.0), 0.0, 1.0) * (self.mean_output * pace)
         return waits
 
     def forecast(self, prediction: Prediction, position: int) -> Forecast:
@@ -246,8 +246,9 @@ class Predictor:
         # Without the factors of its endpoint: they may be others when the answer comes.
         f.features = np.array((1.0, rounds, rounds * f.decoding, rounds * f.context, rounds * one, rounds * two,
                                rounds * three, f.pairs))  # fmt: skip
-        f.rest = p.rest.item(i) + (0.0 if p.waits is None else p.waits.item(i))
-        f.regime = SATURATED if rounds > 1.0 or p.waits is not None else QUEUED if f.rest > 0.0 else IDLE
+        waits = 0.0 if p.waits is None else p.waits.item(i)
+        f.rest, f.waits = p.rest.item(i) + waits, waits > 0.0
+        f.regime = SATURATED if rounds > 1.0 or f.waits else QUEUED if f.rest > 0.0 else IDLE
         f.pace_regime = min(PACE_REGIMES - 1, int(p.rho.item(i) * 5.0))
         f.ttft_base = p.ttft.item(i)
         # What its own prefill does to others it does not do to itself: that is over when its own tokens come.

@@ -28,7 +28,9 @@ NAMES = ("overhead", "base", "decode", "context", "slope1", "slope2", "slope3", 
 an iteration up to the first knee, between the knees, beyond the second; per pair of tokens in a prompt's attention."""
 
 LEAST_ROOM = 64.0  # prompt tokens that fit an iteration even where decodes fill it
-LOWEST = 0.05  # of the prior: a price cannot be negative, nor nothing
+LOWEST, HIGHEST = 0.05, 50.0  # of the prior: a price cannot be negative, nor nothing, nor anything
+MOST_FACTOR = 3.0  # logarithm: twenty times as slow
+REST_NOISE_SHARE = 0.5  # of what had to be waited for before the prices come in; it is known no better
 # Standard deviations in the prior, relative: of each price, of all together, of decoding against prefill.
 NEUTRAL, SURE = (0.3, 1.5, 0.4), (0.15, 0.2, 0.1)
 FIRST_NOISE, REST_NOISE = 0.12, 0.06  # standard deviation of an answer, as a share of it
@@ -112,6 +114,8 @@ class Prices:
 
     def accept(self) -> None:
         """Use what the last fit found."""
+        if not np.isfinite(self.fitted).all():
+            return
         self.use(self.fitted)
         self.middle += FOLLOW * (self.beta - self.middle)
         self.fits += 1
@@ -135,6 +139,7 @@ def recentre(beta: Floats, factors: Floats, heard: npt.NDArray[np.bool_]) -> tup
     beta = beta.copy()
     beta[1:4] *= np.exp(middle[0])
     beta[4:] *= np.exp(middle[1])
+    np.clip(beta, LOWEST, HIGHEST, out=beta)
     return np.maximum(beta, LOWEST), np.where(heard[:, None], factors - middle, factors)
 
 
@@ -152,6 +157,7 @@ class _View:
         self.rest[size:] = 0.0
         noise: Floats = np.full(len(every), REST_NOISE, np.float64)
         noise[:size] = FIRST_NOISE
+        noise += REST_NOISE_SHARE * np.minimum(self.rest / self.seconds, 2.0)
         self.noise = noise
         self.weight: Floats = 0.5 ** ((window.count - every[:, COUNT]) / MEMORY) / noise**2
 
@@ -176,7 +182,7 @@ class _View:
         y = 1.0 - self.rest / self.seconds
         scaled = x * weight[:, None]
         found = np.linalg.solve(scaled.T @ x + precision, scaled.T @ y + precision @ middle)
-        return np.asarray(np.maximum(found, LOWEST), np.float64)
+        return np.asarray(np.clip(found, LOWEST, HIGHEST), np.float64)
 
     def pace(self, beta: Floats, factors: Floats, silent: Floats) -> tuple[Floats, Floats]:
         """The factors, given the prices: one step from where they are, each row for itself."""
@@ -193,6 +199,7 @@ class _View:
         a, b, d = sums[0] + wide / sure, sums[1] - cross / sure, sums[2] + wide / sure
         determinant = a * d - b * b
         found = np.stack(((d * sums[3] - b * sums[4]) / determinant, (a * sums[4] - b * sums[3]) / determinant), axis=1)
+        np.clip(found, -MOST_FACTOR, MOST_FACTOR, out=found)
         return found, np.stack((d / determinant, a / determinant), axis=1)
 
     def error(self, beta: Floats, factors: Floats) -> float:

@@ -80,7 +80,7 @@ class Forecast:
 
     __slots__ = ("context", "decoding", "features", "pace_level", "pace_now", "pace_regime", "pairs", "regime", "rest",
                  "tokens", "tpot", "tpot_base", "tpot_high", "tpot_low", "ttft", "ttft_base", "ttft_high", "ttft_low",
-                 "work")  # fmt: skip
+                 "waits", "work")  # fmt: skip
 
     ttft: float
     ttft_low: float
@@ -94,6 +94,7 @@ class Forecast:
     pace_regime: int
     features: Floats
     rest: float
+    waits: bool
     work: float
     tokens: float
     decoding: float
