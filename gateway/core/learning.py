@@ -143,7 +143,10 @@ class Learning:
             return
         self._fitted_at = now
         self._fit_at = count + max(FIRST_FIT, min(count // 2, 50))
-        self._fit()
+        try:
+            self._fit()
+        except np.linalg.LinAlgError:  # answers that no prices explain: the ones in use stay
+            return
 
     def _fit(self) -> None:
         """Fit prices and paces to the window; now and then try whether another chunk budget explains it better."""
