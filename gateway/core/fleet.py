@@ -221,7 +221,7 @@ class Fleet:
         self.at[row] = load.at
         # Who tells only its queue (Triton, JetStream) still tells the least that is there.
         said = load.waiting + (0.0 if math.isnan(load.running) else load.running)
-        if math.isnan(said):
+        if not math.isfinite(said):
             self.others[row] = UNKNOWN
         else:
             there, before = max(0.0, said - max(ours_then, self.ours[row])), self.others.item(row)

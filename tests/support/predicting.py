@@ -155,6 +155,7 @@ def forecast_of(learning: Learning, row: int, s: Situation) -> Forecast:
     decode, prefill = learning.paces.decode.item(row), learning.paces.prefill.item(row)
     factors = np.array((1.0, *[decode] * 3, *[prefill] * 4))
     f.ttft_base = float(f.features * factors @ np.array(learning.prices.each)) + s.rest
+    f.waits = False
     f.regime = SATURATED if rounds > 1 else QUEUED if s.rest else IDLE
     f.ttft = f.ttft_base * learning.ttft.regimes[f.regime].correction()
     return f

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.paces import HALF_LIFE, IN_A_ROW, LEAST, PATIENCE, Pace, Paces
+from gateway.core.paces import HALF_LIFE, IN_A_ROW, LEAST, NOISE, PATIENCE, Pace, Paces
 
 DECODING, PREFILLING = (1.0, 0.1, 0.05), (0.1, 1.0, 0.05)  # seconds at a factor of 1: decoding, prefill, neither
 
@@ -21,7 +21,7 @@ def answers(pace: Pace, count: int, factor: float, random: Random, noise: float 
     for i in range(count):
         decoding, prefilling, rest = DECODING if i % 2 else PREFILLING
         seconds = (factor * (decoding + prefilling) + rest) * math.exp(random.gauss(0.0, noise))
-        found.append(pace.learn(decoding, prefilling, rest, seconds))
+        found.append(pace.learn(decoding, prefilling, rest, seconds, NOISE))
     return found
 
 
@@ -43,13 +43,14 @@ def test_what_is_slow_at_prefill_only_is_told_from_what_is_slow_at_both() -> Non
     random, pace = Random(1), Pace()
     for i in range(200):
         decoding, prefilling, rest = DECODING if i % 2 else PREFILLING
-        pace.learn(decoding, prefilling, rest, (decoding + 3.0 * prefilling + rest) * math.exp(random.gauss(0.0, 0.05)))
+        seconds = (decoding + 3.0 * prefilling + rest) * math.exp(random.gauss(0.0, 0.05))
+        pace.learn(decoding, prefilling, rest, seconds, NOISE)
     assert factors(pace) == pytest.approx((1.0, 3.0), rel=0.06)
 
 
 def test_one_answer_says_much_of_both_factors_since_a_slow_card_is_mostly_slow_at_both() -> None:
     pace = Pace()
-    pace.learn(1.0, 0.0, 0.0, 2.0)
+    pace.learn(1.0, 0.0, 0.0, 2.0, NOISE)
     assert pace.mean[0] == pytest.approx(math.log(2.0), rel=0.1)
     assert pace.mean[1] == pytest.approx(pace.mean[0], rel=0.2)
 
@@ -97,7 +98,7 @@ quantities = st.floats(0.0, 1e3)
 def test_nothing_that_may_be_observed_makes_a_figure_that_cannot_be(observed: list[tuple[float, ...]]) -> None:
     pace = Pace()
     for decoding, prefilling, rest, seconds in observed:
-        pace.learn(decoding, prefilling, rest, seconds)
+        pace.learn(decoding, prefilling, rest, seconds, NOISE)
         assert all(math.isfinite(value) for value in (*pace.mean, *pace.variance, pace.cross))
         assert all(value >= LEAST for value in pace.variance)
         assert pace.cross**2 <= pace.variance[0] * pace.variance[1] * 1.001 + 1e-12
@@ -106,7 +107,7 @@ def test_nothing_that_may_be_observed_makes_a_figure_that_cannot_be(observed: li
 def test_what_has_no_length_teaches_nothing() -> None:
     pace = Pace()
     for figures in ((0.0, 0.0, 0.0, 1.0), (1.0, 1.0, 0.0, 0.0), (1.0, 1.0, 0.0, math.nan), (math.nan, 0.0, 0.0, 1.0)):
-        assert not pace.learn(*figures)
+        assert not pace.learn(*figures, NOISE)
     assert pace.mean == [0.0, 0.0]
 
 

@@ -112,7 +112,7 @@ def slowly(fleet: Fleet, rows: list[int], request: Request, now: float, cached: 
         tpot_now, tpot = before / (1.0 - min(rho, 0.9)), after / (1.0 - min(rho + work / 4.0, 0.9))
         over = p.context + p.queue + request.prompt_tokens - 0.97 * p.capacity
         if over > 0.0:
-            ttft += over / max(p.context, 1.0) * predictor.mean_output * tpot_now
+            ttft += min(over / max(p.context, 1.0), 1.0) * predictor.mean_output * tpot_now
         for name, value in zip(FIELDS, (ttft, tpot, tpot_now, work, batch, rho), strict=True):
             answer[name].append(value)
     for name in ("tpot", "tpot_now"):  # the pool evens out a part of what is uneven now
@@ -151,7 +151,7 @@ class Life:
             return
         most = random.choice([0.0, 6.0])
         for row in range(self.count):
-            waiting = random.choice([0.0, most, math.inf if most else 0.0, UNKNOWN])
+            waiting = random.choice([0.0, most, 1e9 * most, math.inf, UNKNOWN])
             capacity = random.choice([UNKNOWN, 30_000.0, 500_000.0, math.inf])
             self.fleet.observe(row, Load(1.0, waiting, random.choice([most, UNKNOWN]), kv_capacity=capacity), 0.0)
 
@@ -227,7 +227,7 @@ def at_once(fleet: Fleet, now: float, prompt: float = 1000.0, cached: Floats | N
 
 
 def test_an_idle_endpoint_is_predicted_as_the_price_list_says() -> None:
-    """Overhead 10 ms, an iteration of 10 ms, 100 tokens at 10 µs, 400 at 20, 500 at 40, half a million pairs at 1 ns."""
+    """Overhead 10 ms, an iteration 10 ms, 100 tokens at 10 µs, 400 at 20, 500 at 40, half a million pairs at 1 ns."""
     fleet = make_pool(1)
     predictor = predictor_of(fleet)
     expected = 0.01 + 0.01 + 0.001 + 0.008 + 0.02 + 0.0005
@@ -341,7 +341,8 @@ def test_another_endpoint_in_the_same_row_begins_with_nothing_of_the_old_one() -
     assert fleet.row_of("e7") == 1
     got = at_once(fleet, 9.0)
     for name in FIELDS:
-        assert len(set(getattr(got, name).tolist())) == 1, name
+        values = getattr(got, name)
+        assert values.tolist() == pytest.approx([values[0]] * 3), name
 
 
 def test_one_that_was_only_scraped_leaves_nothing_either() -> None:
@@ -350,7 +351,7 @@ def test_one_that_was_only_scraped_leaves_nothing_either() -> None:
     fleet.update([endpoint(0)], 2.0)
     fleet.update([endpoint(0), endpoint(7)], 3.0, fresh=True)
     ttft = at_once(fleet, 9.0).ttft
-    assert ttft[0] == ttft[1]
+    assert ttft[0] == pytest.approx(ttft[1])
 
 
 # --- what it is told -------------------------------------------------------------------------------------------------
@@ -375,7 +376,8 @@ def test_what_says_nothing_is_not_learnt_from(kind: str) -> None:
     reservation = send(fleet, 0, ask(1000.0, stream=kind != "plain"), 1.0, forecast=kind != "not predicted")
     reservation.first_token(1.06)
     assert learnt.ttft.samples == (kind in ("cut", "short"))
-    finish(reservation, 3.06, tokens=3.0 if kind == "short" else 101.0, ended="client_gone" if kind == "cut" else "complete")
+    tokens, ended = 3.0 if kind == "short" else 101.0, "client_gone" if kind == "cut" else "complete"
+    finish(reservation, 3.06, tokens, ended=ended)
     assert learnt.tpot.samples == 0
     assert int(learnt.window.full_rest.sum()) == (kind == "not predicted")
     if kind == "cut":
@@ -399,7 +401,7 @@ def test_what_was_beside_a_stream_is_averaged_over_its_time() -> None:
 
 
 def test_what_others_have_there_is_beside_a_stream_too_and_nonsense_is_bounded() -> None:
-    for running, there in ((3.0, 2.0), (math.inf, 4096.0)):
+    for running, there in ((3.0, 2.0), (1e9, 4096.0), (math.inf, 0.0)):
         fleet = make_pool(1)
         reservation = send(fleet, 0, ask(1000.0), 0.0)
         reservation.first_token(1.0)
@@ -498,7 +500,8 @@ def test_a_foreign_state_is_refused_and_its_paces_are_not_taken_up() -> None:
     for broken in ({**state, "version": 99}, {**state, "beta": state["beta"][:3]}, {"paces": state["paces"]}):
         with pytest.raises(ValueError):
             predictor_of(fleet).restore(broken)
-    assert len(set(at_once(fleet, 1.0).ttft.tolist())) == 1
+    ttft = at_once(fleet, 1.0).ttft
+    assert ttft.tolist() == pytest.approx([ttft[0]] * 4)
     assert predictor_of(fleet).learnt.prices.each == Predictor(Random(1), PLAIN).learnt.prices.each
 
 
