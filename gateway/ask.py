@@ -29,6 +29,7 @@ class Ask:
     inject_usage: Callable[[bytes], bytes] | None  # None where the client asked for usage itself, or nobody may
     route: str  # the path it came on: answers on one are alike
     answers: int  # how many it asked for (`n`)
+    limit: int | None  # the most tokens of an answer, where the client said
 
 
 class Facts:

@@ -224,7 +224,7 @@ class Front:
         may_inject = seen.stream and not asks_usage and path.dialect.name == "openai"
         return Ask(request, model, asked, upstream, target, self._forwarder.lines(head, peer, request_id), body,
                    path.dialect.event, received, _inject_usage if may_inject else None, route,
-                   seen.answers)  # fmt: skip
+                   seen.answers, seen.limit)  # fmt: skip
 
     def _read_body(self, path: Path, head: RequestHead, body: bytes) -> Peek:
         if not path.json or b"inference-header-content-length" in head.named:

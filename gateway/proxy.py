@@ -177,6 +177,9 @@ class Proxy:
         queued_tokens = float(lane.fleet.prefill[reservation.row])
         if facts.tries == 1:
             lane.budget.earn()
+        if ask.answers == 1 and ask.request.stream:
+            lengths, tenant = self.lengths_of(ask.model.name), ask.request.tenant
+            reservation.remaining = lambda written: lengths.remaining(ask.route, tenant, written, ask.limit)
         if ask.answers > 1:
             reservation.stream = False  # several sequences' tokens in one stream tell nothing of the pace of one
         connections = lane.connections(endpoint.id, endpoint.url)

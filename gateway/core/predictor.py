@@ -116,8 +116,8 @@ class Predictor:
         else:
             own = np.maximum(prompt - cached, 1.0)
             own_pairs = own * (cached + own / 2.0)
-        # Sums in one product: the iteration as it is, as it will be, and with this one in it; tokens and pairs before it,
-        # room in an iteration, when the running one ends, KV tokens too many, all that decode, the share of time that
+        # Sums in one product: the iteration as it is, as it will be, and with this one in it; tokens and pairs before
+        # it, room in an iteration, when the running one ends, KV tokens too many, all that decode, the share of time that
         # prefill takes, all the context that is read.
         sums = self._sums(prompt, now, table).dot(table[:SUMMED])
         sums[:3] *= slow_decode
@@ -161,7 +161,8 @@ class Predictor:
         if waits is not None:
             ttft += waits
         return Prediction(ttft, lasting[1], lasting[0], work, decoding + table[WAITING], rho, snapshot.rows, rest,
-                          rounds, tokens, pairs, decoding, sums[10], paced[0], levels.item(0), prompt, waits)  # fmt: skip
+                          rounds, tokens, pairs, decoding, sums[10], paced[0], levels.item(0),
+                          prompt, waits)  # fmt: skip
 
     def _reach(self, size: int) -> None:
         self.learnt.paces.reach(size)

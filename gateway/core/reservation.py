@@ -6,6 +6,7 @@ come, and whatever is left goes when it is settled.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.core.types import UNKNOWN, Forecast, Outcome, Request
@@ -21,8 +22,8 @@ class Reservation:
     """A place taken: one request and its expected tokens. Settled exactly once; later calls do nothing."""
 
     __slots__ = (
-        "at", "endpoint", "expected", "fleet", "forecast", "held", "left", "mark", "prompt", "row", "settled",
-        "started", "stream", "stretch", "uncached", "written",
+        "at", "endpoint", "expected", "fleet", "forecast", "held", "left", "mark", "prompt", "remaining", "row",
+        "settled", "started", "stream", "stretch", "uncached", "written",
     )  # fmt: skip
 
     def __init__(self, fleet: Fleet, row: int, request: Request, uncached: float, now: float,
@@ -34,6 +35,7 @@ class Reservation:
         self.uncached = uncached
         self.prompt = request.prompt_tokens
         self.written = 0.0
+        self.remaining: Callable[[float], float] | None = None  # tokens still to come of an answer that has so many
         self.held = 0.0  # tokens of its context that the predictor counts
         self.mark: tuple[float, ...] | None = None  # the predictor's: where its books stood at the first token
         # And what it learnt from the tokens after that: see `gateway.records.Stretch`.
@@ -65,15 +67,22 @@ class Reservation:
             fleet.predictor.started(self, now)
 
     def progress(self, written: float, now: float) -> None:
-        """`written` tokens have come in all; what is left to come shrinks, down to a floor."""
+        """`written` tokens have come in all.
+
+        What is left to come is asked of `remaining` (an answer that has become long will be longer than was thought);
+        without it, it shrinks, down to a floor.
+        """
         if self.settled:
             return
         if self.fleet.predictor is not None:
             self.fleet.predictor.progressed(self, written, now)
         self.written = written
-        left = float(round(max(self.expected - written, self.expected * FLOOR, 1.0)))
+        if self.remaining is not None:
+            left = float(round(self.remaining(written)))
+        else:
+            left = min(self.left, float(round(max(self.expected - written, self.expected * FLOOR, 1.0))))
         delta = self.left - left
-        if delta > 0.0:
+        if delta:
             self.left = left
             self.fleet.output[self.row] -= delta
             self.fleet.tokens[self.row] -= delta
