@@ -47,10 +47,10 @@ from policies.picking.warmth import Caches, Warmth
 TTFT_TIMES, TPOT_TIMES = 4.0, 2.5
 LEAST_TTFT = 0.1  # seconds; nobody notices less
 TTFT_SHARE, TPOT_SHARE, HARM_FROM = 2.5, 0.5, 1.05
+LOGISTIC = 1.702
 NARROWEST, WIDEST = 0.1, 0.5  # spreads
 TIE = 0.001  # of the best score
 WARMER = 0.05
-_FROM = np.array(((1.0,), (1.0,), (HARM_FROM,)))
 _ONE, _MOST = np.ones(1), np.full(1, 60.0)  # numpy takes them faster than Python's numbers
 BINDINGS = ("auto", "always", "never")
 BURSTY = 1.5  # coefficient of variation of arrivals from which a late choice gained more than it cost
@@ -89,7 +89,7 @@ class PredictedLatency(Policy):
     `ttft`, `tpot`: seconds promised where neither the request nor its model says; 0 derives them from idle endpoints.
     `late_binding`: whether a request waits at the gateway while every endpoint has prompts to work off: `auto` (while
     arrivals come in bursts), `always` or `never`. It waits at most half of what its promise leaves.
-    `max_blocks`: the size of the prefix index (150 bytes each; a prompt of 16 KB has 57); 0: no index.
+    `max_blocks`: the size of the prefix index (150 bytes each; a prompt of 16 KB has 57).
     """
 
     predicts = True
@@ -151,14 +151,12 @@ class PredictedLatency(Policy):
         tpot_spread = min(WIDEST, max(NARROWEST, predictor.learnt.tpot.spread))
         steps = np.empty((3, len(p.ttft)))
         terms = np.empty((6, len(p.ttft)))
-        np.divide(p.ttft, ttft_slo, out=steps[0])
-        np.divide(p.tpot_now, tpot_slo, out=steps[1])
-        np.divide(p.tpot, tpot_slo, out=steps[2])
-        scores = TTFT_SHARE * steps[0]
-        scores += TPOT_SHARE * steps[2]
-        steps -= _FROM
-        # The logistic function, close to the normal distribution's.
-        steps *= np.array(((-1.702 / ttft_spread,), (-1.702 / tpot_spread,), (-1.702 / tpot_spread,)))
+        steps[0], steps[1], steps[2] = p.ttft, p.tpot_now, p.tpot
+        scores = np.array((TTFT_SHARE / ttft_slo, 0.0, TPOT_SHARE / tpot_slo)).dot(steps)
+        # The logistic function, close to the normal distribution's: 1 / (1 + exp(k (from - x))).
+        first, each = LOGISTIC / ttft_spread, LOGISTIC / tpot_spread
+        steps *= np.array(((-first / ttft_slo,), (-each / tpot_slo,), (-each / tpot_slo,)))
+        steps += np.array(((first,), (each,), (each * HARM_FROM,)))
         np.minimum(steps, _MOST, out=steps)
         np.exp(steps, out=steps)
         steps += _ONE
