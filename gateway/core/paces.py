@@ -79,9 +79,12 @@ class Paces:
         return 0.5 ** (silent / HALF_LIFE) if silent > 0.0 else 1.0
 
     def accept(self, factors: Floats, variances: Floats) -> None:
-        """The factors and variances of a fit, by row."""
+        """The factors and variances of a fit, by row.
+
+        It knows nothing of an endpoint whose factors are of a former life: those stay until it has answered, for a while.
+        """
         for row, pace in self._rows.items():
-            if row < len(factors):
+            if row < len(factors) and (pace.heard or self._answers > PATIENCE):
                 pace.mean = factors[row].tolist()
                 pace.variance = [max(LEAST, v) for v in variances[row].tolist()]
                 pace.cross = 0.0

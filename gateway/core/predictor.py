@@ -117,8 +117,8 @@ class Predictor:
             own = np.maximum(prompt - cached, 1.0)
             own_pairs = own * (cached + own / 2.0)
         # Sums in one product: the iteration as it is, as it will be, and with this one in it; tokens and pairs before
-        # it, room in an iteration, when the running one ends, KV tokens too many, all that decode, the share of time that
-        # prefill takes, all the context that is read.
+        # it, room in an iteration, when the running one ends, KV tokens too many, all that decode, the share of time
+        # that prefill takes, all the context that is read.
         sums = self._sums(prompt, now, table).dot(table[:SUMMED])
         sums[:3] *= slow_decode
         iteration, tokens, pairs = sums[0], sums[3], sums[4]
