@@ -81,7 +81,8 @@ class Paces:
     def accept(self, factors: Floats, variances: Floats) -> None:
         """The factors and variances of a fit, by row.
 
-        It knows nothing of an endpoint whose factors are of a former life: those stay until it has answered, for a while.
+        It knows nothing of an endpoint whose factors are of a former life: those stay until it has answered, or others
+        have for long.
         """
         for row, pace in self._rows.items():
             if row < len(factors) and (pace.heard or self._answers > PATIENCE):

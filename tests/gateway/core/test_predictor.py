@@ -481,6 +481,20 @@ def test_what_was_learnt_is_taken_up_by_the_endpoints_wherever_their_rows_are_no
     assert predictor_of(again).mean_output == predictor_of(fleet).mean_output
 
 
+def test_what_was_learnt_of_an_endpoint_is_not_lost_while_only_others_answer() -> None:
+    _, state = experienced()
+    fleet = make_pool(4)
+    predictor = predictor_of(fleet)
+    predictor.restore(state)
+    at_once(fleet, 0.0)
+    engines = Engines(PLAIN, [(1.0, 1.0)] * 3, Random(5))
+    for i in range(60):
+        engines.teach(predictor.learnt, i % 3, 0.1 * i)
+    assert predictor.learnt.prices.fits > 2
+    ttft = at_once(fleet, 9.0).ttft
+    assert ttft[3] > 2.0 * ttft[0] and ttft[:3].tolist() == pytest.approx([ttft[0]] * 3)
+
+
 @pytest.mark.parametrize("paces", [
     None, [], "e0", {"e0": 1.0}, {"e0": [1.0]}, {"e0": ["a", "b"]}, {"e0": {"decode": 1.0}}, {"e0": [0.0, 1.0]},
     {"e0": [math.nan, 1.0]}, {"e0": [1.0, math.inf]}, {"e0": [-1.0, 1.0]}, {"e0": [10**400, 1.0]}, {"e0": None},
