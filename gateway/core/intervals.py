@@ -14,6 +14,9 @@ import math
 
 MISS = 0.05  # wanted on either side: an interval of 90 %
 STEP = 0.04  # of the logarithm, at each answer, times the present width
+# The same where answers come long after what was said and hundreds share one cause: faster, the ends follow the last
+# wave and miss the next one.
+SLOW_STEP = 0.006
 FIRST_STEPS = 40  # answers in which the steps are larger
 START = 0.35
 NARROWEST, WIDEST = 0.01, 3.0
@@ -28,9 +31,10 @@ FEW = 30
 class Interval:
     """One regime: a shift of the mean and the two ends, all on the logarithm of observed over predicted."""
 
-    __slots__ = ("bias", "high", "low", "samples")
+    __slots__ = ("_step", "bias", "high", "low", "samples")
 
-    def __init__(self) -> None:
+    def __init__(self, step: float = STEP) -> None:
+        self._step = step
         self.bias = 0.0
         self.low, self.high = -START, START
         self.samples = 0
@@ -45,7 +49,7 @@ class Interval:
         centred = error - shift
         covered = self.low <= centred <= self.high
         self.samples += 1
-        step = STEP + 1.0 / (FIRST_STEPS / 4.0 + self.samples)
+        step = self._step + 1.0 / (FIRST_STEPS / 4.0 + self.samples)
         width = self.high - self.low
         self.high += step * width * ((1.0 if centred > self.high else 0.0) - MISS)
         self.low -= step * width * ((1.0 if centred < self.low else 0.0) - MISS)
@@ -62,8 +66,8 @@ class Interval:
 class Track:
     """What is predicted of one kind (first tokens, or the pace after them), over its regimes."""
 
-    def __init__(self, regimes: int):
-        self.regimes = [Interval() for _ in range(regimes)]
+    def __init__(self, regimes: int, step: float = STEP):
+        self.regimes = [Interval(step) for _ in range(regimes)]
         self.error = 0.0  # mean absolute error, as a share of what was observed
         self.coverage = 0.9
         self.samples = 0
@@ -77,11 +81,11 @@ class Track:
         return [[r.bias, r.low, r.high, float(r.samples)] for r in self.regimes]
 
     @classmethod
-    def from_state(cls, state: object, regimes: int) -> Track:
+    def from_state(cls, state: object, regimes: int, step: float = STEP) -> Track:
         """The track that gave this state. Raises ValueError or TypeError if none did."""
         if not isinstance(state, list) or len(state) != regimes:
             raise ValueError("not the regimes of a track")
-        track = cls(regimes)
+        track = cls(regimes, step)
         for regime, kept in zip(track.regimes, state, strict=True):
             bias, low, high, samples = (float(figure) for figure in kept)
             if not (abs(bias) <= WIDEST and -WIDEST <= low < 0.0 < high <= WIDEST and 0.0 <= samples < 1e12):

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gateway.core.intervals import Track
+from gateway.core.intervals import SLOW_STEP, STEP, Track
 from gateway.core.paces import Paces
 from gateway.core.prediction import Prior
 from gateway.core.prices import LEAST_ROOM, Prices
@@ -50,7 +50,7 @@ class Learning:
         self.paces = Paces()
         self.window = Window()
         self.ttft = Track(3)
-        self.tpot = Track(PACE_REGIMES)
+        self.tpot = Track(PACE_REGIMES, SLOW_STEP)
         self.chunk = p.chunk or 2048.0
         self.per_event = 1.0  # tokens that come with one event of a stream
         self.mean_output = 200.0
@@ -187,8 +187,8 @@ class Learning:
                 float(state[name])  # type: ignore[arg-type]
                 for name in ("chunk", "per_event", "mean_output", "lasting")
             )
-            tracks = [Track.from_state(state[name], len(track.regimes))
-                      for name, track in (("ttft", self.ttft), ("tpot", self.tpot))]  # fmt: skip
+            tracks = [Track.from_state(state[name], len(track.regimes), step)
+                      for name, track, step in (("ttft", self.ttft, STEP), ("tpot", self.tpot, SLOW_STEP))]  # fmt: skip
             figures = np.array([*beta, *prior, chunk, per_event, mean_output, lasting])
         except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not what a predictor learnt: {error}") from error

@@ -119,7 +119,7 @@ class PredictedLatency(Policy):
         terms, scores = self._score(request, predictor, prediction)
         if cached is not None:
             terms[5] = cached
-        position = self._lowest(scores, snapshot, cached)
+        position, why = self._lowest(scores, snapshot, cached)
         row = int(snapshot.rows[position])
         wait = self._wait(request, snapshot, predictor, terms.item(0, position))
         if warmth is not None and not wait:
@@ -127,7 +127,7 @@ class PredictedLatency(Policy):
         forecast = predictor.forecast(prediction, position)
         held = 0.0 if cached is None else float(cached[position])
         each = forecast.tpot * 1e3
-        reason = f"first token in {forecast.ttft:.3f} s, then {each:.1f} ms each; least cost of {len(scores)}"
+        reason = f"first token in {forecast.ttft:.3f} s, then {each:.1f} ms each; {why}, of {len(scores)}"
         return Decision(row, reason, scores, held, forecast, terms, wait)
 
     def _wait(self, request: Request, snapshot: Snapshot, predictor: Predictor, ttft: float) -> float:
@@ -177,8 +177,11 @@ class PredictedLatency(Policy):
             tpot = self.tpot or TPOT_TIMES * predictor.idle_tpot()
         return ttft, tpot
 
-    def _lowest(self, scores: Floats, snapshot: Snapshot, cached: Floats | None) -> int:
-        """Position of the best score; among the nearly best the warmer one, else the less busy of two at random."""
+    def _lowest(self, scores: Floats, snapshot: Snapshot, cached: Floats | None) -> tuple[int, str]:
+        """Position of the best score; among the nearly best the warmer one, else the less busy of two at random.
+
+        And in words how it was chosen.
+        """
         position = int(scores.argmin())
         best = scores.item(position)
         if cached is not None:
@@ -186,13 +189,13 @@ class PredictedLatency(Policy):
             if len(near) > 1:
                 warmest = int(near[cached[near].argmax()])
                 if cached.item(warmest) > cached.item(position):
-                    return warmest
+                    return warmest, "warmest of those nearly at the least cost"
         near = (scores <= best * (1.0 + TIE)).nonzero()[0]
         if len(near) <= 1:
-            return position
+            return position, "least cost"
         random, requests = snapshot.random.random, snapshot.requests
         one, other = (int(near[int(random() * len(near))]) for _ in range(2))
-        return one if requests.item(one) <= requests.item(other) else other
+        return one if requests.item(one) <= requests.item(other) else other, "one of the least cost"
 
     def _guess(self, request: Request, snapshot: Snapshot, predictor: Predictor, prediction: Prediction,
                warmth: Warmth | None) -> Decision:  # fmt: skip

@@ -495,6 +495,20 @@ def test_what_was_learnt_of_an_endpoint_is_not_lost_while_only_others_answer() -
     assert ttft[3] > 2.0 * ttft[0] and ttft[:3].tolist() == pytest.approx([ttft[0]] * 3)
 
 
+def test_what_an_endpoint_shows_now_counts_for_more_than_what_it_was() -> None:
+    """The slow one has been replaced by another one of the same name."""
+    _, state = experienced()
+    fleet = make_pool(4)
+    predictor = predictor_of(fleet)
+    predictor.restore(state)
+    assert at_once(fleet, 0.0).ttft[3] > 2.0 * at_once(fleet, 0.0).ttft[0]
+    engines = Engines(PLAIN, [(1.0, 1.0)] * 4, Random(5))
+    for i in range(80):
+        engines.teach(predictor.learnt, i % 4, 0.1 * i)
+    ttft = at_once(fleet, 9.0).ttft
+    assert ttft.tolist() == pytest.approx([ttft[0]] * 4)
+
+
 @pytest.mark.parametrize("paces", [
     None, [], "e0", {"e0": 1.0}, {"e0": [1.0]}, {"e0": ["a", "b"]}, {"e0": {"decode": 1.0}}, {"e0": [0.0, 1.0]},
     {"e0": [math.nan, 1.0]}, {"e0": [1.0, math.inf]}, {"e0": [-1.0, 1.0]}, {"e0": [10**400, 1.0]}, {"e0": None},

@@ -148,6 +148,16 @@ def test_prices_of_which_nothing_is_seen_go_with_the_others(times: float, unseen
         assert unseen[0] < prices.each[i] / true_prices(PLAIN)[i] < unseen[1]
 
 
+def test_what_was_found_for_long_becomes_what_is_believed() -> None:
+    engines, window, prices = Engines(PLAIN, [(2.0, 2.0)], Random(2), noise=0.0), Window(), prices_of(PLAIN)
+    engines.fill(window, 100)
+    fit(prices, window, PLAIN.chunk, 1, times=100)
+    window.forget(0)
+    window.add_rest(0, 2.0 * 50.0 * 0.01, 50.0, 0.0, 0.0, [0.0] * 4)  # from now on only idle engines are seen
+    fit(prices, window, PLAIN.chunk, 1, times=5)
+    assert np.array(prices.each[1:]) / true_prices(PLAIN)[1:] == pytest.approx(np.full(7, 2.0), rel=0.05)
+
+
 def test_old_answers_count_less_than_new_ones() -> None:
     old, new = Engines(PLAIN, [(1.0, 1.0)], Random(2)), Engines(PLAIN, [(1.4, 1.4)], Random(2))
     base = []
