@@ -95,7 +95,7 @@ def test_the_forecast_is_that_of_the_chosen_one() -> None:
     tell(fleet, [0.3, 0.1, 0.2])
     decision = pick(PredictedLatency(), fleet)
     assert decision.row == 1 and decision.forecast.ttft == 0.1
-    assert decision.reason == "first token in 0.100 s, then 10.0 ms each; least cost of 3"
+    assert decision.reason == "first token in 0.100 s, then 10.0 ms each; least cost, of 3"
 
 
 def test_a_row_is_told_apart_from_a_position() -> None:
