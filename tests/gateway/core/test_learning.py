@@ -91,9 +91,9 @@ def test_the_chunk_budget_is_found(truth: float) -> None:
     learning = Learning(replace(PLAIN, chunk=0.0))
     engines = Engines(replace(PLAIN, chunk=truth), [(1.0, 1.0)] * 4, Random(5), noise=0.02)
     assert learning.chunk in CHUNKS
-    for i in range(700):
-        engines.teach(learning, i % 4, i * EVERY)
+    off = [abs(engines.teach(learning, i % 4, i * EVERY)) for i in range(700)]
     assert learning.chunk == truth
+    assert max(off[-200:]) < 0.1  # the prices in use are those of this budget, also after another one has been tried
 
 
 def test_a_chunk_budget_that_is_told_is_not_doubted() -> None:

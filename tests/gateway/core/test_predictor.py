@@ -309,16 +309,19 @@ def test_an_endpoint_whose_cache_is_full_makes_a_prompt_wait() -> None:
 
 
 def test_requests_of_others_count_while_they_are_believed() -> None:
-    fleet = make_pool(2)
-    before = at_once(fleet, 1.0).tpot_now
+    fleet, alone = make_pool(2), make_pool(2)
+    for pool in (fleet, alone):
+        send(pool, 1, ask(4000.0), 1.0)
     fleet.observe(0, Load(1.0, 0.0, 30.0), 0.0)
     fleet.observe(1, Load(1.0, 0.0, 0.0), 0.0)
-    got = at_once(fleet, 1.0)
-    assert got.batch.tolist() == [30.0, 0.0]
-    assert got.tpot_now[0] > got.tpot_now[1] > before[1]
+    got, without = at_once(fleet, 1.0), at_once(alone, 1.0)
+    assert got.batch.tolist() == [30.0, 1.0]
+    assert (got.tpot_now > without.tpot_now).all()
+    assert (got.ttft > without.ttft).all()  # their prompts wait everywhere
     fleet.forget_stale(9.0)
-    got = at_once(fleet, 9.0)
-    assert got.batch.tolist() == [0.0, 0.0] and got.tpot_now.tolist() == before.tolist()
+    got, without = at_once(fleet, 9.0), at_once(alone, 9.0)
+    for name in FIELDS:
+        assert getattr(got, name).tolist() == getattr(without, name).tolist(), name
 
 
 def test_an_endpoint_that_joins_is_taken_to_have_the_mean_of_others_at_once() -> None:

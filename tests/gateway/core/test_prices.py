@@ -81,14 +81,20 @@ def test_noise_is_averaged_out_of_what_prompts_and_streams_take(truth: Prior) ->
     engines, window, prices = Engines(truth, [(1.0, 1.0)] * 4, Random(2), noise=0.05), Window(), prices_of(PLAIN)
     engines.fill(window, 500)
     fit(prices, window, PLAIN.chunk, 4)
+    off = off_by(prices, truth)
+    assert off.mean() < 0.02 and off.max() < 0.1
+
+
+def off_by(prices: Prices, truth: Prior) -> Floats:
+    """By how much these prices are off, as a share, for answers of engines without noise."""
     fresh, exact = Window(), Engines(truth, [(1.0, 1.0)], Random(77), noise=0.0)
     exact.fill(fresh, 300)
     seconds = prices.quantities(fresh, PLAIN.chunk) @ np.array(prices.each)
     size = len(fresh.first)
     seconds[:size] += fresh.first[:, 3]
     there = np.concatenate((fresh.full_first, fresh.full_rest)) > 0.0
-    off = seconds[there] / np.concatenate((fresh.first, fresh.rest))[there, 2] - 1.0
-    assert np.abs(off).mean() < 0.02 and np.abs(off).max() < 0.1
+    off: Floats = np.abs(seconds[there] / np.concatenate((fresh.first, fresh.rest))[there, 2] - 1.0)
+    return off
 
 
 def test_a_named_profile_is_believed_more_than_a_guess() -> None:
@@ -131,9 +137,9 @@ def test_a_tenth_of_wild_answers_does_not_move_the_prices() -> None:
     for table in (window.first, window.rest):
         for place in range(len(table)):
             if random.random() < 0.1:
-                table[place, 2] *= 20.0
+                table[place, 2] *= random.choice([20.0, 0.2])
     fit(prices, window, PLAIN.chunk, 4)
-    assert prices.each[1:] == pytest.approx(true_prices(PLAIN)[1:].tolist(), rel=0.2)
+    assert off_by(prices, PLAIN).mean() < 0.04
 
 
 @pytest.mark.parametrize(("times", "unseen"), [(1.0, (0.99, 1.01)), (2.0, (1.4, 2.2))])
