@@ -278,6 +278,14 @@ class Predictor:
 
     # --- what the fleet tells ------------------------------------------------------------------------------------
 
+    def take_over(self, fleet: Fleet) -> None:
+        """Begin with a fleet that has requests in flight: they were sent before there was this predictor."""
+        self._reach(len(fleet.ours))
+        self.see_others(fleet.requests - fleet.ours)
+        for row, _ in fleet.members():
+            self.told(row, fleet.kv_capacity.item(row))
+            self.books.count(row, fleet)
+
     def dispatched(self, reservation: Reservation, request: Request, now: float) -> None:
         """A place has been taken."""
         row, fleet = reservation.row, reservation.fleet
@@ -339,7 +347,7 @@ class Predictor:
         line.batch_seconds -= max(0.0, now - line.at)  # it was not there in the time that passes now
         books.pass_time(line, row, fleet, now)
         books.take_out(reservation, fleet.prefill.item(row))
-        reservation.held = reservation.prompt
+        reservation.books, reservation.held = books, reservation.prompt
         books.context[row] += reservation.held
         books.count(row, fleet)
         own = reservation.uncached
@@ -360,26 +368,30 @@ class Predictor:
             row = reservation.row
             self.books.pass_time(self.books.line(row, now), row, reservation.fleet, now)
             more = (written - reservation.written) * self.learnt.per_event
+            if reservation.books is not self.books:  # counted by a predictor that a reload has replaced
+                reservation.books, reservation.held, reservation.mark = self.books, 0.0, None
+                more += reservation.prompt
             reservation.held += more
             self.books.context[row] += more
 
     def ended(self, reservation: Reservation, now: float, outcome: Outcome | None) -> None:
         """The place has been given back."""
         row, fleet, books = reservation.row, reservation.fleet, self.books
-        line = books.lines.get(row)
-        if line is None or now != now:
+        if now != now or fleet.row_of(reservation.endpoint.id) != row:  # forgotten with its endpoint
             return
+        line = books.line(row, now)
         if not reservation.started:
             books.take_out(reservation, fleet.prefill.item(row))
             books.count(row, fleet)
             return
         line.batch_seconds += max(0.0, now - line.at)  # it was there until now
         books.pass_time(line, row, fleet, now)
-        books.context[row] -= reservation.held
+        if reservation.books is books:
+            books.context[row] -= reservation.held
         if fleet.decoding.item(row) == 0.0:
             books.context[row] = 0.0
         books.count(row, fleet)
-        if outcome is not None and outcome.ended == "complete":
+        if outcome is not None and outcome.ended == "complete" and reservation.books is books:
             self._learn(reservation, outcome, line, now)
 
     def _learn(self, reservation: Reservation, outcome: Outcome, line: Line, now: float) -> None:

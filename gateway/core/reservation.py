@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gateway.core.types import UNKNOWN, Forecast, Outcome, Request
 
 if TYPE_CHECKING:
+    from gateway.core.books import Books
     from gateway.core.fleet import Fleet
 
 # A reservation never claims less than this share of its expected output while it runs: long answers stay long.
@@ -22,8 +23,8 @@ class Reservation:
     """A place taken: one request and its expected tokens. Settled exactly once; later calls do nothing."""
 
     __slots__ = (
-        "at", "endpoint", "expected", "fleet", "forecast", "held", "left", "mark", "prompt", "remaining", "row",
-        "settled", "started", "stream", "stretch", "uncached", "written",
+        "at", "books", "endpoint", "expected", "fleet", "forecast", "held", "left", "mark", "prompt", "remaining",
+        "row", "settled", "started", "stream", "stretch", "uncached", "written",
     )  # fmt: skip
 
     def __init__(self, fleet: Fleet, row: int, request: Request, uncached: float, now: float,
@@ -36,8 +37,9 @@ class Reservation:
         self.prompt = request.prompt_tokens
         self.written = 0.0
         self.remaining: Callable[[float], float] | None = None  # tokens still to come of an answer that has so many
-        self.held = 0.0  # tokens of its context that the predictor counts
-        self.mark: tuple[float, ...] | None = None  # the predictor's: where its books stood at the first token
+        self.books: Books | None = None  # the predictor's that count it, since its first token
+        self.held = 0.0  # tokens of its context that they count
+        self.mark: tuple[float, ...] | None = None  # where they stood at the first token
         # And what it learnt from the tokens after that: see `gateway.records.Stretch`.
         self.stretch: tuple[float, ...] | None = None
         self.forecast = forecast
