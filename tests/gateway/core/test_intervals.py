@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.intervals import FEW, NARROWEST, WIDEST, Interval, Track
+from gateway.core.intervals import FEW, NARROWEST, SLOW_STEP, STEP, WIDEST, Interval, Track
 
 
 def covered(interval: Interval, draw: Callable[[], float], count: int) -> float:
@@ -62,6 +62,20 @@ def test_rare_stalls_do_not_shift_what_is_said_of_the_others() -> None:
     random, interval = Random(3), Interval()
     covered(interval, lambda: 3.0 if random.random() < 0.05 else random.gauss(0.0, 0.1), 3000)
     assert abs(math.log(interval.correction())) < 0.08
+
+
+def test_smaller_steps_are_less_surprised_by_the_next_wave_and_keep_the_promise_too() -> None:
+    """A hundred answers that are off for one and the same reason, then a hundred for another one."""
+    beginnings = []
+    for step in (STEP, SLOW_STEP):
+        random, interval, hits = Random(3), Interval(step), []
+        for _ in range(100):
+            wave = random.gauss(0.0, 0.3)
+            hits.append([interval.learn(wave + random.gauss(0.0, 0.05)) for _ in range(100)])
+        later = hits[10:]
+        assert sum(map(sum, later)) / 9000 == pytest.approx(0.9, abs=0.02)
+        beginnings.append(sum(sum(wave[:20]) for wave in later) / 1800)
+    assert beginnings[1] > beginnings[0] + 0.07
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
