@@ -146,8 +146,11 @@ class Proxy:
         now = time.monotonic()
         fleet = lane.fleet
         snapshot: Snapshot = fleet.snapshot(now, facts.tried)
+        may_wait = now < facts.held_until and not facts.tried
+        if not may_wait:
+            request = request._replace(may_wait=False)
         decision: Decision = lane.policy.pick(request, snapshot)
-        if decision.wait > 0.0 and now < facts.held_until and not facts.tried:
+        if may_wait and decision.wait > 0.0:
             facts.held_until = min(facts.held_until, now + min(decision.wait, HOLD))
             return None
         facts.candidates = self.decisions.capture(snapshot, decision, lane.policy.TERMS)

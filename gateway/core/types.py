@@ -67,6 +67,7 @@ class Request(NamedTuple):
     klass: str = "interactive"
     ttft_slo: float = UNKNOWN  # seconds that are promised for the first token; NaN: nothing is
     tpot_slo: float = UNKNOWN  # seconds per token after it
+    may_wait: bool = True  # False: the choice that is made now will be taken
 
 
 class Forecast:
@@ -111,7 +112,7 @@ class Decision(NamedTuple):
     policy compares nothing); `cached_tokens` is how much of the prompt the endpoint probably holds already.
     `forecast` is what was predicted for the chosen one, by a policy that predicts; `terms` is its table for the record,
     of shape (len(policy.TERMS), candidates). `wait` > 0 says that a choice made later, up to so many seconds from now,
-    is expected to be better; who cannot wait takes this one.
+    is expected to be better; who cannot wait takes this one, and says so beforehand with `Request.may_wait`.
     """
 
     row: int

@@ -79,10 +79,13 @@ class Router:
     def place(self, flight: Flight, now: float) -> bool:
         """Look, pick, take; False if it is held instead. Raises Refused."""
         fleet, request = self.fleet, flight.request
+        may_wait = self._may_hold and now < flight.held_until
+        if not may_wait:
+            request = request._replace(may_wait=False)
         began = perf_counter()
         decision: Decision = self.policy.pick(request, fleet.snapshot(now))
         flight.picks += 1
-        if decision.wait > 0.0 and self._may_hold and now < flight.held_until:
+        if may_wait and decision.wait > 0.0:
             flight.cost += perf_counter() - began
             flight.held_until = min(flight.held_until, now + decision.wait)
             self.holding.push(flight, request, flight.held_until)

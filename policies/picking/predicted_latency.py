@@ -132,7 +132,7 @@ class PredictedLatency(Policy):
 
     def _wait(self, request: Request, snapshot: Snapshot, predictor: Predictor, ttft: float) -> float:
         """Seconds for which a later choice is worth waiting for; 0: choose now."""
-        if not self._may_wait:
+        if not (self._may_wait and request.may_wait):
             return 0.0
         self._gaps.see(request.arrived)
         if not self._always_waits and self._gaps.variation < BURSTY:

@@ -368,6 +368,15 @@ def test_a_request_that_waits_makes_no_cache_warm() -> None:
     assert pick(policy, fleet, request, 10.1).terms[5].max() > 1700.0
 
 
+def test_who_may_not_wait_any_longer_makes_the_cache_warm_where_it_goes() -> None:
+    fleet, policy = busy_pool(), PredictedLatency(late_binding="always")
+    request = make_request(0, ttft_slo=30.0, tpot_slo=0.05)._replace(arrived=10.0)
+    assert pick(policy, fleet, request, 10.0).wait > 0.0
+    last = pick(policy, fleet, request._replace(may_wait=False), 10.5)
+    assert last.wait == 0.0
+    assert pick(policy, fleet, request, 10.6).terms[5, last.row] > 1700.0
+
+
 # --- gaps ------------------------------------------------------------------------------------------------------------
 
 
