@@ -56,6 +56,12 @@ def send(fleet: Fleet, row: int, request: Request, now: float, cached: float = 0
     return fleet.reserve(Decision(row, "", cached_tokens=cached, forecast=made), request, now)
 
 
+def crowd(fleet: Fleet, row: int, count: int) -> None:
+    """So many streams, in the middle of their answers."""
+    for _ in range(count):
+        send(fleet, row, ask(500.0), 0.0, forecast=False).first_token(0.1)
+
+
 def finish(reservation: Reservation, now: float, tokens: float = 100.0, ttft: float = 0.1,
            ended: str = "complete") -> None:  # fmt: skip
     """Settle it: an answer of so many tokens, or one that was cut."""
