@@ -127,9 +127,12 @@ class Lane:
 
     # --- learning ------------------------------------------------------------------------------------------------
 
-    def settle(self, reservation: Reservation, relay: Relay, request: Request, queued_tokens: float,
+    def settle(self, reservation: Reservation, relay: Relay, request: Request, answers: int, queued_tokens: float,
                now: float) -> None:  # fmt: skip
-        """Give the place back and learn. `queued_tokens`: prompt tokens waiting there when it was dispatched."""
+        """Give the place back and learn.
+
+        `answers`: how many were asked for; `queued_tokens`: prompt tokens waiting there when it was dispatched.
+        """
         fleet, row = self.fleet, reservation.row
         if relay.first_at:
             fleet.progress_at[row] = max(relay.last_at, fleet.progress_at.item(row))
@@ -140,7 +143,7 @@ class Lane:
                 request = request._replace(stream=False)  # answered whole, whatever was asked for
             outcome = Outcome(
                 request, reservation.endpoint, row, relay.status, relay.ended, relay.last_at - relay.began_at, ttft,
-                _count(meter.prompt), _count(meter.cached), float(meter.tokens) if meter.tokens else UNKNOWN,
+                _count(meter.prompt), _count(meter.cached), meter.tokens / answers if meter.tokens else UNKNOWN,
             )  # fmt: skip
         reservation.settle(now, outcome)
         if len(self.turnstile):

@@ -239,7 +239,7 @@ class Proxy:
         relay.connection = connection
         relay.was_reused = connection.reused
         reply = relay.reply
-        reply.on_pause, reply.on_resume = connection.pause, connection.resume
+        reply.on_pause, reply.on_resume = relay.pause, connection.resume
         if facts.tries == 1:
             facts.overhead = time.monotonic() - ask.received - facts.queued
         connection.request(head, body, relay)
@@ -273,9 +273,9 @@ class Proxy:
         if relay.first_at:
             facts.ttft, facts.ttft_there = relay.first_at - ask.received, relay.ttft
             tokens = meter.tokens / ask.answers
-            if relay.stream and tokens > 1.0:
+            if relay.stream and relay.ttft == relay.ttft and tokens > 1.0:  # (it may have been answered whole)
                 facts.tpot = (relay.last_at - relay.first_at) / (tokens - 1.0)
-        lane.settle(reservation, relay, ask.request, queued_tokens, time.monotonic())
+        lane.settle(reservation, relay, ask.request, ask.answers, queued_tokens, time.monotonic())
         if relay.ended == "complete":
             request = ask.request
             self.lengths_of(request.model).learn(

@@ -195,6 +195,12 @@ class Relay:
         self.reply.end()
         self._done("complete")
 
+    def pause(self) -> None:
+        """The client reads too slowly: its engine's tokens wait, and tell nothing of the engine any more."""
+        self.reservation.stream = False
+        if self.connection is not None:
+            self.connection.pause()
+
     def broke(self, error: UpstreamError) -> None:
         """The connection failed, or the peer broke the protocol."""
         if not self.ended:

@@ -125,7 +125,10 @@ class Decision(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How one try ended. `ended` is one of ENDINGS; times are seconds from the dispatch of this try."""
+    """How one try ended. `ended` is one of ENDINGS; times are seconds from the dispatch of this try.
+
+    `output_tokens` is the length of one answer: the mean, where several were asked for.
+    """
 
     request: Request
     endpoint: Endpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from gateway.priors import prior_of
 from tests.gateway.test_app import Gated
 from tests.support.client import chat, post
 from tests.support.gateway import Running, config, pool
-from tests.support.loop import on_uvloop
+from tests.support.loop import on_uvloop, until
 from tests.support.upstream import SSE_HEAD, Line, Received, Upstream, answer, chunk, sse, whole
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}'
@@ -85,6 +86,53 @@ async def test_several_answers_in_one_stream_teach_no_pace() -> None:
         await client.ask(body=chat(stream=True, n=4))
         await gateway.settled(1)
         assert predictor_of(gateway).learnt.tpot.samples == 0 and gateway.last.completion_tokens == 40.0
+
+
+async def plain_in_pieces(line: Line, _: Received) -> bool:
+    """A plain answer that takes its time, where a stream was asked for."""
+    said = answer(b'{"choices":[{}],"usage":{"prompt_tokens":9,"completion_tokens":40}}')
+    await line.send(said[:-20])
+    await asyncio.sleep(0.01)
+    await line.send(said[-20:])
+    return True
+
+
+@on_uvloop
+async def test_the_pieces_of_a_plain_answer_are_no_pace() -> None:
+    async with Upstream(plain_in_pieces) as up, Running(predicting(up)) as gateway, gateway.client() as client:
+        assert (await client.ask(body=chat(stream=True))).status == 200
+        await gateway.settled(1)
+        assert gateway.last.completion_tokens == 40.0 and math.isnan(gateway.last.tpot)
+
+
+@on_uvloop
+async def test_a_client_that_reads_slowly_teaches_no_pace() -> None:
+    long = b'data: {"choices":[{"delta":{"content":"' + b"a" * 100_000 + b'"}}]}\n\n'
+
+    async def much(line: Line, _: Received) -> bool:
+        await line.send(SSE_HEAD + chunk(TOKEN + b"\n\n"))
+        for _ in range(200):
+            await line.send(chunk(long))
+        await line.send(chunk(USAGE + b"\n\ndata: [DONE]\n\n") + b"0\r\n\r\n")
+        return True
+
+    async with Upstream(much) as up, Running(predicting(up)) as gateway, gateway.client() as client:
+        client.send(post(chat(stream=True)))
+        await client.head()
+        await until(lambda: any(relay.reply.paused for relay in gateway.gateway.proxy.lanes["p"].relays))
+        assert (await client._chunks())[1]
+        await gateway.settled(1)
+        predictor = predictor_of(gateway)
+        assert gateway.last.ended == "complete" and predictor.learnt.ttft.samples == 1
+        assert predictor.learnt.tpot.samples == 0
+
+
+@on_uvloop
+async def test_several_answers_to_one_request_are_not_one_long_answer() -> None:
+    async with Upstream(PLAIN) as up, Running(predicting(up)) as gateway, gateway.client() as client:
+        assert (await client.ask(body=chat(n=20))).status == 200
+        await gateway.settled(1)
+        assert predictor_of(gateway).mean_output == pytest.approx(200.0 + 0.02 * (2.0 - 200.0))
 
 
 @pytest.mark.parametrize(
