@@ -456,7 +456,8 @@ class Predictor:
 
     def to_state(self) -> dict[str, object]:
         """What is worth keeping over a restart, as JSON values."""
-        paces = {self._ids[row]: list(pace) for row, pace in self.learnt.paces.table().items() if row in self._ids}
+        known = {self._ids[row]: pace for row, pace in self.learnt.paces.table().items() if row in self._ids}
+        paces = {name: list(pace) for name, pace in {**self._kept, **known}.items()}
         return {**self.learnt.to_state(), "paces": paces}
 
     def restore(self, state: Mapping[str, object]) -> None:
@@ -476,6 +477,7 @@ class Predictor:
         for row, endpoint in fleet.members():
             pace = self._kept.get(endpoint.id)
             if pace is not None:
+                self._ids[row] = endpoint.id
                 self.learnt.paces.resume(row, *pace)
         self._kept = {}
         self.learnt.paces.pool()

@@ -312,6 +312,18 @@ def test_what_an_endpoint_shows_now_counts_for_more_than_what_it_was() -> None:
     assert ttft.tolist() == pytest.approx([ttft[0]] * 4)
 
 
+def test_a_life_without_requests_forgets_nothing_of_the_one_before() -> None:
+    _, state = experienced()
+    fleet = make_pool(4)
+    predictor = predictor_of(fleet)
+    predictor.restore(state)
+    for _ in range(2):  # before anybody has asked anything, and after it
+        kept = predictor.to_state()
+        assert kept["beta"] == pytest.approx(state["beta"]) and kept["paces"].keys() == state["paces"].keys()
+        assert all(kept["paces"][name] == pytest.approx(state["paces"][name]) for name in state["paces"])
+        at_once(fleet, 0.0)
+
+
 @pytest.mark.parametrize("paces", [
     None, [], "e0", {"e0": 1.0}, {"e0": [1.0]}, {"e0": ["a", "b"]}, {"e0": {"decode": 1.0}}, {"e0": [0.0, 1.0]},
     {"e0": [math.nan, 1.0]}, {"e0": [1.0, math.inf]}, {"e0": [-1.0, 1.0]}, {"e0": [10**400, 1.0]}, {"e0": None},
