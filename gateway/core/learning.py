@@ -36,6 +36,7 @@ FOLLOW = 0.02
 # How much of a difference in pace lasts: where it begins, how sure of that, and how long it is remembered.
 LASTING, LASTING_SURE, LASTING_MEMORY = 0.7, 0.5, 0.998
 VERSION = 1
+MOST, FAR = 1e9, 1e4  # of any figure that is kept, and of a price over its prior
 
 
 class Learning:
@@ -160,8 +161,8 @@ class Learning:
                 if trial[2] < CHUNK_BETTER * found[2]:
                     self.chunk, found, best = chunk, trial, prices.fitted
             prices.fitted = best
-        prices.accept()
-        self.paces.accept(found[0], found[1])
+        if prices.accept():
+            self.paces.accept(found[0], found[1])
 
     # --- keeping -------------------------------------------------------------------------------------------------
 
@@ -194,9 +195,12 @@ class Learning:
             raise ValueError(f"not what a predictor learnt: {error}") from error
         if state.get("version") != VERSION or beta.shape != self.prices.prior.shape or beta.shape != prior.shape:
             raise ValueError("what was learnt belongs to another version")
-        if not np.isfinite(figures).all() or not (figures > 0.0).all() or chunk not in (*CHUNKS, self.prior.chunk):
+        if not ((figures > 0.0) & (figures < MOST)).all() or lasting > 1.0 or chunk not in (*CHUNKS, self.prior.chunk):
             raise ValueError("what was learnt holds figures that cannot be")
-        self.prices.restore(beta * prior / self.prices.prior)
+        beta = beta * prior / self.prices.prior
+        if not ((beta > 1.0 / FAR) & (beta < FAR)).all():
+            raise ValueError("what was learnt is of quite another engine")
+        self.prices.restore(beta)
         if not self.prior.chunk:
             self.chunk = chunk
         self.per_event, self.mean_output, self.lasting = per_event, mean_output, lasting

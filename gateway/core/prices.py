@@ -112,13 +112,14 @@ class Prices:
         self.fitted = beta
         return factors, variances, view.error(beta, factors)
 
-    def accept(self) -> None:
-        """Use what the last fit found."""
+    def accept(self) -> bool:
+        """Use what the last fit found. False, and nothing is changed, if that is not a number."""
         if not np.isfinite(self.fitted).all():
-            return
+            return False
         self.use(self.fitted)
         self.middle += FOLLOW * (self.beta - self.middle)
         self.fits += 1
+        return True
 
 
 def _covariance(each: float, together: float, against: float) -> Floats:

@@ -221,6 +221,14 @@ def test_a_short_stretch_of_a_stream_says_nothing_of_its_pace() -> None:
     assert learning.window.count == 0 and learning.paces.table() == {}
 
 
+def test_an_answer_that_is_no_number_leaves_prices_and_paces_as_they_are() -> None:
+    learning, _, _ = taught([(1.0, 1.0), (2.0, 2.0)], 100)
+    prices, paces = learning.prices.each, learning.paces.table()
+    learning.window.add_first(0, math.nan, 0.0, 900.0, 1.0, 500.0, 1000.0)
+    learning._fit()
+    assert learning.prices.each == prices and learning.paces.table() == paces
+
+
 def test_errors_are_kept_by_how_busy_the_endpoint_was() -> None:
     learning, engines = Learning(PLAIN), Engines(PLAIN, [(1.0, 1.0)], Random(1))
     for tokens in (100.0, 9000.0, 9000.0):
@@ -288,6 +296,10 @@ SPOILT = {
     "chunks": spoilt(chunk=[2048.0]),
     "NaN tokens": spoilt(mean_output=math.nan),
     "less than nothing lasts": spoilt(lasting=-0.5),
+    "more than all lasts": spoilt(lasting=1e10),
+    "an answer without end": spoilt(mean_output=1e300),
+    "prices beyond all numbers": spoilt(beta=[1e300] * 8, prior=[1e300] * 8),
+    "prices of another world": spoilt(beta=[1e8] * 8),
     "a number too large for a float": spoilt(mean_output=10**400),
     "regimes of another version": lambda state: {**state, "ttft": state["ttft"][:2]},
     "a regime that cannot be": lambda state: {**state, "tpot": [[0.0, 0.3, -0.3, 5.0], *state["tpot"][1:]]},
