@@ -84,6 +84,7 @@ class Paces:
         It knows nothing of an endpoint whose factors are of a former life: those stay until it has answered, or others
         have for long.
         """
+        factors = np.clip(factors, -MOST_FACTOR, MOST_FACTOR)
         for row, pace in self._rows.items():
             if row < len(factors) and (pace.heard or self._answers > PATIENCE):
                 pace.mean = factors[row].tolist()

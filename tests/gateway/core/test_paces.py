@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.paces import HALF_LIFE, IN_A_ROW, LEAST, NOISE, PATIENCE, Pace, Paces
+from gateway.core.prices import MOST_FACTOR
 
 DECODING, PREFILLING = (1.0, 0.1, 0.05), (0.1, 1.0, 0.05)  # seconds at a factor of 1: decoding, prefill, neither
 
@@ -154,6 +155,16 @@ def test_pooling_keeps_the_order_and_never_leaves_the_range(found: list[tuple[fl
         in_order = used[values.argsort()]
         assert (np.diff(in_order) >= -1e-9).all()
         assert values.min() - 1e-9 <= used.min() and used.max() <= values.max() + 1e-9
+
+
+def test_what_the_prices_took_over_makes_no_factor_endless() -> None:
+    """A fit moves what is common into the prices: the slowest of a pool of mostly fast ones is then beyond the most."""
+    paces = Paces()
+    for row in range(3):
+        paces.learn(row, 0.1, 0.0, 0.0, 0.1)
+    logs = np.array([0.0, 0.0, 2.0 * MOST_FACTOR])
+    paces.accept(np.stack((logs, -logs), axis=1), np.full((3, 2), 1e-4))
+    assert paces.table()[2] == pytest.approx((math.exp(MOST_FACTOR), math.exp(-MOST_FACTOR)))
 
 
 def test_of_a_single_endpoint_everything_belongs_to_the_price_list() -> None:
