@@ -17,6 +17,8 @@ what it has seen and nothing else. See docs/notes/0013.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -35,6 +37,9 @@ REST_NOISE_SHARE = 0.5  # of what had to be waited for before the prices come in
 NEUTRAL, SURE = (0.3, 1.5, 0.4), (0.15, 0.2, 0.1)
 FIRST_NOISE, REST_NOISE = 0.12, 0.06  # standard deviation of an answer, as a share of it
 CUT = 2.0  # standard deviations beyond which an error counts no more
+# So many times sooner than predicted, and an answer speaks of something else (nobody knew that its prompt was cached).
+# Errors are relative to what was observed, so the soonest would have the most say of all.
+QUICK = 4.0
 FOLLOW = 0.05  # how far the prior's middle follows a fit
 MEMORY = 1500.0  # answers of the pool after which one weighs half
 SPREAD, RATIO = 0.6, 0.15  # standard deviation of log factors between endpoints, and of half their difference
@@ -174,9 +179,10 @@ class _View:
 
     def solve(self, beta: Floats, factors: Floats, precision: Floats, middle: Floats) -> Floats:
         """The prices, given the factors."""
-        logs = np.abs(self._logs(beta, factors)[0])
+        logs = self._logs(beta, factors)[0]
         cut = CUT * self.noise
-        weight = self.weight * cut / np.maximum(logs, cut)
+        weight = self.weight * cut / np.maximum(np.abs(logs), cut)
+        weight *= np.exp(2.0 * np.minimum(0.0, logs + math.log(QUICK)))
         x = self.x / self.seconds[:, None]
         x[:, 1:4] *= np.exp(factors[self.rows, :1])
         x[:, 4:] *= np.exp(factors[self.rows, 1:])

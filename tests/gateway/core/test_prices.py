@@ -36,6 +36,21 @@ def fit(prices: Prices, window: Window, chunk: float, rows: int, times: int = 4)
     return factors, variances, error
 
 
+@pytest.mark.parametrize("seconds", [0.005, 0.0005])
+def test_a_few_answers_much_sooner_than_any_engine_could_give_them_spoil_no_price(seconds: float) -> None:
+    """Something before the engine gave them, or the prompt was cached and nobody knew."""
+    engines, window, prices = Engines(PLAIN, [(1.0, 1.0)] * 2, Random(5)), Window(), prices_of(PLAIN)
+    engines.fill(window, 300)
+    for i in range(6):
+        s = engines.situation()
+        window.add_first(i % 2, seconds, s.rest, s.tokens, s.decoding, s.context, s.pairs)
+    fit(prices, window, PLAIN.chunk, 2)
+    each = prices.each
+    for tokens, pairs in ((1000.0, 5e5), (8000.0, 3.2e7)):
+        found = float(prices.added(np.array(0.0), np.array(tokens)) @ np.array(each[4:7])) + each[7] * pairs
+        assert found == pytest.approx(engines.slope(tokens) + PLAIN.pair * pairs, rel=0.2)
+
+
 def test_a_chunk_adds_its_tokens_piece_by_piece() -> None:
     added = prices_of(PLAIN).added(np.array([0.0, 0.0, 90.0, 450.0, 600.0]), np.array([50.0, 800.0, 30.0, 100.0, 10.0]))
     assert added.tolist() == [[50, 0, 0], [100, 400, 300], [10, 20, 0], [0, 50, 50], [0, 0, 10]]
