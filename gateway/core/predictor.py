@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.core.snapshot import Snapshot
 
 MOST_OTHERS = 4096.0  # requests of other gateways at one endpoint; more is a broken figure
+MANY_SILENT = 1024  # plain answers that have not shown themselves: from so many on, those that have ended are dropped
 
 
 class Predictor:
@@ -46,6 +47,7 @@ class Predictor:
         self._formula = Formula(self.learnt, self.books)
         self._silent: list[tuple[float, int, Reservation]] = []  # plain answers, by when they are taken to start
         self._serial = 0
+        self._most_silent = MANY_SILENT
         self._ids: dict[int, str] = {}  # endpoint ids by row
         self._kept: dict[str, tuple[float, float]] = {}  # paces of a former life, by endpoint id
 
@@ -119,6 +121,14 @@ class Predictor:
             self._serial += 1
             after = forecast.ttft if forecast is not None else seconds
             heapq.heappush(self._silent, (now + after, self._serial, reservation))
+            if len(self._silent) > self._most_silent:
+                self._drop_settled()
+
+    def _drop_settled(self) -> None:
+        """Answers that came, or were given up, long before they were thought to start."""
+        self._silent = [one for one in self._silent if not one[2].settled]
+        heapq.heapify(self._silent)
+        self._most_silent = max(MANY_SILENT, 2 * len(self._silent))
 
     def _work(self, row: int, own: float, pairs: float) -> float:
         learnt = self.learnt

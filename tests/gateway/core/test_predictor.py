@@ -12,7 +12,7 @@ import pytest
 from gateway.core.fleet import Fleet
 from gateway.core.learning import IDLE, QUEUED, SATURATED
 from gateway.core.prediction import Prior
-from gateway.core.predictor import Predictor
+from gateway.core.predictor import MANY_SILENT, Predictor
 from gateway.core.types import UNKNOWN, Floats, Load
 from tests.support.predicting import PLAIN, Engines, ask, endpoint, finish, forecast_for, make_pool, predictor_of, send
 
@@ -227,6 +227,17 @@ def test_context_grows_with_what_is_written() -> None:
     assert predictor.books.context[0] == 1000.0 + 32.0
     reservation.settle(3.0)
     assert predictor.books.context[0] == 0.0
+
+
+def test_plain_answers_that_ended_long_before_they_were_thought_to_start_are_not_kept() -> None:
+    """A client may ask for hours of prefill again and again, and leave at once."""
+    fleet = make_pool(2)
+    for i in range(3 * MANY_SILENT):
+        finish(send(fleet, 0, ask(3e6, stream=False), i * 1e-3), i * 1e-3 + 5e-4, ended="client_gone")
+    assert len(predictor_of(fleet)._silent) <= MANY_SILENT
+    waiting = send(fleet, 0, ask(100.0, stream=False), 10.0)
+    forecast_for(fleet, 1, ask(), 11.0)
+    assert waiting.started
 
 
 def test_a_plain_answer_is_taken_to_have_started_when_it_was_predicted_to() -> None:
