@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.core.fleet import Fleet
+from gateway.core.intervals import FEW
 from gateway.logs import Events
 
 ENOUGH = 200  # predictions compared, from which a predictor that is not calibrated is worth an alarm
@@ -33,7 +34,7 @@ class CalibrationWatch:
             if is_good is self._said.get(pool):
                 continue
             report = fleet.predictor.report()
-            if not is_good and pool not in self._said and report.samples < ENOUGH:
+            if pool not in self._said and report.samples < (FEW if is_good else ENOUGH):
                 continue
             self._said[pool] = is_good
             level, event = ("info", "predictor_calibrated") if is_good else ("warning", "predictor_uncalibrated")

@@ -92,6 +92,7 @@ def test_a_folder_that_cannot_be_written_to_is_an_error_at_the_start(tmp_path: P
 
 def test_predictions_that_are_no_good_are_told_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.calibration.ENOUGH", 0)
+    monkeypatch.setattr("gateway.calibration.FEW", 0)
 
     @on_uvloop
     async def run() -> None:

@@ -6,6 +6,7 @@ import random
 from gateway.calibration import ENOUGH, CalibrationWatch
 from gateway.core.fleet import Fleet
 from gateway.core.health import Rule
+from gateway.core.intervals import FEW
 from gateway.core.prediction import PredictorReport
 from gateway.logs import Events, Output
 
@@ -63,6 +64,7 @@ def test_each_change_is_told_once_with_the_pool_and_the_figures() -> None:
 
 def test_one_that_has_only_begun_is_no_news_and_one_that_never_gets_there_is() -> None:
     pool = Looking()
+    assert pool.after(Predictor(True, 0)) == pool.after(Predictor(True, FEW - 1)) == []
     assert pool.after(Predictor(False, 0)) == []
     assert pool.after(Predictor(False, ENOUGH - 1)) == []
     assert pool.after(Predictor(False, ENOUGH)) == ["predictor_uncalibrated"]
@@ -72,8 +74,8 @@ def test_one_that_has_only_begun_is_no_news_and_one_that_never_gets_there_is() -
 def test_a_pool_without_a_predictor_or_one_that_left_begins_anew() -> None:
     pool = Looking()
     assert pool.after(None) == []
-    assert pool.after(Predictor(True, 1)) == ["predictor_calibrated"]
+    assert pool.after(Predictor(True, FEW)) == ["predictor_calibrated"]
     assert pool.after(None) == []
-    assert pool.after(Predictor(True, 1)) == ["predictor_calibrated"]
+    assert pool.after(Predictor(True, FEW)) == ["predictor_calibrated"]
     pool.watch.look({})
-    assert pool.after(Predictor(True, 1)) == ["predictor_calibrated"]
+    assert pool.after(Predictor(True, FEW)) == ["predictor_calibrated"]
