@@ -45,6 +45,7 @@ from policies.picking.warmth import Caches, Warmth
 
 # Where nothing is promised: so many times the first token of an idle endpoint, and the pace of one alone.
 TTFT_TIMES, TPOT_TIMES = 4.0, 2.5
+FEASIBLE = 0.25  # of what an idle endpoint would take: the fastest of a mixed pool takes so much less, at most
 LEAST_TTFT = 0.1  # seconds; nobody notices less
 TTFT_SHARE, TPOT_SHARE, HARM_FROM = 2.5, 0.5, 1.05
 LOGISTIC = 1.702
@@ -171,10 +172,13 @@ class PredictedLatency(Policy):
 
     def _promised(self, request: Request, predictor: Predictor) -> tuple[float, float]:
         ttft, tpot = request.ttft_slo, request.tpot_slo
+        idle = predictor.idle_ttft(request.prompt_tokens)
         if ttft != ttft:
-            ttft = self.ttft or max(LEAST_TTFT, TTFT_TIMES * predictor.idle_ttft(request.prompt_tokens))
+            ttft = self.ttft or max(LEAST_TTFT, TTFT_TIMES * idle)
         if tpot != tpot:
             tpot = self.tpot or TPOT_TIMES * predictor.idle_tpot()
+        # Who asks for what no endpoint can give is not sent before others for it.
+        ttft, tpot = max(ttft, FEASIBLE * idle), max(tpot, FEASIBLE * predictor.idle_tpot())
         return ttft, tpot
 
     def _lowest(self, scores: Floats, snapshot: Snapshot, cached: Floats | None) -> tuple[int, str]:

@@ -16,6 +16,7 @@ from gateway.core.prediction import Prediction
 from gateway.core.types import Decision, Outcome
 from policies.picking import check
 from policies.picking.predicted_latency import (
+    FEASIBLE,
     HARM_FROM,
     TPOT_SHARE,
     TTFT_SHARE,
@@ -49,6 +50,16 @@ def pick(policy: PredictedLatency, fleet: Fleet, request=None, now: float = 0.0)
 # --- the formula -----------------------------------------------------------------------------------------------------
 
 
+def test_who_promises_itself_the_impossible_is_treated_like_who_promises_what_can_be() -> None:
+    fleet = make_pool(4)
+    predictor = predictor_of(fleet)
+    first, each = predictor.idle_ttft(ask().prompt_tokens), predictor.idle_tpot()
+    least = {"ttft_slo": FEASIBLE * first, "tpot_slo": FEASIBLE * each}
+    policy = PredictedLatency()
+    greedy = pick(policy, fleet, ask(ttft_slo=1e-6, tpot_slo=1e-9))
+    assert greedy.scores.tolist() == pick(policy, fleet, ask(**least)).scores.tolist()
+
+
 def step(x: float) -> float:
     """The normal distribution's, nearly: a logistic function of so many standard deviations."""
     return 1.0 / (1.0 + math.exp(min(60.0, -1.702 * x)))
@@ -68,6 +79,8 @@ def test_the_score_is_what_the_formula_says(found, ttft_slo, tpot_slo, harm, ttf
     tell(fleet, *([figures[i] * unit for figures in found] for i, unit in enumerate((1.0, 0.01, 0.01, 1.0, 1.0))))
     decision = pick(PredictedLatency(harm=harm), fleet, ask(ttft_slo=ttft_slo, tpot_slo=tpot_slo))
     s_t, s_p = min(0.5, max(0.1, ttft_spread)), min(0.5, max(0.1, tpot_spread))
+    ttft_slo = max(ttft_slo, FEASIBLE * predictor.idle_ttft(ask().prompt_tokens))
+    tpot_slo = max(tpot_slo, FEASIBLE * predictor.idle_tpot())
     for i, (ttft, tpot, now, work, batch) in enumerate(found):
         wait, before, after = ttft / ttft_slo, now * 0.01 / tpot_slo, tpot * 0.01 / tpot_slo
         late, slow = step((wait - 1.0) / s_t), step((before - 1.0) / s_p)
