@@ -1,9 +1,9 @@
 """What a decision of `predicted_latency` costs, without and with hashing the prompt; bars and verdict.
 
-The same fleet and requests as in `decision_cost`. Timed are `Policy.pick` (looking the prefix up, predicting for every
-candidate, scoring, the forecast for the chosen one, entering the prompt into the index) and, apart, hashing the same
-prompt. What is compared with the bars is the median of picks less the median of hashing. The machine decides much of it:
-run it when nothing else runs.
+The same fleet and requests as in `decision_cost`. Timed are `Policy.pick` (looking the prefix up, predicting for
+every candidate, scoring, the forecast for the chosen one, entering the prompt into the index) and, apart, hashing the
+same prompt. What is compared with the bars is the median of picks less the median of hashing. The machine decides
+much of it: run it when nothing else runs.
 
     python -m tests.bench.prediction_cost [--decisions N]
 """
