@@ -37,7 +37,7 @@ load: $(VENV)/.dev   ## locust against URL (the demo's; start it first), options
 	@mkdir -p build
 	$(BIN)/locust -f loadtest/locustfile.py --headless --host $(URL) $(LOAD) --html build/load.html
 
-evidence-%: $(VENV)/.dev  ## one promise, shown: hung outage memory reload restart keepalive_race killed replay strictness
+evidence-%: $(VENV)/.dev  ## one promise, shown: hung outage memory reload restart keepalive_race killed replay strictness predict
 	$(BIN)/python -m tests.evidence.$* $(ARGS)
 
 lab: $(VENV)/.run    ## policies on traces in virtual time: the standard suite in its quick form (all of it: LAB=suite)
