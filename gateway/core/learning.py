@@ -35,6 +35,7 @@ CHUNK_TRIALS, CHUNK_BETTER = 4, 0.97  # every so many fits; another budget must 
 FOLLOW = 0.02
 # How much of a difference in pace lasts: where it begins, how sure of that, and how long it is remembered.
 LASTING, LASTING_SURE, LASTING_MEMORY = 0.7, 0.5, 0.998
+HIDDEN_NOISE = 6.0  # what is learnt from is so many times noisier where nearly all requests are other gateways'
 VERSION = 1
 MOST, FAR = 1e9, 1e4  # of any figure that is kept, and of a price over its prior
 
@@ -59,6 +60,13 @@ class Learning:
         self._lasting_sums = [LASTING * LASTING_SURE, LASTING_SURE, 0.0]
         self._fit_at = FIRST_FIT  # answers in the window at which the next fit is due
         self._fitted_at = -math.inf
+
+    def see_others(self, share: float) -> None:
+        """So much of what runs there is other gateways': what it does to an answer is not seen, and lasts for seconds.
+
+        Several answers then tell no more than one, and equal endpoints must not be told apart by it.
+        """
+        self.prices.doubt = self.paces.doubt = 1.0 + HIDDEN_NOISE * share
 
     # --- prices for one row --------------------------------------------------------------------------------------
 

@@ -26,7 +26,9 @@ HALF_LIFE = 300.0  # answers after which half of them is gone then
 SUDDEN = 3.5  # standard deviations, so often in a row: something has changed
 IN_A_ROW = 3
 APART = 3.0  # standard deviations that make two endpoints different
-SLIGHT = 0.02  # log factors closer than this are not worth telling apart
+# Log factors closer than this are not worth telling apart; times the square of the doubt, because what other gateways'
+# requests do to an endpoint lasts for seconds and looks like a slower one to all answers of that time.
+SLIGHT = 0.02
 
 
 class Paces:
@@ -37,6 +39,7 @@ class Paces:
         self.prefill: Floats = np.ones(size)
         self._rows: dict[int, Pace] = {}
         self._answers = 0
+        self.doubt = 1.0  # times as noisy as answers are where this gateway is the only one
         self._noise = NOISE  # standard deviation of an observation's logarithm, as it has been lately
 
     def reach(self, size: int) -> None:
@@ -61,7 +64,7 @@ class Paces:
         if pace is None:
             pace = self._rows[row] = Pace()
         pace.heard = self._answers
-        changed = pace.learn(decoding, prefilling, rest, seconds, self._noise)
+        changed = pace.learn(decoding, prefilling, rest, seconds, self._noise * self.doubt)
         self._noise = max(NOISE, self._noise + NOISE_FOLLOW * (min(1.0, 1.25 * abs(pace.error)) - self._noise))
         return changed
 
@@ -109,7 +112,7 @@ class Paces:
             return
         for part, into in ((0, self.decode), (1, self.prefill)):
             values = [pace.mean[part] for pace in paces]
-            into[rows] = np.exp(_pooled(values, [pace.variance[part] for pace in paces]))
+            into[rows] = np.exp(_pooled(values, [pace.variance[part] for pace in paces], SLIGHT * self.doubt**2))
 
     def table(self) -> dict[int, tuple[float, float]]:
         """The factors in use by row: decoding, prefill."""
@@ -167,7 +170,7 @@ class Pace:
         return changed
 
 
-def _pooled(values: list[float], variances: list[float]) -> list[float]:
+def _pooled(values: list[float], variances: list[float], slight: float) -> list[float]:
     """Values that cannot be told apart become their common mean, weighted by how sure each is."""
     order = sorted(range(len(values)), key=values.__getitem__)
     pooled = [0.0] * len(values)
@@ -177,7 +180,7 @@ def _pooled(values: list[float], variances: list[float]) -> list[float]:
         sure = 1.0 / max(variances[i], 1e-6)
         if group:
             mean = total / weight
-            if values[i] - mean > max(SLIGHT, APART * (variances[i] + 1.0 / weight) ** 0.5):
+            if values[i] - mean > max(slight, APART * (variances[i] + 1.0 / weight) ** 0.5):
                 for member in group:
                     pooled[member] = mean
                 group, total, weight = [], 0.0, 0.0

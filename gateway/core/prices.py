@@ -55,6 +55,7 @@ class Prices:
         self.beta: Floats = np.ones(len(NAMES))
         self._precision: Floats = np.asarray(np.linalg.inv(_covariance(*(SURE if sure else NEUTRAL))), np.float64)
         self.fitted = self.beta
+        self.doubt = 1.0  # times as noisy as answers are where this gateway is the only one
         self.each: tuple[float, ...] = tuple(prior.tolist())
         self.fits = 0
 
@@ -163,6 +164,7 @@ class _View:
         self.rest[size:] = 0.0
         noise: Floats = np.full(len(every), REST_NOISE, np.float64)
         noise[:size] = FIRST_NOISE
+        noise *= prices.doubt
         noise += REST_NOISE_SHARE * np.minimum(self.rest / self.seconds, 2.0)
         self.noise = noise
         self.weight: Floats = 0.5 ** ((window.count - every[:, COUNT]) / MEMORY) / noise**2

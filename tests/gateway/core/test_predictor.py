@@ -117,7 +117,7 @@ def test_requests_of_others_count_while_they_are_believed() -> None:
     got, without = at_once(fleet, 1.0), at_once(alone, 1.0)
     assert got.batch.tolist() == [30.0, 1.0]
     assert (got.tpot_now > without.tpot_now).all()
-    assert (got.ttft > without.ttft).all()  # their prompts wait everywhere
+    assert got.ttft[0] > without.ttft[0] and got.ttft[1] == without.ttft[1]  # what of theirs waits is not guessed
     fleet.forget_stale(9.0)
     got, without = at_once(fleet, 9.0), at_once(alone, 9.0)
     for name in FIELDS:

@@ -60,17 +60,12 @@ def places(fleet: Fleet, rows: list[int], sent: list[tuple[int, float, float]], 
 
 
 def add_others(found: list[Place]) -> None:
-    """Requests of others: so many decodes as were scraped, like ours; their prompts evenly spread."""
-    count, ours = len(found), sum(p.ours for p in found)
-    each = min(8.0, sum(p.others for p in found) / max(0.1 * count, ours)) / count
-    context = sum(p.context for p in found) / max(1.0, sum(p.decoding for p in found))
-    shares = [each * sum(getattr(p, name) for p in found) for name in ("queue", "pairs", "recent")]
+    """Requests of others: so many decodes as were scraped, with contexts like ours; nothing of what waits."""
+    decoding = sum(p.decoding for p in found)
+    context = sum(p.context for p in found) / decoding if decoding > 0.0 else 0.0
     for place in found:
         place.context += place.others * context
         place.decoding += place.others
-        place.queue += shares[0]
-        place.pairs += shares[1]
-        place.recent += shares[2]
 
 
 def slowly(fleet: Fleet, rows: list[int], request: Request, now: float, cached: Floats | None,
