@@ -206,12 +206,31 @@ class PredictedLatency(Policy):
         """What is done when predictions cannot be trusted; they go on being made, to be learnt from."""
         choice = self._fallback.pick(request, snapshot)
         position = int((snapshot.rows == choice.row).nonzero()[0][0])
+        if warmth is not None:
+            choice, position = self._or_warmest(choice, position, warmth, snapshot)
         held = 0.0
         if warmth is not None:
             self._caches.send(request, warmth, position, choice.row)
             held = float(warmth.cached[position])
         reason = f"predictions are not calibrated; {choice.reason}"
         return Decision(choice.row, reason, choice.scores, held, predictor.forecast(prediction, position))
+
+    def _or_warmest(self, choice: Decision, position: int, warmth: Warmth,
+                    snapshot: Snapshot) -> tuple[Decision, int]:  # fmt: skip
+        """The warmest endpoint instead, unless more tokens are to be worked off there, those of this prompt included.
+
+        Spreading conversations over all endpoints is what a full fleet cannot afford: every cache holds them then, and
+        none for long. Without this, a predictor that lost its calibration in a cold start never found it again.
+        """
+        cached = warmth.cached
+        warmest = int(cached.argmax())
+        if cached.item(warmest) <= cached.item(position):
+            return choice, position
+        left = snapshot.tokens - cached
+        if left.item(warmest) > left.item(position):
+            return choice, position
+        reason = f"{left.item(warmest):.0f} tokens to do at the warmest, with this prompt"
+        return Decision(int(snapshot.rows[warmest]), reason, left), warmest
 
     def observe(self, outcome: Outcome) -> None:
         self._caches.observe(outcome)
