@@ -98,6 +98,12 @@ class Predictor:
     def report(self) -> PredictorReport:
         return PredictorReport(**self.figures)  # type: ignore[arg-type]
 
+    def told(self, row: int, capacity: float) -> None:
+        """A scrape; nothing here."""
+
+    def see_others(self, others: object) -> None:
+        """Nor this."""
+
 
 def one_of_each() -> Metrics:
     fleet = make_fleet("a", "b")

@@ -25,7 +25,7 @@ def test_an_iteration_costs_what_the_profile_says() -> None:
     prior = prior_of(name)
     decodes, context, chunk = 20, 30_000, 1_000
     tokens = decodes + chunk
-    knees = prior.knee1 * prior.slope1 + (prior.knee2 - prior.knee1) * prior.slope2
+    knees = (prior.knee1 - decodes) * prior.slope1 + (prior.knee2 - prior.knee1) * prior.slope2
     ours = prior.base + prior.decode * decodes + prior.context * context + knees
     ours += (tokens - prior.knee2) * prior.slope3 + prior.pair * chunk * chunk / 2
     theirs = profile(name).seconds(tokens, chunk * chunk / 2, 0, 1, decodes, context)
