@@ -83,7 +83,7 @@ class Lane:
         """
         predicts_for = (config.engine, prior) if type(policy).predicts else None
         if predicts_for != self._predicts_for:
-            self.fleet.predictor = Predictor(self.fleet.random, prior) if predicts_for is not None else None
+            self.fleet.predictor = Predictor(prior) if predicts_for is not None else None
             if self.fleet.predictor is not None:
                 self.fleet.predictor.take_over(self.fleet)
             self._predicts_for = predicts_for

@@ -13,7 +13,6 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping
-from random import Random
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,8 +35,7 @@ MANY_SILENT = 1024  # plain answers that have not shown themselves: from so many
 class Predictor:
     """One per pool. The fleet tells it of every place taken; `predict` and `forecast` are asked by policies."""
 
-    def __init__(self, random: Random, prior: Prior | None = None):
-        self.random = random
+    def __init__(self, prior: Prior | None = None):
         self.prior = prior or Prior()
         self.learnt = Learning(self.prior)
         self.books = Books()

@@ -62,7 +62,7 @@ class Router:
         self.fleet.stale_after = _STALE * known.scrape.every if known.scrape.every else math.inf
         self.predictor: Predictor | None = None
         if self.policy.predicts:
-            self.predictor = self.fleet.predictor = Predictor(Random(f"{seed} predictor {number}"), prior)
+            self.predictor = self.fleet.predictor = Predictor(prior)
         self.fleet.update(endpoints, 0.0, fresh=True)
         self.lengths = Lengths()
         self.holding: Holding[Flight] = Holding()

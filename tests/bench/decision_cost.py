@@ -58,7 +58,7 @@ def decide(name: str, size: int, decisions: int) -> float:
     """Median seconds of one decision."""
     fleet, policy, prompts = make_fleet(size, 1), create(name, {}), make_prompts(2)
     if policy.predicts:
-        fleet.predictor = Predictor(random.Random(4))
+        fleet.predictor = Predictor()
     draw = random.Random(3)
     flying: deque[tuple[Reservation, Request]] = deque()
     spent = []

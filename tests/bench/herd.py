@@ -56,7 +56,7 @@ def spread(name: str, seed: int, burst: list[Request], endpoints: int = ENDPOINT
     fleet.update(members, 0.0, fresh=True)
     policy = create(name, {})
     if policy.predicts:
-        fleet.predictor = Predictor(random.Random(seed))
+        fleet.predictor = Predictor()
     for request in burst:
         fleet.reserve(policy.pick(request, fleet.snapshot(0.0)), request, 0.0)
     ours = fleet.ours[:endpoints]

@@ -32,7 +32,7 @@ HASHING_BAR = 60.0  # µs for 64 KiB
 def picks(size: int, decisions: int) -> tuple[float, float]:
     """Median µs of a pick and of hashing its prompt."""
     fleet, policy, prompts = make_fleet(size, 1), create("predicted_latency", {}), make_prompts(2)
-    fleet.predictor = Predictor(random.Random(4))
+    fleet.predictor = Predictor()
     draw = random.Random(3)
     flying = []
     picking, hashing = [], []

@@ -21,27 +21,16 @@ from gateway.core.health import Evidence, Rule
 from gateway.core.prediction import PredictorReport
 from gateway.core.types import Decision, Endpoint, Load, Request
 from gateway.decisions import DecisionRing
-from gateway.logs import Events, Output
+from gateway.logs import Events
 from gateway.metrics import Metrics
 from gateway.records import RequestRecord
+from tests.support.held_output import HeldOutput
 
 NOW = 50.0
 TOKEN = "tok-a-marker-that-must-not-show"
 MARKERS = (TOKEN, "sk-upstream-marker", "sk-client-marker", "hunter2")
 KEY = Key(sha256(b"sk-client-marker").digest(), "acme", frozenset({"llama"}))
 POOL = Pool("gpu", endpoints=(EndpointSpec("http://u:hunter2@a:1"),), api_key=Secret("sk-upstream-marker"))
-
-
-class Held(Output):
-    """A log output that keeps what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.data = b""
-
-    def offer(self, batch: object, size: int, lines: int) -> None:
-        assert isinstance(batch, bytes)
-        self.data += batch
 
 
 class View:
@@ -57,7 +46,7 @@ class View:
         )
         self.metrics = Metrics(clock=self.now)
         self.decisions = DecisionRing(10)
-        self.log = Held()
+        self.log = HeldOutput()
         self.events = Events(self.log)
         self.fleet = Fleet("gpu", Rule(), random.Random(1))
         self.fleet.update(

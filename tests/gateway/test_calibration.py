@@ -8,19 +8,8 @@ from gateway.core.fleet import Fleet
 from gateway.core.health import Rule
 from gateway.core.intervals import FEW
 from gateway.core.prediction import PredictorReport
-from gateway.logs import Events, Output
-
-
-class Held(Output):
-    """A log output that keeps what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.data = b""
-
-    def offer(self, batch: object, size: int, lines: int) -> None:
-        assert isinstance(batch, bytes)
-        self.data += batch
+from gateway.logs import Events
+from tests.support.held_output import HeldOutput
 
 
 class Predictor:
@@ -37,7 +26,7 @@ class Looking:
     """A pool that is looked at; `after` changes it, looks again and returns the events that came of it."""
 
     def __init__(self) -> None:
-        self.log = Held()
+        self.log = HeldOutput()
         self.watch = CalibrationWatch(Events(self.log, clock=lambda: 0.0))
         self.fleet = Fleet("gpu", Rule(), random.Random(1))
 

@@ -253,7 +253,7 @@ def test_what_a_profile_can_be_fitted_to_is_in_the_json() -> None:
 
 def test_a_stream_tells_what_its_engine_had_to_do_and_a_plain_answer_does_not() -> None:
     fleet = Fleet("p", Rule(), random.Random(1))
-    fleet.predictor = Predictor(random.Random(1))
+    fleet.predictor = Predictor()
     fleet.update([Endpoint("e", "http://e", "p", "vllm")], 0.0, fresh=True)
     request = Request("r", "m", 0.0, prompt_tokens=1000.0, stream=True)
     snapshot = fleet.snapshot(0.0)

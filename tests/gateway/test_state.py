@@ -12,28 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.config.types import Pick
-from gateway.core.predictor import Predictor
-from gateway.logs import Events, Output
+from gateway.logs import Events
 from gateway.state import ABANDONED, EVERY, LARGEST, StateFolder
 from tests.support.client import chat, post
 from tests.support.gateway import Running, config, pool
+from tests.support.held_output import HeldOutput
 from tests.support.loop import on_uvloop
 from tests.support.upstream import Line, Received, Upstream, sse, whole
-
-
-class Held(Output):
-    """A log output that keeps what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.data = b""
-
-    def offer(self, batch: object, size: int, lines: int) -> None:
-        assert isinstance(batch, bytes)
-        self.data += batch
-
-    def events(self) -> list[str]:
-        return [json.loads(line)["event"] for line in self.data.splitlines()]
 
 
 class Keeper:
@@ -58,7 +43,7 @@ class Process:
     """A process that keeps one pool's state in a folder. `generation`: later ones have higher numbers."""
 
     def __init__(self, folder: Path | None, generation: int | None = None):
-        self.log = Held()
+        self.log = HeldOutput()
         self.state = StateFolder(None if folder is None else str(folder), Events(self.log), generation)
         self.keeper = Keeper()
 
@@ -239,7 +224,6 @@ def test_a_file_that_was_never_finished_is_removed_when_it_is_old(tmp_path: Path
 # --- a whole gateway -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not hasattr(Predictor, "to_state"), reason="this predictor has nothing to keep")
 @on_uvloop
 async def test_a_gateway_that_is_started_again_goes_on_from_what_it_learnt(tmp_path: Path) -> None:
     async def slow(line: Line, request: Received) -> bool:

@@ -28,7 +28,7 @@ def endpoint(number: int) -> Endpoint:
 
 def make_pool(count: int = 4, prior: Prior | None = PLAIN, size: int = 8) -> Fleet:
     fleet = Fleet("pool", Rule(), Random(1), size=size)
-    fleet.predictor = Predictor(Random(2), prior)
+    fleet.predictor = Predictor(prior)
     fleet.update([endpoint(i) for i in range(count)], 0.0, fresh=True)
     return fleet
 

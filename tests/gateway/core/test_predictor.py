@@ -341,7 +341,7 @@ def test_a_life_without_requests_forgets_nothing_of_the_one_before() -> None:
 ])  # fmt: skip
 def test_paces_that_cannot_be_are_refused_and_change_nothing(paces: object) -> None:
     _, state = experienced()
-    predictor = Predictor(Random(1), PLAIN)
+    predictor = Predictor(PLAIN)
     before = json.dumps(predictor.to_state())
     with pytest.raises(ValueError):
         predictor.restore({**state, "paces": paces})
@@ -356,9 +356,9 @@ def test_a_foreign_state_is_refused_and_its_paces_are_not_taken_up() -> None:
             predictor_of(fleet).restore(broken)
     ttft = at_once(fleet, 1.0).ttft
     assert ttft.tolist() == pytest.approx([ttft[0]] * 4)
-    assert predictor_of(fleet).learnt.prices.each == Predictor(Random(1), PLAIN).learnt.prices.each
+    assert predictor_of(fleet).learnt.prices.each == Predictor(PLAIN).learnt.prices.each
 
 
 def test_without_a_prior_it_starts_from_the_neutral_one() -> None:
-    predictor = Predictor(Random(1))
+    predictor = Predictor()
     assert predictor.prior == Prior() and predictor.mean_output == 200.0 and predictor.calibrated

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import pytest
 
 from gateway.core.fleet import Fleet
@@ -14,7 +12,7 @@ from tests.support.predicting import PLAIN, ask, finish, forecast_for, make_pool
 
 def replace_predictor(fleet: Fleet) -> Predictor:
     """What a reload does."""
-    fleet.predictor = Predictor(Random(3), PLAIN)
+    fleet.predictor = Predictor(PLAIN)
     fleet.predictor.take_over(fleet)
     return fleet.predictor
 

@@ -21,7 +21,7 @@ def make_fleet(name: str, count: int = 8, seed: int = 1) -> Fleet:
     """A fleet as this policy finds it: with a predictor if it predicts."""
     fleet = Fleet("pool", Rule(), random.Random(seed))
     if POLICIES[name].predicts:
-        fleet.predictor = Predictor(random.Random(seed))
+        fleet.predictor = Predictor()
     fleet.update(endpoints(range(count)), 0.0, fresh=True)
     return fleet
 
