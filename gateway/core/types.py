@@ -68,6 +68,8 @@ class Request(NamedTuple):
     ttft_slo: float = UNKNOWN  # seconds that are promised for the first token; NaN: nothing is
     tpot_slo: float = UNKNOWN  # seconds per token after it
     may_wait: bool = True  # False: the choice that is made now will be taken
+    deadline: float = UNKNOWN  # when the answer must be whole; NaN: whenever
+    filler: bool = False  # fills what others leave, and gives way to them
 
 
 class Forecast:
