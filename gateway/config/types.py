@@ -5,8 +5,8 @@ here can be half valid: whoever holds a `Config` holds one that was checked whol
 (float) for durations, bytes (int) for sizes, 0 to 1 (float) for shares. Values compare by content, so a reload can ask
 which parts changed.
 
-Left to others: reading YAML (`loader`), the description of each key (`schema`), matching a client's model name to a
-`Model` (`names`).
+Left to others: reading YAML (`loader`), the description of each key (`spec`), matching a client's model name to a
+`Model` (`names`). Classes, keys and jobs are written down in `traffic` and handed on here.
 """
 
 from __future__ import annotations
@@ -16,26 +16,33 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
+from gateway.config.secret import Secret
+from gateway.config.traffic import (
+    FillerRule,
+    Jobs,
+    Key,
+    KeyLimits,
+    QueueRule,
+    Rate,
+    Shared,
+    TrafficClass,
+    default_classes,
+)
+
 Usage = Literal["auto", "inject"]
 ModelSource = Literal["body", "path", "header", "default"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Expose = Literal["url", "id"]
 
+__all__ = (
+    "ANY_MODEL", "Admin", "Config", "Decisions", "Dns", "Drain", "Eject", "EndpointSpec", "Expose", "FillerRule",
+    "HealthCheck", "Jobs", "Key", "KeyLimits", "Limits", "Listen", "Log", "LogLevel", "Model", "ModelFrom",
+    "ModelSource", "PathRule", "Pick", "Pool", "QueueRule", "Rate", "Retry", "Scrape", "Secret", "Shared", "Slo",
+    "Timeouts", "Tls", "TrafficClass", "UpstreamTls", "Usage", "default_classes",
+)  # fmt: skip
+
 ANY_MODEL = "*"
 """The name of the model that stands for every name not configured otherwise."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Secret:
-    """A value that must not be seen in logs, errors or pages: only `reveal()` gives it away."""
-
-    _value: str
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +184,10 @@ class Pool:
     """The GPU and model that the predictor starts from; None: it starts from a neutral guess."""
     keepalive: float = 4.0
     """Seconds an idle upstream connection is kept: below the 5 s after which common model servers close theirs."""
+    max_concurrency: int | None = None
+    """Requests in flight in the whole pool; None: as many as its endpoints take."""
+    priority: bool = False
+    """Its engines schedule by priority: they are told each request's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +213,8 @@ class Model:
     fallback_after: float = 0.5
     """Seconds a full `to` is waited for before `fallback` is used; an unhealthy one is left at once."""
     slo: Slo = Slo()
+    klass: str | None = None
+    """The class of its requests where neither the key nor the request says otherwise; None: the default one."""
 
     def upstream_name(self, asked: str) -> str:
         """The model name to send to an endpoint when a client asked for `asked`."""
@@ -211,19 +224,12 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """A client's key: `digest` is the 32 bytes of its SHA-256, the key itself is not kept. `models` None: all."""
-
-    digest: bytes = field(repr=False)
-    tenant: str = "anonymous"
-    models: frozenset[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Limits:
     """What a client may ask of us. Sizes in bytes, times in seconds."""
 
     body: int = 32 << 20
+    file: int = 200 << 20
+    """One uploaded file; it is never held in memory."""
     buffered: int = 1 << 30
     """All bodies held in memory at once."""
     headers: int = 64 << 10
@@ -279,6 +285,10 @@ class Config:
     """The folder where what was learnt is kept; None: it is forgotten at the end."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     drain: Drain = Drain()
+    classes: Mapping[str, TrafficClass] = field(default_factory=default_classes)
+    """By name; exactly one is the default."""
+    jobs: Jobs | None = None
+    shared: Shared | None = None
     keys: tuple[Key, ...] = ()
     limits: Limits = Limits()
     paths: tuple[PathRule, ...] = ()
