@@ -10,7 +10,9 @@ import hashlib
 import itertools
 import re
 import secrets
+import time
 from collections.abc import Callable, Container, Sequence
+from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from gateway.config.scalars import LONGEST, parse_decimal, parse_duration
@@ -33,6 +35,7 @@ Slos = tuple[float, float]
 """Seconds to the first token, seconds per token after it; NaN where nothing is asked."""
 NO_SLOS: Slos = (UNKNOWN, UNKNOWN)
 
+DEADLINE = b"x-headway-deadline"
 _TTFT = frozenset((b"x-headway-ttft-slo", b"x-slo-ttft-ms", b"x-llm-d-slo-ttft-ms"))
 _TPOT = frozenset((b"x-headway-tpot-slo", b"x-slo-tpot-ms", b"x-llm-d-slo-tpot-ms"))
 SLO_FIELDS = _TTFT | _TPOT
@@ -68,6 +71,27 @@ def asked_slos(head: RequestHead) -> Slos:
     ttft = [_seconds(name, value) for name, value in head.fields if name in _TTFT]
     tpot = [_seconds(name, value) for name, value in head.fields if name in _TPOT]
     return min(ttft, default=UNKNOWN), min(tpot, default=UNKNOWN)
+
+
+def asked_deadline(head: RequestHead) -> float:
+    """When the answer must be whole, on the monotonic clock; NaN: whenever. Raises BadRequest for what is no time.
+
+    It is given as a duration from now or as a time of day (RFC 3339). One that has passed is for others to refuse.
+    """
+    value = head.named.get(DEADLINE)
+    if value is None:
+        return UNKNOWN
+    text = value.decode("latin-1")
+    try:
+        if "T" not in text and "t" not in text:
+            return time.monotonic() + parse_duration(text)
+        at = datetime.fromisoformat(text.upper())
+        if at.tzinfo is None:
+            raise ValueError(f"no time zone in {text[:40]!r}")
+    except ValueError as error:
+        raise BadRequest(f"the header {DEADLINE.decode()}: {error}; a duration such as 30s or a time such as "
+                         "2030-01-31T12:00:00Z is expected", code="invalid_value") from None  # fmt: skip
+    return time.monotonic() + at.timestamp() - time.time()
 
 
 def tighter(promised: float | None, asked: float) -> float:

@@ -68,6 +68,16 @@ class RequestHead:
     expects: bool  # 100-continue
     found: object
 
+    @classmethod
+    def made(cls, target: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> RequestHead:
+        """The head of a request that came by another way: of a POST with these fields."""
+        head = cls()
+        head.method, head.target, head.path = b"POST", target, target.partition(b"?")[0]
+        head.fields, head.named = fields, dict(fields)
+        head.minor, head.length, head.chunked, head.keep_alive, head.expects = 1, 0, False, True, False
+        head.found = None
+        return head
+
     @property
     def query(self) -> bytes:
         """The query with its question mark, or nothing."""
