@@ -10,12 +10,12 @@ import time
 from gateway.ask import Ask, Facts
 from gateway.core.errors import HeadwayError
 from gateway.core.types import UNKNOWN
+from gateway.outlet import Outlet
 from gateway.records import Forecast, RequestRecord, Work
 from gateway.wire.head import RequestHead
-from gateway.wire.reply import Reply
 
 
-def recorded(head: RequestHead, reply: Reply, at: float, received: float, facts: Facts, ask: Ask | None,
+def recorded(head: RequestHead, reply: Outlet, at: float, received: float, facts: Facts, ask: Ask | None,
              error: HeadwayError | None, request_id: str) -> RequestRecord:  # fmt: skip
     """The record of a request that has ended. `at` is Unix time, `received` monotonic; `ask` None: it was refused."""
     relay = facts.relay

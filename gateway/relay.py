@@ -20,8 +20,8 @@ from gateway.core.meter import TAIL, Meter, status_of
 from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN
 from gateway.edit import Editor
+from gateway.outlet import Outlet
 from gateway.story import Turn
-from gateway.wire.reply import Reply
 from gateway.wire.upstream import UpstreamConnection
 
 _HELD = 256 * 1024  # bytes held before a stream starts (comments), and of an error's body
@@ -47,7 +47,7 @@ class Relay:
     _is_stream = False
     _marked = 0
 
-    def __init__(self, reply: Reply, backend: Backend, reservation: Reservation, timeouts: Timeouts, fields: bytes,
+    def __init__(self, reply: Outlet, backend: Backend, reservation: Reservation, timeouts: Timeouts, fields: bytes,
                  error_event: Callable[[UpstreamError], bytes], stream: bool, editor: Editor | None):  # fmt: skip
         self.reply = reply
         self.reservation = reservation
