@@ -23,7 +23,7 @@ _CHUNKS, _BYTES = 64 * 1024, 16
 
 
 class ChunkedBody:
-    """Feed it bytes; `done` tells the end, `data()` the decoded body. Raises WireError."""
+    """Feed it bytes; `done` tells the end, `data()` gives what was decoded. Raises WireError."""
 
     __slots__ = ("done", "size", "_parts", "_rest", "_left", "_limit", "_framing", "_chunks", "_state", "_trailers")
 
@@ -98,4 +98,6 @@ class ChunkedBody:
         self._state = "data" if self._left else "trailer"
 
     def data(self) -> bytes:
-        return b"".join(self._parts)
+        """What was decoded since this was last asked for."""
+        parts, self._parts = self._parts, []
+        return b"".join(parts)

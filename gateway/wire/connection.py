@@ -1,8 +1,9 @@
 """Client connections: bytes in, whole checked requests out, answers back in the order of the requests.
 
 One protocol object per connection. It reads a head, asks the front whether the body is wanted at all, reads the body,
-and hands both to the front; while one request is being answered, later (pipelined) bytes wait here. Everything that
-takes time is bounded by one sweep over the connections, so no request pays for a timer.
+and hands both to the front (or the body, piece by piece, to a sink that the front named); while one request is being
+answered, later (pipelined) bytes wait here. Everything that takes time is bounded by one sweep over the connections,
+so no request pays for a timer.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ import asyncio
 import re
 import socket
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from gateway.wire.above import Answering
-from gateway.wire.chunked import ChunkedBody
+from gateway.wire.above import Answering, Sink, Unwanted, Verdict
 from gateway.wire.head import RequestHead, WireError, parse_head
+from gateway.wire.intake import Intake, Whole
 from gateway.wire.reply import Reply
 
 if TYPE_CHECKING:
@@ -42,11 +42,10 @@ class ServerConnection(asyncio.Protocol):
         self._state = _HEAD
         self._buffer = b""
         self._head: RequestHead | None = None
-        self._parts: list[bytes] = []
-        self._want = 0
-        self._have = 0
-        self._chunks: ChunkedBody | None = None
-        self._verdict: Callable[[Reply], None] | None = None
+        self._has_begun = False  # a head that is not complete yet
+        self._whole: Whole | None = None
+        self._intake: Intake | None = None
+        self._verdict: Verdict | None = None
         self._counted = 0
         self._reply: Reply | None = None
         self._task: Answering | None = None
@@ -78,6 +77,7 @@ class ServerConnection(asyncio.Protocol):
         self.closing = True
         self._server.forget(self)
         self._uncount()
+        self._drop_intake()
         self._leave()
 
     def eof_received(self) -> bool:
@@ -115,7 +115,10 @@ class ServerConnection(asyncio.Protocol):
         if state is _BODY:
             self.since = time.monotonic()
             try:
-                self._read_body(data)
+                if self._whole is not None:
+                    self._read_body(self._whole, data)
+                elif self._intake is not None:
+                    self._feed_sink(self._intake, data)
             except WireError as error:
                 self._refuse(error)
             return
@@ -153,25 +156,33 @@ class ServerConnection(asyncio.Protocol):
         end = buffer.find(b"\r\n\r\n")
         if end < 0 or end > limits.headers:
             self._check_partial(buffer, end)
-            if self._have == 0:
-                self._have = 1  # the first byte of a head starts its clock
+            if not self._has_begun:
+                self._has_begun = True  # the first byte of a head starts its clock
                 self.since = time.monotonic()
             return False
         head = parse_head(buffer[: end + 4], limits.header_count, limits.target)
         self._head, rest = head, buffer[end + 4 :]
         self._buffer = b""
-        self._have = 0
+        self._has_begun = False
+        verdict = self._server.front.screen(head)
+        if verdict is not None and isinstance(verdict, Sink):
+            self._begin_intake(verdict, head, rest)
+            return True
         if head.length > limits.body:
             raise WireError(413, f"the body is larger than {limits.body} bytes", "body_too_large")
-        self._verdict = self._server.front.screen(head)
-        if self._verdict is not None and (head.chunked or head.length > _SMALL or head.expects):
-            self._answer_unread(self._verdict)
+        self._verdict = verdict
+        if verdict is not None and (head.chunked or head.length > _SMALL or head.expects):
+            self._answer_unread(verdict)
             return True
         if len(rest) == head.length and not head.chunked:  # all of it is here, and nothing else: nearly always so
             self._count(head.length)
             self._complete(rest)
         elif head.length or head.chunked:
-            self._begin_body(head, rest)
+            self._state = _BODY
+            whole = self._whole = Whole(head, limits.body)
+            self._ask_for_body(head, rest)
+            if rest:
+                self._read_body(whole, rest)
         else:
             self._buffer = rest
             self._complete(b"")
@@ -187,42 +198,56 @@ class ServerConnection(asyncio.Protocol):
         if buffer.count(b"\n") != buffer.count(b"\r\n"):
             raise WireError(400, "a line of the head does not end in CRLF")
 
-    def _begin_body(self, head: RequestHead, rest: bytes) -> None:
-        limits = self._server.limits
-        self._state = _BODY
-        self._want = head.length
-        self._chunks = ChunkedBody(limits.body) if head.chunked else None
+    def _ask_for_body(self, head: RequestHead, rest: bytes) -> None:
         self.since = time.monotonic()
         if head.expects and len(rest) < max(1, head.length):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if rest:
-            self._read_body(rest)
 
-    def _read_body(self, data: bytes) -> None:
-        if self._chunks is not None:
-            before = self._chunks.size
-            rest = self._chunks.feed(data)
-            self._count(self._chunks.size - before)
-            if self._chunks.done:
-                body, self._chunks = self._chunks.data(), None
-                self._buffer = rest
-                self._complete(body)
+    def _read_body(self, whole: Whole, data: bytes) -> None:
+        before = whole.size
+        rest = whole.feed(data)
+        self._count(whole.size - before)
+        if rest is not None:
+            self._whole = None
+            self._buffer = rest
+            self._complete(whole.body())
+
+    def _begin_intake(self, sink: Sink, head: RequestHead, rest: bytes) -> None:
+        """The body goes to a sink as it comes: it is not held here, so it is not counted either."""
+        self._state = _BODY
+        self._verdict = None
+        intake = self._intake = Intake(sink, head, self._go_on_reading)
+        self._ask_for_body(head, rest)
+        if rest or (head.length == 0 and not head.chunked):
+            self._feed_sink(intake, rest)
+
+    def _feed_sink(self, intake: Intake, data: bytes) -> None:
+        try:
+            rest = intake.feed(data)
+        except Unwanted as unwanted:
+            self._intake = None
+            intake.over()
+            self._answer_unread(unwanted.answer)
             return
-        missing = self._want - self._have
-        if len(data) > missing:
-            data, self._buffer = data[:missing], data[missing:]
-        self._have += len(data)
-        if self._have == self._want and not self._parts:
-            self._count(len(data))
-            self._have = 0
-            self._complete(data)
-            return
-        self._parts.append(data)
-        self._count(len(data))
-        if self._have == self._want:
-            body = b"".join(self._parts)
-            self._parts, self._have = [], 0
-            self._complete(body)
+        if rest is not None:
+            self._intake = None
+            self._buffer = rest
+            self._go_on_reading()  # what comes now waits here, and shows whether the client is still there
+            self._answer(lambda reply: intake.over().finish(reply))
+        elif intake.is_full and not self._read_paused:
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    def _go_on_reading(self) -> None:
+        if self._read_paused:
+            self._read_paused = False
+            self.since = time.monotonic()
+            self.transport.resume_reading()
+
+    def _drop_intake(self) -> None:
+        intake, self._intake = self._intake, None
+        if intake is not None:
+            intake.over().abort()
 
     def _count(self, size: int) -> None:
         """Bodies held by all requests together are bounded."""
@@ -238,31 +263,42 @@ class ServerConnection(asyncio.Protocol):
     # --- answering -----------------------------------------------------------------------------------------------
 
     def _complete(self, body: bytes) -> None:
-        head = self._head
+        head, verdict = self._head, self._verdict
         assert head is not None
+        if verdict is not None:
+            self._answer(verdict)
+            return
+        reply = self._begin_reply(head, head.keep_alive)
+        task = self._server.front.handle(head, body, reply, self.peer)
+        if task is not None and not reply.ended:
+            self._task = task
+
+    def _answer(self, verdict: Verdict) -> None:
+        """Somebody answers who has all that is needed."""
+        assert self._head is not None
+        reply = self._begin_reply(self._head, self._head.keep_alive and not self.closing)
+        task = verdict(reply)
+        if task is not None and not reply.ended:
+            self._task = task
+
+    def _begin_reply(self, head: RequestHead, keep_alive: bool) -> Reply:
         self._state = _BUSY
         self.requests += 1
-        reply = self._reply = Reply(self, head.keep_alive, head.minor, head.method == b"HEAD")
-        if self._verdict is not None:
-            self._verdict(reply)
-        else:
-            task = self._server.front.handle(head, body, reply, self.peer)
-            if task is not None and not reply.ended:
-                self._task = task
+        reply = self._reply = Reply(self, keep_alive, head.minor, head.method == b"HEAD")
+        return reply
 
-    def _answer_unread(self, verdict: Callable[[Reply], None]) -> None:
+    def _answer_unread(self, verdict: Verdict) -> None:
         """The answer is known and the body is not wanted: say so, then close without reading all of it."""
-        self._state = _BUSY
-        reply = self._reply = Reply(self, False, 1, self._head is not None and self._head.method == b"HEAD")
         self.closing = True
-        verdict(reply)
+        self._go_on_reading()
+        self._answer(verdict)
 
     def _refuse(self, error: WireError) -> None:
         self._uncount()
+        self._drop_intake()
         self._state = _BUSY
         self._buffer = b""
-        self._parts = []
-        self._chunks = None
+        self._whole = None
         self.closing = True
         reply = self._reply = Reply(self, False, 1, False)
         self._server.front.refuse(error, reply, self._head.path if self._head is not None else b"")
@@ -336,7 +372,7 @@ class ServerConnection(asyncio.Protocol):
         if state is _HEAD and self.stalled_at:
             self._check_stall(now)
         elif state is _HEAD:
-            if self._have or not self.requests:
+            if self._has_begun or not self.requests:
                 if waited > limits.header_time:
                     if self._buffer:
                         self._refuse(WireError(408, "the request head took too long", "client_too_slow"))
@@ -345,7 +381,7 @@ class ServerConnection(asyncio.Protocol):
             elif waited > limits.idle:
                 self._close_idle()
         elif state is _BODY:
-            if waited > limits.body_idle:
+            if waited > limits.body_idle and not self._read_paused:  # paused: it is the sink that takes its time
                 self._refuse(WireError(408, "the request body took too long", "client_too_slow"))
         elif state is _LINGERING:
             if waited > _LINGER and not self.stalled_at:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -22,7 +23,8 @@ _SIZES = tuple(b"%x\r\n" % size for size in range(2048))
 class Reply:
     """One per request. `gone` is true once the client has left; writing then does nothing.
 
-    The relay of the moment sets `on_pause` and `on_resume` to be told when this client reads too slowly.
+    The relay of the moment sets `on_pause` and `on_resume` to be told when this client reads too slowly; a coroutine
+    that makes a long answer awaits `drained` after each piece instead.
     """
 
     __slots__ = ("_connection", "_keep_alive", "_minor", "_bodiless", "_chunked", "_left", "status", "started", "ended",
@@ -77,6 +79,16 @@ class Reply:
             self._connection.transport.write(data)
         else:
             self._send(self._frame(data))
+
+    async def drained(self) -> None:
+        """Return when this client can take more. When it leaves, whoever answers is cancelled, and so is this."""
+        if self.paused and not self.gone:
+            drained = asyncio.get_running_loop().create_future()
+            self.on_resume = lambda: None if drained.done() else drained.set_result(None)
+            try:
+                await drained
+            finally:
+                self.on_resume = None
 
     def end(self, last: bytes = b"") -> None:
         """Close the framing. An answer that is shorter than it promised is cut, never padded."""

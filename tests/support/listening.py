@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from types import TracebackType
 
 from gateway.config.types import Limits
 from gateway.sockets import bind
+from gateway.wire.above import Sink, Verdict
 from gateway.wire.head import RequestHead, WireError
 from gateway.wire.reply import Reply
 from gateway.wire.server import Server
@@ -35,7 +35,7 @@ class Echo:
         self.waiting: list[tuple[Waiting, Reply]] = []
         self.refused: list[int] = []
 
-    def screen(self, head: RequestHead) -> Callable[[Reply], None] | None:
+    def screen(self, head: RequestHead) -> Verdict | Sink | None:
         return (lambda reply: reply.send(404, b"", b"no")) if head.path == b"/no" else None
 
     def handle(self, head: RequestHead, body: bytes, reply: Reply, peer: str) -> Waiting | None:
@@ -62,8 +62,8 @@ class Echo:
 class Listening:
     """`async with Listening(...) as server:`."""
 
-    def __init__(self, limits: Limits = LIMITS, tls: ssl.SSLContext | None = None):
-        self.front = Echo()
+    def __init__(self, limits: Limits = LIMITS, tls: ssl.SSLContext | None = None, front: Echo | None = None):
+        self.front = front or Echo()
         self.server = Server(self.front, limits)
         self._tls = tls
 
