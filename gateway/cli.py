@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import secrets
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -16,6 +14,7 @@ _VERBS = {
     "serve": ("run the gateway", "gateway.serve"),
     "demo": ("the main job with nothing else installed", "gateway.demo"),
     "sim": ("simulated model servers alone", "backends.sim.cli"),
+    "key": ("make an API key and the hash to put in the file", "gateway.keys_cli"),
     "explain": ("why a request went where it went", "gateway.explain"),
     "lab": ("compare policies on traces in virtual time", "loadtest.lab.cli"),
 }
@@ -56,8 +55,6 @@ def _add_small_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser])
     check.add_argument("file")
     check.add_argument("--strict", action="store_true", help="warnings are errors")
     verbs.add_parser("schema", help="the JSON Schema of the configuration")
-    key = verbs.add_parser("key", help="make an API key and the hash to put in the file")
-    key.add_argument("action", choices=["new"])
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -74,10 +71,4 @@ def _schema(args: argparse.Namespace) -> int:
     return 0
 
 
-def _key(args: argparse.Namespace) -> int:
-    key = "sk-" + secrets.token_urlsafe(32)
-    print(f"key:   {key}\nfile:  \"sha256:{hashlib.sha256(key.encode()).hexdigest()}\": {{tenant: …}}")
-    return 0
-
-
-_SMALL: dict[str, Callable[[argparse.Namespace], int]] = {"check": _check, "schema": _schema, "key": _key}
+_SMALL: dict[str, Callable[[argparse.Namespace], int]] = {"check": _check, "schema": _schema}

@@ -3,7 +3,7 @@
 The idea: every value is fine by itself when this runs; here they are looked at together. A reference to nothing, a
 contradiction, and anything that could never take effect is an error at its line; what is only unused is a warning.
 
-Left to others: models and their names (`check_models`).
+Left to others: models and their names (`check_models`), classes, keys and jobs (`check_traffic`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 
 from gateway.config.check_models import check_models
 from gateway.config.check_tls import check_tls
+from gateway.config.check_traffic import check_traffic
 from gateway.config.kinds import Reader
-from gateway.config.problems import did_you_mean, shown
+from gateway.config.problems import shown
 from gateway.config.spec import PREDICTING
 from gateway.config.types import Config, Pool
 
@@ -60,7 +61,7 @@ def check(draft: Draft, check_pick: CheckPick | None) -> None:
     check_models(draft.raw, draft.reader)
     check_tls(draft.config, draft.reader)
     _check_listeners(draft)
-    _check_keys(draft)
+    check_traffic(draft.config, draft.raw, draft.reader)
     _check_limits(draft)
     _check_paths(draft)
 
@@ -166,17 +167,6 @@ def _check_listeners(draft: Draft) -> None:
         reader.error(reader.value_at("admin"), "contradictory: `admin` and `listen` are the same address")
     if not config.keys and "keys" not in draft.raw and not is_loopback(listen.host):
         reader.warn(reader.value_at("listen"), "no keys: every client is tenant `anonymous`", "add `keys:`")
-
-
-def _check_keys(draft: Draft) -> None:
-    models = draft.raw["models"]
-    for digest, raw in (draft.raw.get("keys") or {}).items():
-        named = raw.get("models") or () if isinstance(raw, Mapping) else ()
-        for row, name in enumerate(named):
-            if isinstance(name, str) and name not in models:
-                hint = did_you_mean(name, models) or "name a model as it stands under `models:`, not an alias"
-                where = draft.reader.value_at("keys", digest, "models", row)
-                draft.reader.error(where, f"model {shown(name)} does not exist", hint)
 
 
 def _check_limits(draft: Draft) -> None:

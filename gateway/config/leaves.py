@@ -6,6 +6,7 @@ Left to others: which key takes which (`spec`), what must agree with what (`chec
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ from gateway.config.kinds import (
     Value,
 )
 from gateway.config.kinds import parse_text as text_of
-from gateway.config.problems import Fault, did_you_mean, shown
+from gateway.config.problems import Fault, did_you_mean, shown, shown_path
 from gateway.config.scalars import (
     DURATION,
     HOST_NAME,
@@ -35,17 +36,26 @@ from gateway.config.scalars import (
     SHARE,
     SIZE,
     format_duration,
+    format_rate,
     format_share,
     format_size,
     parse_address,
     parse_bool,
+    parse_callback,
     parse_decimal,
     parse_duration,
     parse_endpoint_url,
     parse_int,
     parse_network,
+    parse_quota,
+    parse_rate,
+    parse_redis_url,
     parse_share,
     parse_size,
+    without_password,
+)
+from gateway.config.scalars import (
+    RATE as RATE_TEXT,
 )
 from gateway.config.tree import Node, Scalar
 
@@ -76,6 +86,18 @@ def choice(*names: str) -> Value:
 def count(least: int = 0, most: int = LARGEST) -> Value:
     schema = {"type": ["integer", "string"], "minimum": least, "maximum": most, "pattern": rf"^[0-9]+$|{REFERENCE}"}
     return Value(partial(parse_int, least=least, most=most), "a number", schema)
+
+
+def quota() -> Value:
+    schema = {"type": ["integer", "string"], "minimum": 1, "maximum": LARGEST, "pattern": rf"^[0-9]+$|{REFERENCE}"}
+    return Value(parse_quota, "a number", schema)
+
+
+def priority_of(text: str) -> int:
+    """A whole number, also below zero."""
+    if re.fullmatch(r"-[1-9][0-9]{0,5}", text):
+        return int(text)
+    return parse_int(text, 0, 999_999)
 
 
 def secret_of(what: str) -> Value:
@@ -128,6 +150,44 @@ class KeyName(Kind):
         return {"type": "string"}
 
 
+@dataclass(frozen=True, slots=True)
+class StoreUrl(Kind):
+    """Where jobs are kept: `sqlite:` and a path, counted from the configuration's folder, or the URL of a Redis."""
+
+    def read(self, node: Node, at: Path, reader: Reader) -> Any:
+        return Value(lambda text: _store(text, reader.folder), "a store such as sqlite:jobs.db").read(node, at, reader)
+
+    def schema(self) -> dict[str, Any]:
+        return written(r"sqlite:[^/].*|sqlite:/[^/].*|rediss?://.+")
+
+
+def _store(text: str, folder: str) -> types.Secret:
+    hint = "write sqlite:headway-jobs.db or redis://host:6379/0"
+    scheme, colon, path = text.partition(":")
+    if scheme in ("redis", "rediss"):
+        return types.Secret(parse_redis_url(text))
+    if scheme != "sqlite" or not colon:
+        is_path = re.fullmatch(r"[\w./-]+\.(?:db|sqlite3?)", text)
+        meant = f"did you mean `sqlite:{text}`?" if is_path else did_you_mean(scheme, ("sqlite", "redis", "rediss"))
+        raise Fault(f"not a store: {shown(without_password(text))}", meant or hint)
+    if path.startswith("//") or not path.strip():
+        raise Fault(f"not a store: {shown(text)}", f"{hint}; an absolute path is sqlite:/var/lib/headway/jobs.db")
+    if path == ":memory:":
+        raise Fault("a store in memory does not keep what was accepted", hint)
+    whole = os.path.normpath(os.path.join(folder, path))
+    if os.path.isdir(whole):
+        raise Fault(f"not a store: {shown_path(path)} is a folder", f"name a file in it: sqlite:{path}/headway-jobs.db")
+    if not os.path.isdir(os.path.dirname(whole)):
+        raise Fault(f"the folder of {shown_path(path)} does not exist", f"looked for {shown_path(whole)}")
+    return types.Secret(f"sqlite:{whole}")
+
+
+def redis_of(text: str) -> types.Secret:
+    if text.startswith("sqlite:"):
+        raise Fault("a file cannot be shared by several gateways", "write it as redis://host:6379/1")
+    return types.Secret(parse_redis_url(text))
+
+
 def profile_fault(path: str) -> str | None:
     """What is wrong with a file that should hold a profile, or None."""
     from gateway.priors import prior_of
@@ -163,6 +223,12 @@ WRITTEN_FILE = FilePath(is_read=False)
 FOLDER = FolderPath()
 PROFILE = NameOrFile("profile", is_open=False, fault=profile_fault)
 LATER = Later()
+PRIORITY = Value(priority_of, "a whole number", {"type": ["integer", "string"], "pattern": rf"^-?[0-9]+$|{REFERENCE}"})
+RATE = Value(lambda text: types.Rate(*parse_rate(text)), "a rate such as 100/s", written(RATE_TEXT),
+             lambda rate: format_rate(rate.amount, rate.per))  # fmt: skip
+REDIS = Value(redis_of, "a URL such as redis://host:6379/1", written("rediss?://.+"))
+STORE = StoreUrl()
+CALLBACK = Value(parse_callback, "a host name", {"type": "string", "minLength": 1})
 OPTION = Option((parse_int, parse_decimal, parse_bool, parse_duration, parse_size, parse_share))
 VERSION = Value(parse_version, "the number 1", {"const": 1})
 RULE = Value(parse_path_rule, "a path such as /predict", written("/.*"))

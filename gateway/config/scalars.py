@@ -1,4 +1,4 @@
-"""Reading one value: text to number, duration, size, share, address, URL; and back.
+"""Reading one value: text to number, duration, size, share, rate, address, URL; and back.
 
 The idea: YAML's own guesses are never used (YAML 1.1 takes `no` for false, `1:30` for 90 and `010` for 8). The key
 says what is expected, these functions read exactly that, and anything else is a `Fault` that shows the right spelling.
@@ -27,8 +27,11 @@ NUMBER = r"(?:0|[1-9][0-9]{0,17})"
 DURATION = rf"{NUMBER}(?:\.[0-9]{{1,18}})?(?:ms|s|m|h|d)"
 SIZE = rf"{NUMBER}(?:\.[0-9]{{1,18}})?(?:B|KiB|MiB|GiB|TiB)"
 SHARE = rf"{NUMBER}(?:\.[0-9]{{1,18}})?%"
+RATE = r"[1-9][0-9]{0,14}/[smhd]"
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST_NAME = rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*\.?"
+NOTHING_ALLOWED = "a limit of 0 lets nothing through"
+LEAVE_OUT = "leave it out for no limit; to shut a client out, take its key out of the file"
 _SPLIT = re.compile(r"([0-9.]+)([A-Za-z%]+)")
 
 
@@ -114,6 +117,68 @@ def parse_share(text: str) -> float:
 def format_share(share: float) -> str:
     """The share as a percentage."""
     return f"{(Decimal(repr(share)) * 100).normalize():f}%"
+
+
+def parse_rate(text: str) -> tuple[float, float]:
+    """Amount and seconds of a text such as `100/s` or `200000/m`. A rate of nothing is refused."""
+    found = re.fullmatch(r"(0|[1-9][0-9]{0,14})/([smhd])", text)
+    if found is None:
+        hint = "write 100/s, 6000/m, 1000/h or 5000/d"
+        if re.fullmatch(NUMBER, text):
+            hint = f"in what time? {text}/s, {text}/m, {text}/h or {text}/d"
+        elif re.fullmatch(rf"{NUMBER}\.[0-9]+/[smh]", text):
+            hint = "a whole number in a longer time, such as 30/m for one every 2 s"
+        raise Fault(f"not a rate: {shown(text)}", hint)
+    if found[1] == "0":
+        raise Fault(NOTHING_ALLOWED, LEAVE_OUT)
+    return float(found[1]), float(SECONDS[found[2]])
+
+
+def format_rate(amount: float, per: float) -> str:
+    """The rate as it is written."""
+    unit = next(unit for unit, seconds in SECONDS.items() if seconds == per)
+    return f"{amount:.0f}/{unit}"
+
+
+def parse_quota(text: str) -> int:
+    """A whole number of at least 1."""
+    if text == "0":
+        raise Fault(NOTHING_ALLOWED, LEAVE_OUT)
+    return parse_int(text, 1)
+
+
+def without_password(url: str) -> str:
+    """The URL as a message may show it."""
+    return re.sub(r"//.*@", "//…@", url)
+
+
+def parse_redis_url(text: str) -> str:
+    """`redis://host:6379/0` or `rediss://…`, with a user and password if need be. No message shows the password."""
+    hint = "write it as redis://host:6379/0, or rediss://… for TLS"
+    told = without_password(text)
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise Fault(f"not a Redis URL: {shown(told)}", hint) from None
+    if url.scheme not in ("redis", "rediss") or not re.fullmatch(r"(?:/[0-9]{1,4})?", url.path) or port == 0:
+        raise Fault(f"not a Redis URL: {shown(told)}", hint)
+    if "?" in text or "#" in text or not re.fullmatch(r"[!-~]+", text):
+        raise Fault(f"not a Redis URL: {shown(told)}", "no query, fragment or space in it")
+    place = url.netloc.rpartition("@")[2]
+    parse_host(place.rpartition(":")[0] if port is not None else place.rstrip(":"), told, hint)
+    return text
+
+
+def parse_callback(text: str) -> str:
+    """A host that may be called, or `*.` and a name for all hosts below it; in lower case."""
+    if "/" in text or re.fullmatch(r".*:[0-9]+", text):
+        raise Fault(f"not a host name: {shown(text)}", "the name alone, without scheme, port or path")
+    if not re.fullmatch(rf"(?:\*\.(?=.*\.))?{HOST_NAME}", text):
+        hint = "write hooks.example.com, or *.example.com for all hosts below it"
+        raise Fault(f"{'would let any host be called' if text in ('*', '*.*') else 'not a host name'}: {shown(text)}",
+                    hint)  # fmt: skip
+    return text.lower().rstrip(".")
 
 
 def _parts(text: str) -> tuple[Decimal, str]:

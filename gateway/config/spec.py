@@ -4,12 +4,13 @@ The idea: this one table drives the loader, the JSON Schema, the `did you mean` 
 `config/headway.yaml` to the defaults. To add a key: a field with its default in `types`, a line here, a line there.
 Keys of the contract that are not built yet are `LATER`: they are refused at their line.
 
-Left to others: single values (`leaves`), what must agree with what (`checks`).
+Left to others: single values (`leaves`), classes, keys and jobs (`spec_traffic`), what must agree (`checks`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from gateway.config import types
@@ -44,6 +45,7 @@ from gateway.config.leaves import (
     secret_of,
 )
 from gateway.config.shapes import Key, ListOf, MapOf, Struct
+from gateway.config.spec_traffic import CLASS, CLIENT_KEY, JOBS, SHARED
 
 ENGINES = ("auto", "vllm", "sglang", "trtllm", "triton", "tgi", "llamacpp", "lmdeploy", "jetstream", "http")
 POLICIES = ("round_robin", "least_inflight", "least_tokens", "power_of_two", "session_hash", "prefix_affinity",
@@ -81,15 +83,11 @@ def _make_admin(
 
 def _make_model(
     name: str, to: str, aliases: tuple[str, ...] = (), as_: str | None = None, fallback: tuple[str, ...] = (),
-    fallback_after: float = _MODEL.fallback_after, slo: types.Slo = _MODEL.slo,
+    fallback_after: float = _MODEL.fallback_after, slo: types.Slo = _MODEL.slo, klass: str | None = None,
 ) -> types.Model:  # fmt: skip
     exact = tuple(alias for alias in aliases if "*" not in alias)
     patterns = tuple(alias for alias in aliases if "*" in alias)
-    return types.Model(name, to, exact, patterns, as_, fallback, fallback_after, slo)
-
-
-def _make_key(digest: str, tenant: str, models: frozenset[str] | None = None) -> types.Key:
-    return types.Key(bytes.fromhex(digest), tenant, models)
+    return types.Model(name, to, exact, patterns, as_, fallback, fallback_after, slo, klass)
 
 
 def _make_model_from(
@@ -104,7 +102,11 @@ def _make_config(
     pools: Mapping[str, types.Pool], models: Mapping[str, types.Model], keys: Mapping[str, types.Key] | None = None,
     version: int = _DEFAULT.version, expose: types.Expose = _DEFAULT.expose, **more: Any,
 ) -> types.Config:  # fmt: skip
-    return types.Config(pools, models, version=version, expose=expose, keys=tuple((keys or {}).values()), **more)
+    config = types.Config(pools, models, version=version, expose=expose, **more)
+    default = next((name for name, kind in config.classes.items() if kind.default), None)
+    made = (replace(key, default_class=None) if key.classes and default in key.classes else key
+            for key in (keys or {}).values())  # fmt: skip
+    return replace(config, keys=tuple(made))
 
 
 def _unmade(pool: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -192,6 +194,8 @@ POOL_POLICY = {
     "scrape": Key(SCRAPE, "reading the endpoints' metrics"),
     "usage": Key(choice("auto", "inject"), "inject: ask for token usage on streams, hide it if unasked"),
     "keepalive": Key(TIME, "how long an idle upstream connection is kept; below what the servers allow"),
+    "max_concurrency": Key(count(1), "never more in flight in the whole pool; null: any number", nullable=True),
+    "priority": Key(BOOL, "the servers schedule by priority: tell them each request's"),
 }
 POOL_DEFAULTS = Struct(types.Pool, POOL_POLICY)
 POOL = Struct(types.Pool, {
@@ -206,6 +210,7 @@ SLO = Struct(types.Slo, {
 })  # fmt: skip
 MODEL_OF = Struct(_make_model, {
     "aliases": Key(ListOf(ALIAS), "other names that clients use; * is any run of characters"),
+    "class": Key(LABEL, "its requests' class; null: the key's, or the default one", nullable=True, argument="klass"),
     "slo": Key(SLO, "the latency promised; request headers may only tighten it"),
     "to": Key(LABEL, "the pool that serves it"),
     "routes": Key(LATER, "rules, splits and canaries"),
@@ -213,15 +218,9 @@ MODEL_OF = Struct(_make_model, {
     "fallback": Key(ListOf(LABEL), "pools to use instead: at once when `to` is unhealthy"),
     "fallback_after": Key(TIME_OR_NONE, "and after this long when it is full"),
 })  # fmt: skip
-CLIENT_KEY = Struct(_make_key, {
-    "tenant": Key(LABEL, "whose traffic it is", required=True),
-    "models": Key(ListOf(MODEL, into=frozenset), "the models this key may use; null: all", nullable=True),
-    "classes": Key(LATER, "the classes this key may use"),
-    "limits": Key(LATER, "rates and quotas"),
-})  # fmt: skip
 LIMITS = Struct(types.Limits, {
     "body": Key(SIZE_OF, "one request's body"),
-    "file": Key(LATER, "one uploaded file"),
+    "file": Key(SIZE_OF, "one uploaded file; it is never held in memory"),
     "buffered": Key(SIZE_OF, "all bodies in memory at once"),
     "headers": Key(SIZE_OF, "all headers of one request"),
     "header_count": Key(count(1, 10_000), "their number"),
@@ -253,9 +252,9 @@ CONFIG = Struct(_make_config, {
     }), "what a file would else repeat"),
     "pools": Key(MapOf(POOL, LABEL, "name", 1), "model servers that can stand in for one another", required=True),
     "models": Key(MapOf(MODEL_OF, MODEL, "name", 1), "the models clients can ask for; `*`: any other", required=True),
-    "classes": Key(LATER, "kinds of traffic"),
-    "jobs": Key(LATER, "asynchronous work"),
-    "shared": Key(LATER, "limits counted across gateways"),
+    "classes": Key(MapOf(CLASS, LABEL, "name", 1), "kinds of traffic; they replace the two that are there without"),
+    "jobs": Key(JOBS, "files, batches and single jobs; null: there are none", nullable=True),
+    "shared": Key(SHARED, "the Redis in which gateways count limits together; null: each for itself", nullable=True),
     "keys": Key(MapOf(CLIENT_KEY, KeyName(), "digest"), "clients' keys: `sha256:` and its hash, or a plain key"),
     "limits": Key(LIMITS, "what a client may ask of us"),
     "paths": Key(ListOf(PATH_RULE), "more inference paths"),

@@ -6,7 +6,7 @@ here can be half valid: whoever holds a `Config` holds one that was checked whol
 which parts changed.
 
 Left to others: reading YAML (`loader`), the description of each key (`spec`), matching a client's model name to a
-`Model` (`names`). Classes, keys and jobs are written down in `traffic` and handed on here.
+`Model` (`names`). Classes, keys and jobs stand in `traffic` and are handed on here.
 """
 
 from __future__ import annotations

@@ -18,23 +18,6 @@ from policies.picking import POLICIES as registry
 Read = Callable[..., Loaded]
 Faults = Callable[..., tuple[Problem, ...]]
 
-LATER = {
-    "classes: {interactive: {default: true}}\n": "classes",
-    "jobs: {store: x}\n": "jobs",
-    "shared: redis://h:1/1\n": "shared",
-    "keys: {k: {tenant: t, limits: {requests: 1/s}}}\n": "limits",
-    "limits: {file: 1MiB}\n": "file",
-    "keys: {k: {tenant: t, classes: [a]}}\n": "classes",
-}
-
-
-@pytest.mark.parametrize("text", LATER)
-def test_what_is_promised_for_later_is_refused_and_not_ignored(faults: Faults, good: str, text: str) -> None:
-    (fault,) = faults(good + text)
-    assert fault.line == 9
-    assert fault.message == f"`{LATER[text]}` is not in this version"
-
-
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
