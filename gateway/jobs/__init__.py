@@ -1,0 +1,1 @@
+"""Durable asynchronous work: files, batches, single jobs, and the stores that keep them."""
