@@ -44,6 +44,6 @@ class Ledger:
             if record.model:
                 put(record)
             if record.ended == "client_gone":
-                self._metrics.client_gone(record.klass)
+                self._metrics.client_gone(record.klass or "none")
             elif not record.tries and record.status in (429, 503):
-                self._metrics.refused(record.klass, record.code)
+                self._metrics.refused(record.klass or "none", record.code)

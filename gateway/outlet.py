@@ -1,4 +1,4 @@
-"""Where an answer is written: a client's connection (`wire.reply.Reply`) or a job's record (`jobs.collected.Collected`)."""
+"""Where an answer is written: to a client (`wire.reply.Reply`) or to a job's record (`jobs.collected.Collected`)."""
 
 from __future__ import annotations
 

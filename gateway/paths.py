@@ -51,12 +51,12 @@ _TRITON = {
 }
 OWN = frozenset((b"/v1/models", b"/healthz", b"/readyz"))
 MODELS = b"/v1/models/"
-_LATER = (b"/v1/files", b"/v1/batches", b"/v1/jobs")
+_ASYNCHRONOUS = (b"/v1/files", b"/v1/batches", b"/v1/jobs")
 
 
-def is_for_later(raw: bytes) -> bool:
-    """Whether this path is promised and not built yet: asynchronous work."""
-    return any(raw == path or raw.startswith(path + b"/") for path in _LATER)
+def is_asynchronous(raw: bytes) -> bool:
+    """Whether this is a path of asynchronous work: files, batches, jobs."""
+    return any(raw == path or raw.startswith(path + b"/") for path in _ASYNCHRONOUS)
 
 
 class Paths:

@@ -25,6 +25,7 @@ def recorded(head: RequestHead, reply: Outlet, at: float, received: float, facts
         request_id=request.id if request is not None else request_id, at=at, status=reply.status, ended=facts.ended,
         method=head.method.decode("latin-1"), path=head.path.decode("latin-1"),
         model=request.model if request is not None else "", pool=facts.pool,
+        klass=request.klass if request is not None else "",
         tenant=request.tenant if request is not None else "", stream=request is not None and request.stream,
         endpoint=facts.endpoint, policy=facts.policy, reason=facts.reason,
         code=error.code if error is not None else "", tries=facts.tries, queued=facts.queued,

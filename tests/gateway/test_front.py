@@ -283,16 +283,34 @@ async def test_a_record_tells_what_happened() -> None:
     assert record.candidates is not None and len(record.candidates.ids) == 1
 
 
-@pytest.mark.parametrize("field", ["x-headway-class: batch", "x-headway-deadline: 2s", "Prefer: respond-async",
-                                   "x-headway-callback: http://a", "X-LLM-D-Inference-Objective: gold"])  # fmt: skip
-def test_a_header_that_asks_for_what_is_not_built_is_refused_and_named(field: str) -> None:
-    @on_uvloop
-    async def run() -> None:
-        said, _ = await one(post(chat(), "/v1/chat/completions", field))
-        assert said.status == 501 and b"not in this version" in said.body
-        assert field.partition(":")[0].lower().encode() in said.body
+# --- classes and deadlines ---------------------------------------------------------------------------------------
 
-    run()
+FAST = Key(hashlib.sha256(b"sk-fast").digest(), "acme", classes=frozenset({"interactive"}))
+
+
+@on_uvloop
+async def test_a_request_is_of_the_class_it_asks_for_if_its_key_may_use_it() -> None:
+    for klass, *lines in (("interactive",), ("async", "x-headway-class: async"),
+                          ("async", "x-llm-d-inference-objective: async"),
+                          ("interactive", "x-gateway-inference-objective: gold")):  # fmt: skip
+        said, gateway = await one(post(chat(), "/v1/chat/completions", *lines))
+        assert said.status == 200 and gateway.last.klass == klass, lines
+    auth = "Authorization: Bearer sk-fast"
+    said, gateway = await one(post(chat(), "/v1/chat/completions", auth, "x-headway-class: async"), keys=(FAST,))
+    assert (said.status, said.error["code"]) == (403, "class_not_allowed") and "interactive" in said.error["message"]
+    said, gateway = await one(post(chat(), "/v1/chat/completions", "x-headway-class: gold"))
+    assert (said.status, said.error["code"]) == (400, "unknown_class") and gateway.last.klass == ""
+
+
+@on_uvloop
+async def test_what_is_no_time_is_no_deadline() -> None:
+    for value in ("soon", "-2s", "2", "2030-01-31T12:00:00", "2030-13-31T12:00:00Z"):
+        said, _ = await one(post(chat(), "/v1/chat/completions", f"x-headway-deadline: {value}"))
+        assert (said.status, said.error["code"]) == (400, "invalid_value")
+        assert "x-headway-deadline" in said.error["message"]
+    for value in ("30s", "2190-01-31T12:00:00Z", "2190-01-31t12:00:00.5+02:00"):
+        said, _ = await one(post(chat(), "/v1/chat/completions", f"x-headway-deadline: {value}"))
+        assert said.status == 200, value
 
 
 PROMISED = (Model("m", "p", slo=Slo(ttft=0.5, tpot=0.04)),)
@@ -348,7 +366,7 @@ async def test_other_preferences_are_no_reason_to_refuse() -> None:
 @on_uvloop
 async def test_a_bug_of_ours_before_the_story_begins_is_a_500_with_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Upstream() as up, Running(config(pool([up]))) as gateway, gateway.client() as client:
-        monkeypatch.setattr(gateway.gateway.front, "_ask", lambda *_: 1 / 0)
+        monkeypatch.setattr(gateway.gateway.front.intake, "of_request", lambda *_: 1 / 0)
         assert (await client.ask()).error["code"] == "internal_error"
         await gateway.settled(1)
         assert gateway.last.status == 500

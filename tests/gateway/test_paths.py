@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.types import ModelFrom, PathRule
-from gateway.paths import Paths, is_for_later
+from gateway.paths import Paths, is_asynchronous
 
 PATHS = Paths([
     PathRule("/predict", ModelFrom("default", "mine")),
@@ -84,10 +84,10 @@ LATER = [b"/v1/files", b"/v1/files/file-1/content", b"/v1/batches", b"/v1/batche
 
 
 @pytest.mark.parametrize("raw", LATER)
-def test_asynchronous_work_is_for_later(raw: bytes) -> None:
-    assert is_for_later(raw)
+def test_asynchronous_work_is_asynchronous(raw: bytes) -> None:
+    assert is_asynchronous(raw)
 
 
 @pytest.mark.parametrize("raw", [b"/v1/filesystem", b"/v1/models", b"/v1/chat/completions", b"/files"])
 def test_other_paths_are_not(raw: bytes) -> None:
-    assert not is_for_later(raw)
+    assert not is_asynchronous(raw)

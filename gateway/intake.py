@@ -1,0 +1,200 @@
+"""From a checked HTTP request to an `Ask`: whose it is, which model, which class, how large, what was promised.
+
+The order of checks is the contract's: path, key, JSON, model. What can be refused by the head alone is refused before
+the body is read (`screen`). A job's request takes the same way (`of_job`), so that work which is done later is checked
+and counted like work that is done at once.
+
+Left to others: bytes in and out (`front`), what each field means (`fields`), which class it is (`classes`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gateway.ask import Ask
+from gateway.classes import asked_class, class_of
+from gateway.config.names import ModelNames
+from gateway.config.types import Config, Key, Model, TrafficClass
+from gateway.core.errors import BadRequest
+from gateway.core.lengths import Lengths
+from gateway.core.types import Request
+from gateway.dialects import TRITON
+from gateway.fields import Forwarder, Slos, asked_deadline, asked_slos, digest, presented_key, tighter
+from gateway.form import form_model, replace_form_model
+from gateway.paths import Path, Paths
+from gateway.peek import Peek, peek, rewrite
+from gateway.wire.head import RequestHead
+
+ANYONE = Key(b"", "anonymous", None)
+"""Whose requests are where no keys are configured."""
+
+# The most answers (`n`, `best_of`) one request may ask for: engines have been brought down by a billion.
+ANSWERS = 128
+
+
+class Screened(NamedTuple):
+    """What the head alone told.
+
+    The path and the model it names if it does, whose request it is, how fast it shall be, the class it asks for, and
+    the deadline (monotonic seconds; NaN: none).
+    """
+
+    path: Path
+    model: str | None
+    key: Key
+    slos: Slos
+    klass: str | None
+    deadline: float
+
+
+class Intake:
+    """Made anew with each configuration. `lengths_of` tells what answers of a model have been like."""
+
+    def __init__(self, config: Config, lengths_of: Callable[[str], Lengths]):
+        self._config = config
+        self._lengths_of = lengths_of
+        self.paths = Paths(config.paths)
+        self.names = ModelNames(config.models)
+        self._keys = {key.digest: key for key in config.keys}
+        self._forwarder = Forwarder(config.trusted_proxies)
+        self._usual: dict[tuple[bytes, str], TrafficClass] = {}  # of who asks for no class, by key and model
+
+    # --- by the head alone ---------------------------------------------------------------------------------------
+
+    def key(self, head: RequestHead) -> Key:
+        """Whose request this is. One answer for a missing and a wrong key, the same work for both."""
+        if not self._keys:
+            return ANYONE
+        made = digest(presented_key(head) or b"")
+        key = self._keys.get(made)
+        if key is None or not hmac.compare_digest(key.digest, made):
+            raise BadRequest("a valid API key is needed", status=401, code="invalid_api_key")
+        return key
+
+    def key_of(self, made: bytes | None) -> Key | None:
+        """The key with this digest; None where there is no such key any more."""
+        return self._keys.get(made or b"") if self._keys else ANYONE
+
+    def screen(self, head: RequestHead) -> Screened | None:
+        """None where this is no inference path; raises what the head alone is refused for."""
+        found = self.paths.find(head.path)
+        if found is None:
+            return None
+        if head.method != b"POST":
+            path = head.path.decode("latin-1")
+            raise BadRequest(f"use POST on {path}", status=405, code="method_not_allowed")
+        screened = Screened(*found, self.key(head), asked_slos(head),
+                            asked_class(self._config, head.named), asked_deadline(head))  # fmt: skip
+        coding = head.named.get(b"content-encoding")
+        if coding is not None and coding.lower() != b"identity":
+            raise BadRequest("request bodies must not be compressed", status=415, code="content_encoding")
+        return screened
+
+    # --- with the body -------------------------------------------------------------------------------------------
+
+    def of_request(self, head: RequestHead, body: bytes, peer: str, request_id: str, received: float) -> Ask:
+        """Raises BadRequest with what is wrong."""
+        screened = head.found
+        assert isinstance(screened, Screened)
+        return self._ask(screened, head, body, peer, request_id, received)
+
+    def of_job(self, path: bytes, body: bytes, key: Key, klass: str, request_id: str, deadline: float) -> Ask:
+        """The request that a job stands for, as if its owner had sent it now. Raises BadRequest."""
+        found = self.paths.find(path)
+        if found is None:
+            raise BadRequest(f"there is no {path.decode('latin-1')!r} here", status=404, code="unknown_path")
+        head = RequestHead.made(path, ((b"content-type", b"application/json"),))
+        screened = Screened(*found, key, (math.nan, math.nan), klass, deadline)
+        return self._ask(screened, head, body, "", request_id, time.monotonic())
+
+    def _ask(self, screened: Screened, head: RequestHead, body: bytes, peer: str, request_id: str,
+             received: float) -> Ask:  # fmt: skip
+        path, in_path, key, (ttft_slo, tpot_slo), asked_klass, deadline = screened
+        seen = self._read_body(path, head, body)
+        asked = self._asked_model(path, in_path, head, body, seen)
+        model = self.names.find(asked)
+        if model is None:
+            raise self.unknown_model(asked)
+        if not may_use(key, model):
+            raise BadRequest(f"this key may not use the model {asked!r}", status=403, code="model_not_allowed")
+        klass = self._class(key, model, asked_klass)
+        upstream = model.upstream_name(asked)
+        target = head.target
+        if upstream != asked:
+            body, target = self._rename(path, head, body, upstream)
+        if seen.answers > ANSWERS:
+            raise BadRequest(f"at most {ANSWERS} answers to one request", code="invalid_value", param="n")
+        lengths = self._lengths_of(model.name)
+        route = head.path.decode("latin-1")
+        prompt = seen.text
+        session = head.named.get(b"x-session-id")
+        request = Request(
+            request_id, model.name, received, prompt, lengths.prompt_tokens(len(prompt), route, key.tenant),
+            lengths.expected(route, key.tenant, seen.limit) * seen.answers, bool(seen.stream) or path.streams,
+            session.decode("latin-1") if session is not None else seen.prompt_cache_key or seen.user or "", key.tenant,
+            klass.name, tighter(model.slo.ttft, ttft_slo), tighter(model.slo.tpot, tpot_slo),
+            deadline=deadline, filler=klass.filler is not None,
+        )  # fmt: skip
+        asks_usage = seen.stream_options is not None and bool(seen.stream_options.include_usage)
+        may_inject = seen.stream and not asks_usage and path.dialect.name == "openai"
+        return Ask(request, model, asked, upstream, target, self._forwarder.lines(head, peer, request_id), body,
+                   path.dialect.event, received, inject_usage if may_inject else None, route,
+                   seen.answers, seen.limit)  # fmt: skip
+
+    def _class(self, key: Key, model: Model, asked: str | None) -> TrafficClass:
+        if asked is not None:
+            return class_of(self._config, key, model, asked)
+        usual = self._usual.get((key.digest, model.name))
+        if usual is None:
+            usual = self._usual[key.digest, model.name] = class_of(self._config, key, model, None)
+        return usual
+
+    def _read_body(self, path: Path, head: RequestHead, body: bytes) -> Peek:
+        if not path.json or b"inference-header-content-length" in head.named:
+            return Peek()
+        return peek(body, path.dialect is TRITON)
+
+    def _rename(self, path: Path, head: RequestHead, body: bytes, upstream: str) -> tuple[bytes, bytes]:
+        """Body and target with the model's name as the model server knows it."""
+        if path.source == "body":
+            return rewrite(body, {"model": upstream}), head.target
+        if path.source == "path":
+            return body, self.paths.renamed(head.path, upstream) + head.query
+        if path.source == "form":
+            return replace_form_model(head.named.get(b"content-type", b""), body, upstream), head.target
+        return body, head.target
+
+    def _asked_model(self, path: Path, in_path: str | None, head: RequestHead, body: bytes, seen: Peek) -> str:
+        if path.source == "body":
+            asked = seen.model
+        elif path.source == "path":
+            asked = in_path
+        elif path.source == "header":
+            named = head.named.get((path.name or "").lower().encode())
+            asked = named.decode("utf-8", "replace") if named else None
+        elif path.source == "form":
+            asked = form_model(head.named.get(b"content-type", b""), body)
+        else:
+            asked = path.name
+        if not asked:
+            raise BadRequest("the request names no model", code="model_missing", param="model")
+        return asked
+
+    def unknown_model(self, asked: str) -> BadRequest:
+        near = self.names.near(asked)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        return BadRequest(f"the model {asked[:200]!r} does not exist here{hint}", status=404, code="model_not_found",
+                          param="model")  # fmt: skip
+
+
+def may_use(key: Key, model: Model) -> bool:
+    return key.models is None or model.name in key.models
+
+
+def inject_usage(body: bytes) -> bytes:
+    """The body with the wish to be told the token usage at the end of the stream."""
+    return rewrite(body, {"stream_options": {"include_usage": True}})
