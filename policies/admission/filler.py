@@ -1,0 +1,287 @@
+"""Filler: asynchronous work in what interactive traffic leaves free, measured in what it does to the others.
+
+The idea: a gateway cannot stop an engine inside an iteration, so it bounds the harm before it sends. Four predicted
+effects decide per endpoint, all in seconds, all multiplied with what the closed loop (`loop`) has found them to be:
+
+* Pace. With this filler, tokens there come every T / (1 - rho) seconds; that must stay within the share `use` of the
+  promised TPOT (without one: within `slowdown` of the pace that there would be without filler).
+* Batch. Filler that decodes makes every iteration longer, and a first token waits for about one and a half. Where
+  interactive requests may arrive before it could be taken away, that may cost `slowdown` of their first token, or
+  10 ms.
+* Prompt. While its prompt is worked off, an endpoint is no place for others. They go elsewhere, as long as there is an
+  elsewhere: so many may come meanwhile (Poisson), so many endpoints work off no prompt. The share of arrivals that find
+  none may be `slowdown`, which is kept as an account.
+* Room. Its context must fit into the KV cache beside what is there and will be written.
+
+Where nobody is expected nothing of that binds but room, and the engine runs as full as it can be: what makes that safe is
+that running filler is aborted, least progress first, as soon as somebody comes and the effects are beyond their bounds.
+One endpoint in four stands by at the bound of the batch. An item is aborted at most `aborts` times; after that it goes
+only where it need never be.
+
+Pure: no clock, no I/O. Left to others: who of the filler goes next (the class's queue), sending and aborting.
+Sources: HyGen (2501.14808), ConServe (2410.01228): a budget of latency, not of requests; Echo, Chiron: preemptible.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gateway.core.books import CAPACITY
+from gateway.core.fleet import Fleet
+from gateway.core.predictor import Predictor
+from gateway.core.reservation import Reservation
+from gateway.core.snapshot import Snapshot
+from gateway.core.types import UNKNOWN, Floats, Outcome, Request
+from policies.admission.arrivals import Arrivals, chance_of_more
+from policies.admission.loop import Interference, Loop
+from policies.admission.strain import Ledger, Strain
+
+Flags = npt.NDArray[np.bool_]
+
+LEAST_TTFT = 0.010  # seconds of a first token that nobody notices
+ITERATIONS = 1.5  # that a first token waits for: half of the running one, and its own
+SOON, LATER = 0.25, 1.0  # seconds: within which filler that is in the way leaves; for which it is sent
+STANDBY = 4  # one endpoint in so many stands by
+QUEUED = 3.0  # requests that an engine may say wait there
+FULL = 0.95  # of the KV cache
+LEFT = 0.5  # of what is still to be written is there at once
+CREDIT = 2.0  # seconds for which the account of prompts may be saved up
+RELIEF = 0.9  # of a bound: how far down an abort goes
+FOLLOW = 0.02
+UNCALIBRATED = 4.0  # filler requests per endpoint while nothing is known of it
+
+
+class Rule(Protocol):
+    """What the operator says: see `filler:` of a class."""
+
+    @property
+    def slowdown(self) -> float: ...
+
+    @property
+    def aborts(self) -> int: ...
+
+
+class _Sent(NamedTuple):
+    """A protected request in flight: what was predicted of its first token, and the filler's part of it."""
+
+    predicted: float
+    effect: float
+
+
+class Filler:
+    """One pool's. Tell it of every place `taken`, `admitted` and `ended`; ask `open_rows` and `victims`."""
+
+    def __init__(self, rule: Rule):
+        self.rule = rule
+        self.aborted = 0
+        self._ledger = Ledger()
+        self._arrivals = Arrivals()
+        self._loop = Loop()
+        self._sent: dict[Reservation, _Sent] = {}
+        self._credit, self._credited = 0.0, -math.inf
+        self._ttft_slo = self._tpot_slo = UNKNOWN
+        self._ttft = UNKNOWN  # mean of the protected's first tokens without the filler's part
+
+    # --- what it is told -----------------------------------------------------------------------------------------
+
+    def taken(self, reservation: Reservation, request: Request, now: float) -> None:
+        """A protected request was sent."""
+        self._arrivals.see(request.prompt_tokens, now)
+        self._ttft_slo = _tightest(self._ttft_slo, request.ttft_slo)
+        self._tpot_slo = _tightest(self._tpot_slo, request.tpot_slo)
+        forecast, predictor = reservation.forecast, reservation.fleet.predictor
+        if forecast is None or predictor is None:
+            return
+        row, ledger, effect = reservation.row, self._ledger, 0.0
+        if row in ledger.rows:
+            _, _, decode, context = predictor.learnt.prices.each[:4]
+            slow = predictor.learnt.paces.decode.item(row)
+            effect = ITERATIONS * slow * (decode * ledger.requests.item(row) + context * ledger.context.item(row))
+        self._sent[reservation] = _Sent(forecast.ttft, effect)
+
+    def admitted(self, reservation: Reservation, request: Request, now: float, aborted: int = 0) -> None:
+        """Filler was sent; it has been `aborted` so often before."""
+        predictor = reservation.fleet.predictor
+        work = self._work(predictor, reservation.uncached, reservation.row) if predictor is not None else 0.0
+        self._ledger.add(reservation, aborted, work, now)
+
+    def ended(self, reservation: Reservation, outcome: Outcome | None, now: float) -> None:
+        """A place was given back, of either kind."""
+        if self._ledger.remove(reservation):
+            return
+        sent = self._sent.pop(reservation, None)
+        if sent is None or outcome is None or outcome.ended != "complete" or not reservation.stream:
+            return
+        self._loop.learn(outcome, sent.predicted, sent.effect, now)
+        if outcome.ttft == outcome.ttft:
+            alone = max(0.0, outcome.ttft - sent.effect)
+            self._ttft = alone if self._ttft != self._ttft else self._ttft + FOLLOW * (alone - self._ttft)
+
+    # --- what it is asked ----------------------------------------------------------------------------------------
+
+    def open_rows(self, request: Request, snapshot: Snapshot, now: float, aborted: int = 0) -> Snapshot | None:
+        """The snapshot cut to endpoints where this filler does no more harm than is allowed; None: nowhere now."""
+        fleet, predictor = snapshot.fleet, snapshot.fleet.predictor
+        if predictor is None or not predictor.calibrated:
+            return self._guess(snapshot)
+        rows, column = snapshot.rows, snapshot.column
+        strain = Strain(fleet, predictor, self._ledger, len(fleet.ours), now)
+        prompt, output = request.prompt_tokens, request.output_tokens
+        work = self._work(predictor, prompt, int(rows[0]))
+        open_ = self._has_room(fleet, predictor, prompt + output)
+        needed = self._needed(strain, rows, now, LATER)
+        if aborted >= self.rule.aborts:
+            needed[rows] = True
+        within = self._batch(strain, strain.sequence + strain.context_each * (prompt + output / 2.0))
+        open_ &= within | ~needed
+        watched = needed | (strain.others > 0.0)
+        limit = self._pace_limit(strain)
+        open_ &= (strain.pace(1.0, prompt + output / 2.0, work) <= limit) | ~watched
+        chosen = self._for_prompt(open_[rows], column(fleet.prefill), now, work, prompt)
+        if not chosen.any():
+            return None
+        # Those that nobody is expected at first.
+        spare = chosen & ~needed[rows]
+        return Snapshot(fleet, now, rows[spare if spare.any() else chosen], False)
+
+    def victims(self, fleet: Fleet, now: float) -> list[Reservation]:
+        """Filler to abort now, because somebody is there or expected whom it would delay beyond the bounds."""
+        predictor = fleet.predictor
+        if predictor is None or not self._ledger.rows:
+            return []
+        self._ledger.recount()
+        count = len(fleet.ours)
+        rows = np.array([row for row, _ in fleet.members()], np.intp)
+        strain = Strain(fleet, predictor, self._ledger, count, now)
+        needed = self._needed(strain, rows, now, SOON, standby=False)
+        bound = self._bound()
+        spare = np.where(needed, strain.filler - bound, -math.inf)  # seconds of an iteration too many
+        # What the filler's prefills did to the pace is over when nothing is sent any more.
+        stretch = 1.0 - np.minimum(strain.rho - strain.rho_filler, 0.9)
+        late = strain.iteration - self._pace_limit(strain) * stretch
+        over = np.maximum(spare, np.where(strain.others > 0.0, late, -math.inf))
+        found: list[Reservation] = []
+        for row in (over > 0.0).nonzero()[0].tolist():
+            aim = over.item(row) + (1.0 - RELIEF) * bound
+            found += self._shed(row, aim, strain)
+        self.aborted += len(found)
+        return found
+
+    def report(self) -> Interference:
+        """What filler does to the protected, as measured."""
+        return self._loop.report()
+
+    def counts(self) -> dict[int, int]:
+        """Filler in flight by row."""
+        return {row: len(running) for row, running in self._ledger.rows.items()}
+
+    # --- the bounds ----------------------------------------------------------------------------------------------
+
+    def _bound(self) -> float:
+        """Seconds that filler may add to an iteration where somebody is expected."""
+        ttft = self._ttft if self._ttft == self._ttft else 0.0
+        return max(LEAST_TTFT, self.rule.slowdown * ttft) / (ITERATIONS * self._loop.correction)
+
+    def _batch(self, strain: Strain, more: Floats) -> Flags:
+        within: Flags = strain.filler + more <= self._bound()
+        return within
+
+    def _pace_limit(self, strain: Strain) -> Floats:
+        alone = strain.alone()
+        allowed = alone * (1.0 + self.rule.slowdown)
+        if self._tpot_slo == self._tpot_slo:
+            allowed = np.maximum(allowed, self._loop.use * self._tpot_slo) if self.rule.slowdown > 0.0 else alone
+            allowed = np.where(alone >= self._loop.use * self._tpot_slo, 0.0, allowed)
+        return allowed
+
+    def _needed(self, strain: Strain, rows: npt.NDArray[np.intp], now: float, ahead: float,
+                standby: bool = True) -> Flags:  # fmt: skip
+        """The endpoints that arrivals of the next moments would go to: those that filler slows the least."""
+        mean = self._arrivals.rate(now) * ahead
+        least = len(rows) // STANDBY if standby else 0
+        count = 0
+        while count < len(rows) and (count < least or chance_of_more(mean, count) > self.rule.slowdown):
+            count += 1
+        needed = np.zeros(len(strain.filler), np.bool_)
+        if count:
+            needed[rows[np.argsort(strain.filler[rows], kind="stable")[:count]]] = True
+        return needed
+
+    def _has_room(self, fleet: Fleet, predictor: Predictor, tokens: float) -> Flags:
+        """Endpoints whose KV cache has room, and whose engine does not say that requests wait."""
+        books, count = predictor.books, len(fleet.ours)
+        held = books.context[:count] + fleet.prefill[:count] + LEFT * fleet.output[:count] + tokens
+        room: Flags = held <= FULL * books.table[CAPACITY, :count]
+        room &= ~(fleet.waiting[:count] > QUEUED)
+        return room
+
+    def _for_prompt(self, open_: Flags, unstarted: Floats, now: float, work: float, prompt: float) -> Flags:
+        """Of the candidates those where its prompt may be worked off now."""
+        rate = self._arrivals.rate(now)
+        mean = rate * work * self._loop.correction
+        free = unstarted <= 0.0
+        others = int(free.sum())
+        self._earn(rate, now)
+        if chance_of_more(mean, 0) <= self.rule.slowdown:
+            return open_ & (unstarted <= prompt)  # nobody comes: one prompt runs, the next one waits
+        spent = expected_beyond(mean, others - 1)
+        if spent > self._credit:
+            return np.zeros_like(open_)
+        chosen = open_ & free
+        if chosen.any():
+            self._credit -= spent
+        return chosen
+
+    def _earn(self, rate: float, now: float) -> None:
+        passed = min(now - self._credited, CREDIT)
+        self._credited = now
+        gain = self.rule.slowdown * rate
+        self._credit = min(self._credit + gain * passed, max(1.0, gain * CREDIT))
+
+    def _shed(self, row: int, seconds: float, strain: Strain) -> list[Reservation]:
+        """Those of a row whose parts of an iteration make up so many seconds, least progress first."""
+        found = []
+        each, per_token = strain.sequence.item(row), strain.context_each.item(row)
+        for reservation, aborted in self._ledger.youngest(row):
+            if seconds <= 0.0:
+                break
+            if aborted < self.rule.aborts:
+                found.append(reservation)
+                seconds -= each + per_token * (reservation.prompt + reservation.written)
+        return found
+
+    def _guess(self, snapshot: Snapshot) -> Snapshot | None:
+        """Without a predictor to be trusted: a few where nobody else is."""
+        count = len(snapshot.fleet.ours)
+        self._ledger.reach(count)
+        there = snapshot.column(self._ledger.requests[:count])
+        few = (there < UNCALIBRATED) & (snapshot.requests - there <= 0.0)
+        return Snapshot(snapshot.fleet, snapshot.now, snapshot.rows[few], False) if few.any() else None
+
+    def _work(self, predictor: Predictor, prompt: float, row: int) -> float:
+        """Seconds of prefill."""
+        learnt = predictor.learnt
+        pairs = prompt * prompt / 2.0
+        return learnt.paces.prefill.item(row) * (learnt.price(0.0, prompt) + learnt.prices.each[7] * pairs)
+
+
+def _tightest(known: float, told: float) -> float:
+    """The tightest promise of late; one that is not made any more is forgotten."""
+    if told != told:
+        return known
+    return told if known != known or told < known else known + FOLLOW * (told - known)
+
+
+def expected_beyond(mean: float, than: int) -> float:
+    """How many beyond so many are expected to come where `mean` are."""
+    if than < 0:
+        return mean
+    term, below = math.exp(-mean), 0.0
+    for n in range(than + 1):
+        below += (than - n) * term
+        term *= mean / (n + 1)
+    return mean - than + below
