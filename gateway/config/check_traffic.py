@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from gateway.config.kinds import Path, Reader
+from gateway.config.kinds import NOTHING, Path, Reader
 from gateway.config.problems import did_you_mean, shown
 from gateway.config.types import Config, Key, TrafficClass
 
@@ -67,12 +67,15 @@ def _no_such_class(name: str, classes: Collection[str]) -> tuple[str, str]:
     return f"class {shown(name)} does not exist", did_you_mean(name, classes) or f"there are {', '.join(classes)}"
 
 
-def _check_default(config: Config, classes: Collection[str], reader: Reader) -> None:
+def _check_default(config: Config, classes: Mapping[str, Any], reader: Reader) -> None:
     defaults = [kind.name for kind in config.classes.values() if kind.default]
     for name in defaults[1:]:
         told = f"contradictory: {shown(defaults[0])} is the default class already"
         reader.error(reader.value_at("classes", name, "default"), told, "exactly one is")
-    if not defaults and len(config.classes) == len(classes):
+    # Where one could not be read, that was told, and it may have been the default.
+    unread = (part is NOTHING or (reader.is_given("classes", name, "default") and "default" not in part)
+              for name, part in classes.items())  # fmt: skip
+    if classes and not defaults and not any(unread):
         hint = f"write {{default: true}} in one of {', '.join(classes)}"
         reader.error(reader.key_at("classes"), "no class is the default", hint)
 

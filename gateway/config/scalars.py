@@ -166,6 +166,8 @@ def parse_redis_url(text: str) -> str:
     if "?" in text or "#" in text or not re.fullmatch(r"[!-~]+", text):
         raise Fault(f"not a Redis URL: {shown(told)}", "no query, fragment or space in it")
     place = url.netloc.rpartition("@")[2]
+    if not place:
+        raise Fault(f"not a Redis URL: {shown(told)}", hint)
     parse_host(place.rpartition(":")[0] if port is not None else place.rstrip(":"), told, hint)
     return text
 

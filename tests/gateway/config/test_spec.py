@@ -18,6 +18,7 @@ from policies.picking import POLICIES as registry
 Read = Callable[..., Loaded]
 Faults = Callable[..., tuple[Problem, ...]]
 
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
