@@ -145,7 +145,7 @@ def _check_one_keys_limits(key: Key, reader: Reader) -> None:
     limits, at = key.limits, ("keys", key.digest.hex(), "limits")
     if limits is None:
         return
-    if reader.is_given(*at, "reserve") and limits.tokens is None and limits.tokens_per_day is None:
+    if limits.reserve == "max_tokens" and limits.tokens is None and limits.tokens_per_day is None:
         hint = "give tokens or tokens_per_day, or leave it out"
         reader.error(reader.key_at(*at, "reserve"), "unreachable: `reserve` without a limit of tokens", hint)
     if limits.tokens and limits.tokens_per_day and limits.tokens.amount > limits.tokens_per_day:

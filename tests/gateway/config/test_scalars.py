@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -12,21 +13,26 @@ from gateway.config.scalars import (
     LARGEST,
     LONGEST,
     format_duration,
+    format_rate,
     format_share,
     format_size,
     parse_address,
     parse_bool,
+    parse_callback,
     parse_decimal,
     parse_duration,
     parse_endpoint_url,
     parse_int,
     parse_network,
+    parse_quota,
+    parse_rate,
+    parse_redis_url,
     parse_share,
     parse_size,
 )
 
 PARSERS = [parse_address, parse_bool, parse_decimal, parse_duration, parse_endpoint_url, parse_int, parse_network,
-           parse_share, parse_size]  # fmt: skip
+           parse_share, parse_size, parse_rate, parse_quota, parse_redis_url, parse_callback]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -171,3 +177,59 @@ def test_a_url_that_is_read_reads_as_itself(text: str) -> None:
     except Fault:
         return
     assert parse_endpoint_url(url) == url
+
+
+@given(st.integers(min_value=1, max_value=10**14), st.sampled_from("smhd"))
+def test_a_rate_survives_writing_and_reading(amount: int, unit: str) -> None:
+    assert format_rate(*parse_rate(f"{amount}/{unit}")) == f"{amount}/{unit}"
+
+
+@pytest.mark.parametrize(
+    "text", ["100", "100/", "/s", "100/ms", "100 /s", "1e3/s", "-1/s", "010/s", "0.5/m", "1/s/s", "٣/s"]
+)
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(Fault, match="not a rate"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize("parse", [parse_quota, parse_rate])
+def test_a_limit_of_nothing_is_refused(parse: Callable[[str], object]) -> None:
+    with pytest.raises(Fault, match="lets nothing through"):
+        parse("0" if parse is parse_quota else "0/s")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["redis:", "redis://", "redis:///0", "redis://h:0", "redis://h:70000", "redis://h/0/1", "redis://h/-1", "http://h",
+     "redis://a b", "redis://h?x=1", "redis://h#x", "redis://[::1", "redis://1.2.3", "unix:///run/redis.sock", ""],
+)  # fmt: skip
+def test_what_is_no_redis_url_is_refused_with_the_right_spelling(text: str) -> None:
+    with pytest.raises(Fault) as caught:
+        parse_redis_url(text)
+    assert caught.value.hint
+
+
+def test_a_redis_url_is_refused_without_its_password() -> None:
+    for text in ("redis://u:hunter2@h:x", "redis://:hunter2@/0", "rediss://hunter2@h/x", "redis://u:hunter2@1.2"):
+        with pytest.raises(Fault) as caught:
+            parse_redis_url(text)
+        assert "hunter2" not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [("Hooks.Example.COM", "hooks.example.com"), ("*.example.com", "*.example.com"), ("10.0.0.1", "10.0.0.1"),
+     ("localhost", "localhost"), ("a.example.", "a.example"), ("*.Example.org.", "*.example.org")],
+)  # fmt: skip
+def test_a_host_that_may_be_called_is_kept_in_one_spelling(text: str, host: str) -> None:
+    assert parse_callback(text) == host
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["*", "*.*", "*.com", "**.a.b", "*a.b.c", "a.*.b", "http://a.b", "a.b/", "a.b:80", "a b", "", ".a.b", "a@b.c"],
+)
+def test_what_is_no_host_or_names_too_many_is_refused(text: str) -> None:
+    with pytest.raises(Fault) as caught:
+        parse_callback(text)
+    assert caught.value.hint

@@ -22,7 +22,7 @@ from gateway.config.tree import parse_tree
 CONFIG_FOLDER = Path(__file__).resolve().parents[3] / "config"
 REFERENCE = CONFIG_FOLDER / "headway.yaml"
 EXAMPLES = sorted((CONFIG_FOLDER / "examples").glob("*.yaml"))
-ENV = {"ADMIN_TOKEN": "token", "VLLM_KEY": "key", "TEST_KEY": "another"}
+ENV = {"ADMIN_TOKEN": "token", "VLLM_KEY": "key", "TEST_KEY": "another", "CALLBACK_SECRET": "third"}
 
 
 def faults(value: Any, schema: dict[str, Any], at: str = "$") -> Iterator[str]:
@@ -127,6 +127,19 @@ def test_the_reference_file_says_the_defaults() -> None:
         digest=config.digest,
         source=str(REFERENCE),
     )
+
+
+def test_what_the_reference_file_shows_as_comments_are_the_defaults() -> None:
+    """The blocks that a default of nothing hides, read as if they were not comments."""
+    text = REFERENCE.read_text()
+    for name in ("jobs", "shared"):
+        text = re.sub(rf"^{name}: null .*$", f"{name}:", text, flags=re.MULTILINE)
+    text = text.replace("keys: {} ", "keys: ").replace("  # `headway key new` makes one.\n", "")
+    text = re.sub(r"^  # (  |\w+: |\")", r"  \1", text, flags=re.MULTILINE)
+    config = load_bytes(text.encode(), str(REFERENCE), {}).config
+    assert config.jobs == types.Jobs(types.Secret(f"sqlite:{CONFIG_FOLDER}/headway-jobs.db"))
+    assert config.shared == types.Shared(types.Secret("redis://host:6379/1"))
+    assert config.keys == (types.Key(config.keys[0].digest, "acme", limits=types.KeyLimits()),)
 
 
 def keys_of(kind: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
