@@ -1,0 +1,369 @@
+"""The desk of one pool: who goes now, who waits and who is refused. The gateway and the lab run this same code.
+
+    offer(guest, request, now) ---- goes ----> a Reservation
+             |                 ---- waits ---> a Waiting; the guest is `called` later, from `serve`
+             |                 ---- refused -> raises Refused (its reason, when to come back), or NoEndpoint
+             v
+    serve(now)     somebody may go now: call it soon after anything `changed` (a first token, a place given back), when
+                   `next_at` has come, and on every sweep for what is no event here
+    leave(waiting) the guest waits no longer (its client is gone, another pool had a place)
+    ended(...)     a place has been given back, with what came of it
+
+`route` is look, pick, judge and take in one plain function: nothing else can run in between, so there is no lock and no
+herd. A request that comes when nobody waits is routed at once; it waits when no endpoint has room for it or keeps its
+promises, or when its policy would rather choose later. It is refused on arrival when the queue ahead of it cannot drain
+in time: waiting first and being refused then helps nobody.
+
+When something has changed, those who are first in their class are asked, until `ASKED` of them could not go: a change
+lets in few, and a long prompt that fits nowhere yet must not keep a short one from its place. A class is asked only
+when nobody before it waits for room.
+
+Left to others: waking who was called and keeping time (`gateway/admit.py`, the lab's router), which endpoint (the
+policy), how much filler fits (the filler).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from gateway.core.errors import HeadwayError, NoEndpoint, Refused
+from gateway.core.fleet import Fleet
+from gateway.core.reservation import Reservation
+from gateway.core.snapshot import Snapshot
+from gateway.core.types import Decision, Outcome, Request
+from policies.admission.base import ClassRule, Waiting, cost
+from policies.admission.judge import GO, Judge, Verdict
+from policies.admission.limit import AdaptiveLimit
+from policies.admission.room import WaitingRoom
+from policies.admission.shares import Shares
+
+ASKED = 4  # how many could not go before no more are asked
+HOLD = 10.0  # seconds: no policy holds a request longer for a better choice
+# What is ahead must drain in this share of the time that is left: how fast it drains is only known roughly, and those
+# that are served at the last moment are late as soon as anything is slower than it was.
+PATIENCE = 0.5
+
+
+class Guest(Protocol):
+    """Who wants a place. `avoid`: endpoints (ids) that were tried already; `aborted`: how often it had to give way."""
+
+    @property
+    def avoid(self) -> Collection[str]:
+        """Ids of endpoints that it must not get."""
+
+    @property
+    def aborted(self) -> int:
+        """How often it had a place as filler and was taken off it."""
+
+    def chosen(self, decision: Decision, snapshot: Snapshot) -> None:
+        """This place is about to be taken for it: the last moment to see the fleet as it was."""
+
+    def called(self, reservation: Reservation | None, error: HeadwayError | None) -> None:
+        """It has waited and got a place, or a reason why not. Exactly one of the two is given."""
+
+
+class Filling(Protocol):
+    """What decides how much filler a fleet takes; see `filler`."""
+
+    def open_rows(self, request: Request, snapshot: Snapshot, now: float, aborted: int = 0) -> Snapshot | None:
+        """The snapshot without the endpoints that this request may not go to now; None: nowhere now."""
+
+    def admitted(self, reservation: Reservation, request: Request, now: float, aborted: int = 0) -> None:
+        """A filler request has got this place."""
+
+    def taken(self, reservation: Reservation, request: Request, now: float) -> None:
+        """A request that is no filler has got this place."""
+
+    def ended(self, reservation: Reservation, outcome: Outcome | None, now: float) -> None:
+        """A place of either kind was given back."""
+
+    def victims(self, fleet: Fleet, now: float) -> list[Reservation]:
+        """Filler that must give way, if any."""
+
+
+G = TypeVar("G", bound=Guest)
+
+
+class Queue(NamedTuple):
+    """One class in `Desk.report`. Rates are per second over the last seconds, in tokens (those written count twice)."""
+
+    waiting: int
+    oldest: float
+    drain: float
+    inflight: int
+
+
+class Desk(Generic[G]):
+    """One per pool; pure. `pick` is the policy's; `limit` is the pool's, in requests (None: none)."""
+
+    def __init__(self, fleet: Fleet, pick: Callable[[Request, Snapshot], Decision], rules: Iterable[ClassRule],
+                 limit: int | None = None, filler: Filling | None = None):  # fmt: skip
+        self.fleet = fleet
+        self.shares = Shares()
+        self.judge = Judge()
+        self.adaptive = AdaptiveLimit()
+        self._inflight: dict[str, int] = {}
+        self._all = 0
+        self._changed = False
+        rules = list(rules)
+        self.room: WaitingRoom[G] = WaitingRoom(rules, self.shares)
+        self.reconfigure(pick, rules, limit, filler)
+
+    def reconfigure(self, pick: Callable[[Request, Snapshot], Decision], rules: Iterable[ClassRule],
+                    limit: int | None, filler: Filling | None) -> None:  # fmt: skip
+        """Another configuration; who waits goes on waiting."""
+        rules = list(rules)
+        self.pick = pick
+        self.filler = filler
+        self._limit = math.inf if limit is None else limit
+        self._reserved = {rule.name: rule.reserve for rule in rules if rule.reserve > 0.0}
+        self.room.reconfigure(rules)
+        self._changed = True
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self.room)
+
+    # --- one request ---------------------------------------------------------------------------------------------
+
+    def offer(self, guest: G, request: Request, now: float) -> Reservation | Waiting[G]:
+        """A request has come, or comes back for a further try. Raises Refused and NoEndpoint."""
+        if len(self.room):
+            waiting = Waiting(guest, request, now, math.inf)
+            if self.room.blocks(waiting):
+                return self._wait(waiting, self._patience(guest, request, now))
+        found = self.route(guest, request, now)
+        return found if isinstance(found, Reservation) else self._wait(Waiting(guest, request, now, math.inf), found)
+
+    def route(self, guest: G, request: Request, now: float, may_hold: bool = True,
+              is_late: bool = False) -> Reservation | Verdict:  # fmt: skip
+        """Look, pick, judge and take. Raises NoEndpoint. Not to be interrupted."""
+        fleet, predictor, avoid = self.fleet, self.fleet.predictor, guest.avoid
+        snapshot = self._look(guest, request, now)
+        if snapshot is None:
+            return self.judge.patience(request, predictor, now)
+        if avoid or not may_hold:
+            request = request._replace(may_wait=False)
+        decision = self.pick(request, snapshot)
+        if decision.wait > 0.0 and request.may_wait:
+            patience = self.judge.patience(request, predictor, now)
+            return patience._replace(holds_until=now + min(decision.wait, HOLD))
+        if request.filler or avoid:  # the filler has judged; who was let in once is not judged again
+            verdict = GO
+        elif is_late:
+            verdict = self.judge.without_first(request, decision, predictor)
+        else:
+            verdict = self.judge.judge(request, decision, predictor, now, self.shares.restraint(request.tenant, now))
+        if not verdict.goes:
+            return verdict
+        guest.chosen(decision, snapshot)
+        reservation = fleet.reserve(decision, request, now)
+        self._admitted(guest, reservation, request, now)
+        return reservation
+
+    def _look(self, guest: G, request: Request, now: float) -> Snapshot | None:
+        """Who may be chosen; None where all are full. Raises NoEndpoint."""
+        fleet = self.fleet
+        try:
+            snapshot = fleet.snapshot(now, guest.avoid)
+        except NoEndpoint:
+            raise
+        except Refused:
+            return None
+        if (self._limit < math.inf or self._reserved) and self._all >= self._places(request.klass, snapshot):
+            return None
+        predictor = fleet.predictor
+        if predictor is None or not predictor.calibrated:
+            narrowed = self._within_limits(snapshot)
+            if narrowed is None:
+                return None
+            snapshot = narrowed
+        if request.filler and self.filler is not None:
+            return self.filler.open_rows(request, snapshot, now, guest.aborted)
+        return snapshot
+
+    def _places(self, klass: str, snapshot: Snapshot) -> float:
+        """How many requests may be in flight for one of this class to go: others' reserves are kept free."""
+        limit = self._limit
+        if self._reserved and limit == math.inf:
+            limit = float(self.fleet.limit[snapshot.rows].sum())  # infinite as soon as one has no limit
+        kept = 0.0
+        for name, share in self._reserved.items():
+            if name != klass and limit < math.inf:
+                kept += max(0.0, share * limit - self._inflight.get(name, 0))
+        return limit - kept
+
+    def _within_limits(self, snapshot: Snapshot) -> Snapshot | None:
+        """Without those that have as much as they carry, as far as the time between tokens tells."""
+        fleet, rows = self.fleet, snapshot.rows
+        self.adaptive.reach(len(fleet.ours))
+        # A limit that the operator set stands by itself: the fleet has seen to it.
+        room = (fleet.ours[rows] < self.adaptive.limits[rows]) | (fleet.limit[rows] < math.inf)
+        if room.all():
+            return snapshot
+        return Snapshot(fleet, snapshot.now, rows[room], False) if room.any() else None
+
+    # --- waiting -------------------------------------------------------------------------------------------------
+
+    def _patience(self, guest: G, request: Request, now: float) -> Verdict:
+        """Until when a request that may not go before others can use a turn."""
+        predictor = self.fleet.predictor
+        if request.deadline == request.deadline and predictor is not None and predictor.calibrated:
+            snapshot = self._look(guest, request, now)  # whether its deadline can be met is worth a prediction
+            if snapshot is not None:
+                decision = self.pick(request._replace(may_wait=False), snapshot)
+                verdict = self.judge.judge(request, decision, predictor, now)
+                if not verdict.goes:
+                    return verdict
+        return self.judge.patience(request, predictor, now)
+
+    def _wait(self, waiting: Waiting[G], verdict: Verdict) -> Waiting[G]:
+        """Let it wait, or refuse it at once where that is of no use."""
+        request, now = waiting.request, waiting.since
+        rule = self.room.rule(request.klass)
+        waiting.until, waiting.why = verdict.until, verdict.why
+        waiting.asks_at = verdict.holds_until
+        if waiting.why == "slo" and rule.late == "serve":
+            if verdict.until <= now:
+                waiting.late, waiting.until, waiting.why = True, now + rule.wait, "queue_timeout"
+        elif verdict.until <= now:
+            raise self._refusal(waiting, now, verdict.hopeless)
+        if now + rule.wait < waiting.until:
+            waiting.until, waiting.why = now + rule.wait, "queue_timeout"
+        is_refused = rule.late == "refuse" and not rule.filler and waiting.asks_at == math.inf
+        if is_refused and self.room.delay(waiting) > PATIENCE * (waiting.until - now):
+            raise self._refusal(waiting, now)
+        self.room.enter(waiting)
+        return waiting
+
+    def _refusal(self, waiting: Waiting[G], now: float, hopeless: bool = False) -> Refused:
+        why = "queue_full" if waiting.why == "queue_timeout" and waiting.since == now else waiting.why
+        after = None if hopeless else self.room.retry_after(waiting.request.klass, now)
+        error = Refused(_MESSAGES[why], reason=why, retry_after=after)
+        error.should_retry = not hopeless
+        return error
+
+    def leave(self, waiting: Waiting[G]) -> None:
+        """The guest waits no longer. Nothing happens if it was called already."""
+        self.room.leave(waiting)
+
+    @property
+    def next_at(self) -> float:
+        """When `serve` must be called at the latest; infinite when nobody's time is running out."""
+        return self.room.next_at
+
+    def changed(self) -> bool:
+        """A first token came, a place was given back, a server is there: whether `serve` should be called soon."""
+        self._changed = len(self.room) > 0
+        return self._changed
+
+    def serve(self, now: float) -> None:
+        """Call those whose turn has come and those whose time is over."""
+        calls: list[tuple[G, Reservation | None, HeadwayError | None]] = []
+        for waiting in self.room.over(now):
+            self._is_over(waiting, now, calls)
+        if self._changed:
+            self._changed = False
+            for line in self.room.lines(now):
+                failed: list[Waiting[G]] = []
+                while len(failed) < ASKED and (first := line.pop()) is not None:
+                    if not self._ask(first, now, calls):
+                        failed.append(first)
+                for waiting in reversed(failed):
+                    self.room.put_back(waiting)
+                if len(line) > line.held:
+                    break
+        for guest, reservation, error in calls:  # last, since who is called may do anything
+            guest.called(reservation, error)
+
+    def _ask(self, waiting: Waiting[G], now: float,
+             calls: list[tuple[G, Reservation | None, HeadwayError | None]]) -> bool:  # fmt: skip
+        """Whether this one, which was taken out of its queue, has gone: with a place or without."""
+        try:
+            found = self.route(waiting.item, waiting.request, now, now < waiting.asks_at < math.inf, waiting.late)
+        except NoEndpoint as error:
+            self.room.leave(waiting)
+            calls.append((waiting.item, None, error))
+            return True
+        if isinstance(found, Reservation):
+            self.room.leave(waiting)
+            calls.append((waiting.item, found, None))
+            return True
+        if waiting.asks_at < math.inf and (waiting.asks_at <= now or found.holds_until == math.inf):
+            self.room.wait_for_room(waiting, waiting.until, waiting.why)  # it is not the policy any more that waits
+        if found.why == "deadline" and found.until <= now:
+            self.room.leave(waiting)
+            calls.append((waiting.item, None, self._refusal(waiting, now, found.hopeless)))
+            return True
+        return False
+
+    def _is_over(self, waiting: Waiting[G], now: float,
+                 calls: list[tuple[G, Reservation | None, HeadwayError | None]]) -> None:  # fmt: skip
+        """Its policy will wait no longer, or it cannot."""
+        if waiting.until > now:
+            self.room.take_out(waiting)
+            if not self._ask(waiting, now, calls):
+                self.room.put_back(waiting)
+            return
+        rule = self.room.rule(waiting.request.klass)
+        if waiting.why == "slo" and rule.late == "serve":
+            self.room.serve_late(waiting, waiting.since + rule.wait)
+            return
+        self.room.leave(waiting)
+        calls.append((waiting.item, None, self._refusal(waiting, now)))
+
+    # --- what came of it -----------------------------------------------------------------------------------------
+
+    def _admitted(self, guest: G, reservation: Reservation, request: Request, now: float) -> None:
+        weight = cost(request)
+        self._all += 1
+        self._inflight[request.klass] = self._inflight.get(request.klass, 0) + 1
+        self.shares.charge(request.tenant, weight, now)
+        self.room.flow.note(request.klass, weight, now)
+        if self.filler is not None:
+            if request.filler:
+                self.filler.admitted(reservation, request, now, guest.aborted)
+            else:
+                self.filler.taken(reservation, request, now)
+
+    def ended(self, reservation: Reservation, request: Request, outcome: Outcome | None, now: float) -> None:
+        """This place has been given back (and settled). Call it once for each that was taken."""
+        self._all -= 1
+        self._inflight[request.klass] -= 1
+        if self.filler is not None:
+            self.filler.ended(reservation, outcome, now)
+        self._changed = len(self.room) > 0
+        if outcome is None or outcome.ended != "complete":
+            return
+        tokens, forecast = outcome.output_tokens, reservation.forecast
+        if outcome.ttft > 0.0 and tokens > 1.0 and reservation.stream:
+            gap = (outcome.duration - outcome.ttft) / (tokens - 1.0)
+            self.adaptive.observe(reservation.row, gap, tokens, self.fleet.ours.item(reservation.row) + 1.0)
+        if forecast is not None:
+            self.judge.observe(request, outcome, forecast.ttft + forecast.tpot * request.output_tokens)
+
+    def victims(self, now: float) -> list[Reservation]:
+        """Filler that must be taken off its endpoint now; it comes back to wait."""
+        return self.filler.victims(self.fleet, now) if self.filler is not None else []
+
+    def gone(self, row: int) -> None:
+        """The endpoint in this row has left; another may get the row."""
+        self.adaptive.forget(row)
+
+    def report(self, now: float) -> Mapping[str, Queue]:
+        """The queues of the pool by class."""
+        flow = self.room.flow
+        return {
+            name: Queue(waiting, oldest, flow.rate(name, now), self._inflight.get(name, 0))
+            for name, (waiting, oldest) in self.room.counts(now).items()
+        }
+
+
+_MESSAGES = {
+    "queue_full": "the queue for this model is too long",
+    "queue_timeout": "no model server had room in time",
+    "slo": "the promised latency cannot be kept right now",
+    "deadline": "the answer would not be whole before its deadline",
+}

@@ -1,0 +1,159 @@
+"""Whether a request's promises can be kept where it would be sent now, and what becomes of it if not.
+
+The rule is that of admission at the edge: a request goes when the endpoint chosen for it is predicted to keep its SLO
+and its deadline; it waits while it may still make it, and no longer. What cannot make it is refused early, because
+beyond what a fleet can carry every late answer costs one that would have been in time (Breakwater, OSDI'20; DAGOR,
+SoCC'18; under overload no policy without refusals keeps its goodput).
+
+What is compared. TTFT: seconds waited so far, and the upper end of the predicted interval. TPOT: the predicted mean
+against `PACE` of what is promised: what a stream gets in the end spreads around what is predicted when it begins, and
+who fills a fleet to the promise itself has half of its streams above it. A tenant that had much more than its share
+lately is held to less (`GUARD`): it gets what others leave, but not to the point where they would feel it.
+
+A promise that even an idle endpoint could not keep is no ground for a refusal: it is stretched to what an idle one
+gives with some room, and the request is served as well as can be. It says something about the promise, not about the
+load; refusing it would refuse it for ever. A deadline is different: it is the client's own word that a later answer is
+of no use, so one that an idle endpoint would miss is refused, and not worth trying again.
+
+How long a whole answer takes is known badly, since nobody knows how much a model will write. So the bound for deadlines
+is learnt from all answers (`Finish`), on the logarithm of real over predicted time, by the online conformal method of
+`gateway.core.intervals`.
+"""
+
+from __future__ import annotations
+
+import math
+from math import inf
+from typing import NamedTuple
+
+from gateway.core.predictor import Predictor
+from gateway.core.types import Decision, Outcome, Request
+
+PACE = 0.95  # of the promised TPOT: what is filled up to
+GUARD = 0.7  # of that for a tenant that had several times its share
+STRETCH = 1.5  # a promise is at least so many times what an idle endpoint takes
+SURE = 1.1  # times the first token of an idle endpoint: it will not come sooner
+
+
+class Verdict(NamedTuple):
+    """`goes`, or else: until when a turn is of use, and the contract's word for a refusal then.
+
+    `holds_until`: it could go, but its policy would rather choose later, at most until then. `hopeless`: waiting and
+    trying again cannot help.
+    """
+
+    goes: bool
+    until: float = inf
+    why: str = "queue_timeout"
+    holds_until: float = inf
+    hopeless: bool = False
+
+
+GO = Verdict(True)
+
+
+class Bound:
+    """An upper bound that a share `miss` of what is learnt exceeds, online; on a logarithm."""
+
+    __slots__ = ("_miss", "samples", "value")
+
+    def __init__(self, miss: float, start: float):
+        self._miss = miss
+        self.value = start
+        self.samples = 0
+
+    def learn(self, error: float) -> None:
+        """One more logarithm of real over predicted."""
+        self.samples += 1
+        step = 0.05 + 1.0 / (4.0 + self.samples)
+        self.value += step * ((1.0 if error > self.value else 0.0) - self._miss)
+        self.value = min(4.0, max(0.02, self.value))
+
+
+class Finish:
+    """By how much answers take longer than predicted, dispatch to end; apart for short and long expected answers."""
+
+    MISSES = 0.03, 0.01
+
+    def __init__(self) -> None:
+        self._bounds = [(Bound(self.MISSES[0], 1.1), Bound(self.MISSES[1], 1.8)) for _ in range(5)]
+
+    def factor(self, request: Request) -> float:
+        """What to multiply the predicted time with to have a bound that is hardly ever exceeded."""
+        return math.exp(self._of(request)[0].value)
+
+    def stated(self, request: Request) -> float:
+        """The same for the bound that one in a hundred exceeds."""
+        return math.exp(max(bound.value for bound in self._of(request)))
+
+    def learn(self, request: Request, predicted: float, seconds: float) -> None:
+        """An answer that was predicted to take so long took `seconds`."""
+        if predicted > 0.0 and seconds > 0.0:
+            error = math.log(seconds / predicted)
+            for bound in self._of(request):
+                bound.learn(error)
+
+    def _of(self, request: Request) -> tuple[Bound, Bound]:
+        return self._bounds[min(4, max(0, int(request.output_tokens).bit_length() // 2 - 1))]
+
+
+class Judge:
+    """Of one pool."""
+
+    def __init__(self) -> None:
+        self.finish = Finish()
+
+    def judge(self, request: Request, decision: Decision, predictor: Predictor | None, now: float,
+              restraint: float = 0.0) -> Verdict:  # fmt: skip
+        """Of a request for which this endpoint was chosen; `restraint`: how much its tenant must give way."""
+        forecast = decision.forecast
+        if forecast is None or predictor is None or not predictor.calibrated:
+            return GO
+        if request.deadline == request.deadline:
+            left = (request.deadline - now) / self.finish.factor(request)
+            if forecast.ttft + forecast.tpot * request.output_tokens > left:
+                return self._misses_deadline(request, predictor, now)
+        ttft_slo, tpot_slo = request.ttft_slo, request.tpot_slo
+        pace = PACE - (1.0 - GUARD) * PACE * restraint
+        waited = now - request.arrived
+        # Written so that what is not promised (NaN) is never broken.
+        if not (waited + forecast.ttft_high > ttft_slo or forecast.tpot > pace * tpot_slo):
+            return GO
+        ttft_slo = max(ttft_slo, STRETCH * predictor.idle_ttft(request.prompt_tokens))
+        tpot_slo = max(tpot_slo, STRETCH * predictor.idle_tpot())
+        if not (waited + forecast.ttft_high > ttft_slo or forecast.tpot > pace * tpot_slo):
+            return GO
+        return self.patience(request, predictor, now)
+
+    def without_first(self, request: Request, decision: Decision, predictor: Predictor | None) -> Verdict:
+        """Of one that is late already and is served all the same: only its pace, and so that of others, counts."""
+        forecast = decision.forecast
+        if forecast is None or predictor is None or not predictor.calibrated:
+            return GO
+        tpot_slo = max(request.tpot_slo, STRETCH * predictor.idle_tpot())
+        return Verdict(False) if forecast.tpot > PACE * tpot_slo else GO
+
+    def patience(self, request: Request, predictor: Predictor | None, now: float) -> Verdict:
+        """Until when waiting is of use to this request, whatever it waits for."""
+        if predictor is None or not predictor.calibrated:
+            return Verdict(False, request.deadline, "deadline") if request.deadline > 0.0 else Verdict(False)
+        until, why = inf, "queue_timeout"
+        first = predictor.idle_ttft(request.prompt_tokens)
+        if request.ttft_slo == request.ttft_slo:
+            until, why = request.arrived + max(request.ttft_slo, STRETCH * first) - SURE * first, "slo"
+        if request.deadline == request.deadline:
+            whole = first + predictor.idle_tpot() * request.output_tokens
+            last = request.deadline - whole * self.finish.factor(request)
+            if last < until:
+                until, why = last, "deadline"
+        return Verdict(False, until, why, hopeless=why == "deadline" and until < now)
+
+    def _misses_deadline(self, request: Request, predictor: Predictor, now: float) -> Verdict:
+        """What makes it late is the pace of the fleet, and that changes more slowly than the time runs out."""
+        idle = predictor.idle_ttft(request.prompt_tokens) + predictor.idle_tpot() * request.output_tokens
+        late = now + idle > request.deadline
+        return Verdict(False, now, "deadline", hopeless=late)
+
+    def observe(self, request: Request, outcome: Outcome, predicted: float) -> None:
+        """A complete answer; `predicted` seconds were expected for it."""
+        self.finish.learn(request, predicted, outcome.duration)

@@ -1,0 +1,66 @@
+"""How many requests an endpoint gets when nothing predicts what it can carry: a limit that adapts.
+
+The idea is that of concurrency limits from latency (TCP Vegas; Netflix's concurrency-limits, Gradient2), with the time
+between tokens as the round trip: it is short on an idle engine and grows with the batch, and unlike the time of a whole
+answer it does not depend on how much a model writes. An engine gains from batching, so the time between tokens may grow
+to `TOLERANCE` times the shortest before there are too many; beyond that, one more request slows all others down and
+brings little.
+
+    limit <- (1 - w) limit + w (limit * clamp(TOLERANCE * least / lately, 0.5, 1) + sqrt(limit))
+
+It moves only when answers end on an endpoint that has at least half of its limit: an idle one proves nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gateway.core.types import Floats
+
+START, LEAST, MOST = 256.0, 4.0, 8192.0  # requests at one endpoint; most engines run 256 at a time unless told
+TOLERANCE = 4.0
+WEIGHT = 0.2
+FOLLOW = 0.1  # weight of one answer in what the time between tokens was lately
+FORGET = 1.0005  # how fast the shortest is forgotten, an answer at a time: a model may be changed
+FEW = 8.0  # tokens; shorter answers tell no pace
+
+
+class AdaptiveLimit:
+    """Limits of one pool by row. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.limits: Floats = np.full(8, START)
+        self._least: dict[int, float] = {}
+        self._lately: dict[int, float] = {}
+
+    def observe(self, row: int, gap: float, tokens: float, inflight: float) -> None:
+        """A stream of so many tokens ended, with `gap` seconds between them, among `inflight` requests there."""
+        if not (gap > 0.0 and tokens >= FEW):
+            return
+        least = self._least[row] = min(self._least.get(row, math.inf) * FORGET, gap)
+        before = self._lately.get(row, gap)
+        lately = self._lately[row] = before + FOLLOW * (gap - before)
+        limit = self._of(row)
+        if inflight < limit / 2.0:
+            return
+        gradient = min(1.0, max(0.5, TOLERANCE * least / lately))
+        wanted = limit * gradient + math.sqrt(limit)
+        self.limits[row] = min(MOST, max(LEAST, limit + WEIGHT * (wanted - limit)))
+
+    def forget(self, row: int) -> None:
+        """The endpoint in this row is gone."""
+        self._least.pop(row, None)
+        self._lately.pop(row, None)
+        if row < len(self.limits):
+            self.limits[row] = START
+
+    def reach(self, size: int) -> None:
+        """Make room for rows below `size`."""
+        if size > len(self.limits):
+            self.limits = np.concatenate((self.limits, np.full(size - len(self.limits), START)))
+
+    def _of(self, row: int) -> float:
+        self.reach(row + 1)
+        return self.limits.item(row)
