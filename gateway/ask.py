@@ -51,4 +51,5 @@ class Facts:
     relay: Relay | None = None
     candidates: Candidates | None = None
     tried: tuple[str, ...] = ()
+    on_sent: Callable[[], None] | None = None  # called when it has got its turn
     raced = False  # a reused connection closed under it: repeated once, and only once

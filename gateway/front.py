@@ -21,6 +21,8 @@ from gateway.core.errors import BadRequest, HeadwayError, NotYet, UpstreamError
 from gateway.dialects import Dialect
 from gateway.fields import own_request_id, request_ids
 from gateway.intake import Intake, may_use
+from gateway.jobs.collected import Collected
+from gateway.outlet import Outlet
 from gateway.paths import MODELS, OWN, is_asynchronous
 from gateway.proxy import Proxy
 from gateway.recorded import recorded
@@ -138,6 +140,32 @@ class Front:
         else:
             self._note(head, reply, at, ask.received, facts, ask, None)
 
+    # --- work that is done later ---------------------------------------------------------------------------------
+
+    def key_of(self, made: bytes | None) -> Key | None:
+        """The key with this digest; None where it has been taken away."""
+        return self.intake.key_of(made)
+
+    async def perform(self, path: str, body: bytes, fields: tuple[tuple[bytes, bytes], ...], key: Key, klass: str,
+                      request_id: str, deadline: float, reply: Collected, sent: Callable[[], None]) -> None:  # fmt: skip
+        """Send a job's request on its way and collect its answer. Raises a HeadwayError where there is none."""
+        head = RequestHead.made(path.encode("latin-1"), fields)
+        at, received, facts = time.time(), time.monotonic(), Facts()
+        facts.on_sent = sent
+        ask: Ask | None = None
+        error: HeadwayError | None = None
+        try:
+            ask = self.intake.of_job(head, body, key, klass, request_id, deadline)
+            await self._proxy.serve(ask, reply, facts)
+        except asyncio.CancelledError:
+            facts.ended = "cancelled"
+            raise
+        except HeadwayError as raised:
+            error = raised
+            raise
+        finally:
+            self._note(head, reply, at, received, facts, ask, error, request_id)
+
     # --- errors and the record -----------------------------------------------------------------------------------
 
     def refuse(self, error: WireError, reply: Reply, path: bytes) -> None:
@@ -177,7 +205,7 @@ class Front:
             fields += b"x-headway-reason: %b\r\n" % error.code.encode()
         reply.send(error.status, fields + _JSON, dialect.body(error))
 
-    def _note(self, head: RequestHead, reply: Reply, at: float, received: float, facts: Facts, ask: Ask | None,
+    def _note(self, head: RequestHead, reply: Outlet, at: float, received: float, facts: Facts, ask: Ask | None,
               error: HeadwayError | None, request_id: str = "") -> None:  # fmt: skip
         self._record(recorded(head, reply, at, received, facts, ask, error, request_id))
 

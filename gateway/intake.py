@@ -10,7 +10,6 @@ Left to others: bytes in and out (`front`), what each field means (`fields`), wh
 from __future__ import annotations
 
 import hmac
-import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -102,13 +101,12 @@ class Intake:
         assert isinstance(screened, Screened)
         return self._ask(screened, head, body, peer, request_id, received)
 
-    def of_job(self, path: bytes, body: bytes, key: Key, klass: str, request_id: str, deadline: float) -> Ask:
+    def of_job(self, head: RequestHead, body: bytes, key: Key, klass: str, request_id: str, deadline: float) -> Ask:
         """The request that a job stands for, as if its owner had sent it now. Raises BadRequest."""
-        found = self.paths.find(path)
+        found = self.paths.find(head.path)
         if found is None:
-            raise BadRequest(f"there is no {path.decode('latin-1')!r} here", status=404, code="unknown_path")
-        head = RequestHead.made(path, ((b"content-type", b"application/json"),))
-        screened = Screened(*found, key, (math.nan, math.nan), klass, deadline)
+            raise BadRequest(f"there is no {head.path.decode('latin-1')!r} here", status=404, code="unknown_path")
+        screened = Screened(*found, key, asked_slos(head), klass, deadline)
         return self._ask(screened, head, body, "", request_id, time.monotonic())
 
     def _ask(self, screened: Screened, head: RequestHead, body: bytes, peer: str, request_id: str,

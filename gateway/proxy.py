@@ -25,9 +25,9 @@ from gateway.edit import Editor
 from gateway.hold import Hold
 from gateway.lane import Lane
 from gateway.metrics import Metrics
+from gateway.outlet import Outlet
 from gateway.relay import Relay
 from gateway.wire.pool import EndpointPool
-from gateway.wire.reply import Reply
 from gateway.wire.upstream import UpstreamConnection
 
 QUEUE_WAIT = 10.0  # seconds a request waits for room when there is nowhere else to go
@@ -46,7 +46,7 @@ class Proxy:
         self.expose = expose
         self.lengths: dict[str, Lengths] = {}
 
-    async def serve(self, ask: Ask, reply: Reply, facts: Facts) -> None:
+    async def serve(self, ask: Ask, reply: Outlet, facts: Facts) -> None:
         """Answer one request, or raise why it cannot be answered (then nothing has been written)."""
         while True:
             try:
@@ -156,6 +156,8 @@ class Proxy:
         facts.candidates = self.decisions.capture(snapshot, decision, lane.policy.TERMS)
         reservation = fleet.reserve(decision, request, now)
         facts.tries += 1
+        if facts.on_sent is not None:
+            facts.on_sent()
         facts.pool, facts.policy, facts.reason = lane.name, lane.policy_name, decision.reason
         facts.endpoint, facts.forecast = reservation.endpoint.id, decision.forecast
         facts.tried = (*facts.tried, reservation.endpoint.id)
@@ -173,7 +175,7 @@ class Proxy:
 
     # --- one try -------------------------------------------------------------------------------------------------
 
-    async def _try(self, ask: Ask, reply: Reply, facts: Facts, lane: Lane, reservation: Reservation) -> Relay:
+    async def _try(self, ask: Ask, reply: Outlet, facts: Facts, lane: Lane, reservation: Reservation) -> Relay:
         """Dispatch and wait for the end. On every path the reservation is settled once."""
         endpoint = reservation.endpoint
         backend = lane.backend_for(endpoint.id)
@@ -244,7 +246,7 @@ class Proxy:
             facts.overhead = time.monotonic() - ask.received - facts.queued
         connection.request(head, body, relay)
 
-    def _relay(self, ask: Ask, reply: Reply, facts: Facts, lane: Lane, reservation: Reservation,
+    def _relay(self, ask: Ask, reply: Outlet, facts: Facts, lane: Lane, reservation: Reservation,
                backend: Backend) -> Relay:  # fmt: skip
         fields = b"x-request-id: %b\r\n%bx-headway-queued-ms: %d\r\n" % (
             ask.request.id.encode(), lane.reply_fields(reservation, self.expose), facts.queued * 1000.0,
