@@ -6,7 +6,8 @@ what it protects, a limit that can never be reached are errors; what nobody can 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from gateway.config.kinds import NOTHING, Path, Reader
@@ -64,7 +65,13 @@ def _check_references(raw: Mapping[str, Any], classes: Collection[str], reader: 
 
 
 def _no_such_class(name: str, classes: Collection[str]) -> tuple[str, str]:
-    return f"class {shown(name)} does not exist", did_you_mean(name, classes) or f"there are {', '.join(classes)}"
+    return f"class {shown(name)} does not exist", did_you_mean(name, classes) or f"there are {_listed(classes)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The names, or the first of very many."""
+    first = list(islice(names, 11))
+    return ", ".join([*first[:10], "…"] if len(first) > 10 else first)
 
 
 def _check_default(config: Config, classes: Mapping[str, Any], reader: Reader) -> None:
@@ -76,7 +83,7 @@ def _check_default(config: Config, classes: Mapping[str, Any], reader: Reader) -
     unread = (part is NOTHING or (reader.is_given("classes", name, "default") and "default" not in part)
               for name, part in classes.items())  # fmt: skip
     if classes and not defaults and not any(unread):
-        hint = f"write {{default: true}} in one of {', '.join(classes)}"
+        hint = f"write {{default: true}} in one of {_listed(classes)}"
         reader.error(reader.key_at("classes"), "no class is the default", hint)
 
 
@@ -90,7 +97,7 @@ def _check_filler(
     where, told = reader.value_at(*at), shown(kind.filler.protect)
     protected = made.get(kind.filler.protect)
     if kind.filler.protect == kind.name:
-        others = ", ".join(name for name in classes if name != kind.name)
+        others = _listed(name for name in classes if name != kind.name)
         hint = f"name one of {others}" if others else "name the class that must not notice it"
         reader.error(where, f"contradictory: filler {told} cannot protect itself", hint)
     elif kind.filler.protect not in classes:

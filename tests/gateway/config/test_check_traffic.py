@@ -158,6 +158,13 @@ def test_names_are_not_complained_of_where_the_classes_could_not_be_read(faults:
     assert [(fault.line, fault.message) for fault in faults(text)] == [(9, "a mapping is expected")]
 
 
+def test_a_file_of_very_many_classes_gets_a_short_answer(faults: Faults, good: str) -> None:
+    many = "".join(f"  c{number}: {{filler: {{protect: nobody}}}}\n" for number in range(5000))
+    found = faults(good + "classes:\n" + many)
+    assert found[0].hint == "write {default: true} in one of c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, …"
+    assert max(len(fault.told) for fault in found) < 200
+
+
 def test_passwords_are_not_shown(faults: Faults, read: Read, good: str) -> None:
     env = {"URL": "redis://:hunter2@redis/x", "PASSWORD": "hunter2", "ODD": "hunter2"}
     for text in ("shared: ${URL}\n", "shared: redis://:${PASSWORD}@redis/x\n", "shared: ${ODD}\n",
