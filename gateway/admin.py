@@ -15,7 +15,6 @@ Left to others: what the answers are made from (`metrics`, `decisions`, `core.fl
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hmac
 import math
 import re
@@ -30,17 +29,16 @@ import aiohttp
 import msgspec
 from aiohttp import http_parser, web
 
-from gateway.config.types import Config, Key, Secret
+from gateway.config.types import Config
 from gateway.core.fleet import Fleet
-from gateway.core.prediction import PredictorReport
-from gateway.core.types import Endpoint
 from gateway.decisions import DecisionRing, describe
+from gateway.describe import describe_endpoint, describe_predictor, describe_queues, masked
+from gateway.gauges import Gauges
 from gateway.logs import Events
 from gateway.metrics import CONTENT_TYPE, Metrics
 
 OLDEST = (3, 14, 3)
-LATER = ("/api/queues", "/api/canaries", "/api/jobs", "/api/history", "/")
-MASK = "…"
+LATER = ("/api/canaries", "/api/history", "/")
 # A request here has no body worth reading.
 MAX_BODY = 64 << 10
 # Endpoints described in one go.
@@ -60,7 +58,12 @@ class AdminView(Protocol):
     def decisions(self) -> DecisionRing: ...
     @property
     def events(self) -> Events: ...
+    @property
+    def gauges(self) -> Gauges: ...
     def fleets(self) -> Mapping[str, Fleet]: ...
+    def jobs(self) -> Mapping[str, object] | None:
+        """The state of asynchronous work in JSON's terms; None where none is kept."""
+        ...
     def is_ready(self) -> bool: ...
     def now(self) -> float: ...
     async def reload(self) -> tuple[bool, Sequence[str]]:
@@ -97,6 +100,8 @@ class Admin:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/api/config", self._config)
         app.router.add_get("/api/endpoints", self._endpoints)
+        app.router.add_get("/api/queues", self._queues)
+        app.router.add_get("/api/jobs", self._jobs)
         app.router.add_get("/api/decisions/{request_id}", self._decision)
         app.router.add_post("/api/reload", self._reload)
         for path in LATER:
@@ -186,6 +191,18 @@ class Admin:
             pools[name] = found
         return _json({"pools": pools, "predictors": predictors})
 
+    async def _queues(self, request: web.Request) -> web.Response:
+        gauges = self._view.gauges
+        fillers = gauges.fillers()
+        pools = {pool: describe_queues(queues, fillers.get(pool)) for pool, queues in gauges.queues().items()}
+        return _json({"pools": pools})
+
+    async def _jobs(self, request: web.Request) -> web.Response:
+        jobs = self._view.jobs()
+        if jobs is None:
+            return _error(404, "jobs_not_configured", "this gateway keeps no jobs: its configuration has no `jobs:`")
+        return _json(jobs)
+
     async def _decision(self, request: web.Request) -> web.Response:
         ring, request_id = self._view.decisions, request.match_info["request_id"]
         record = ring.find(request_id)
@@ -203,78 +220,6 @@ class Admin:
 
     async def _later(self, request: web.Request) -> web.Response:
         return _error(501, "not_implemented", f"{request.path} is not in this version")
-
-
-def describe_predictor(report: PredictorReport) -> dict[str, object]:
-    """How good a pool's predictions have been of late; null where there was nothing to judge by."""
-    return {
-        "calibrated": report.calibrated,
-        "samples": report.samples,
-        "ttft": {"error": _finite(report.ttft_error), "coverage": _finite(report.ttft_coverage)},
-        "tpot": {"error": _finite(report.tpot_error), "coverage": _finite(report.tpot_coverage)},
-    }
-
-
-def describe_endpoint(
-    fleet: Fleet, row: int, endpoint: Endpoint, now: float, pace: float = math.nan
-) -> dict[str, object]:
-    """What is known of the endpoint in a row, in JSON's terms. `since` is seconds ago.
-
-    `pace` is how many times as long as predicted for its pool it takes; null where nobody predicts.
-    `said` is the server's own word and `said.age` how old it is; null where it said nothing.
-    """
-    health = fleet.health(row)
-    return {
-        "id": endpoint.id,
-        "url": _mask_url(endpoint.url),
-        "engine": endpoint.engine,
-        "labels": dict(endpoint.labels),
-        "state": health.state.value,
-        "why": health.reason,
-        "since": _finite(now - health.since),
-        "weight": health.weight(now),
-        "pace": _finite(pace),
-        "leaving": fleet.is_leaving(row),
-        "inflight": int(fleet.ours[row]),
-        "inflight_tokens": _finite(float(fleet.prefill[row] + fleet.output[row])),
-        "limit": endpoint.max_concurrency,
-        "said": {
-            "waiting": _finite(float(fleet.waiting[row])),
-            "running": _finite(float(fleet.running[row])),
-            "kv_used": _finite(float(fleet.kv_used[row])),
-            "kv_capacity": _finite(float(fleet.kv_capacity[row])),
-            "age": _finite(now - float(fleet.at[row])),
-        },
-    }
-
-
-def masked(value: object) -> object:
-    """The configuration as JSON: every secret is `…`, of a client's key only the start of its hash is shown."""
-    if isinstance(value, Secret):
-        return MASK
-    if isinstance(value, Key):
-        models = None if value.models is None else sorted(value.models)
-        return {"key": f"sha256:{value.digest.hex()[:6]}{MASK}", "tenant": value.tenant, "models": models}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name.rstrip("_"): masked(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): masked(item) for name, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [masked(item) for item in value]
-    if isinstance(value, float):
-        return _finite(value)
-    if isinstance(value, str):
-        return _mask_url(value)
-    return value if value is None or isinstance(value, bool | int) else str(value)
-
-
-def _mask_url(text: str) -> str:
-    """A URL without its user and password."""
-    return re.sub(r"(?<=://)[^/@\s]*@", f"{MASK}@", text)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _digest(text: str) -> bytes:

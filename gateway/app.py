@@ -26,6 +26,7 @@ from gateway.core.predictor import Predictor
 from gateway.decisions import DecisionRing
 from gateway.discovery.base import Report
 from gateway.front import Front
+from gateway.gauges import Gauges
 from gateway.lane import Lane
 from gateway.ledger import Ledger
 from gateway.logs import Events, RequestLog
@@ -64,6 +65,8 @@ class Gateway:
         self.proxy = Proxy(self._lanes, self._metrics, self._decisions, config.expose)
         self.front = self._front(config)
         self.server = Server(self.front, config.limits)
+        self.gauges = Gauges(self.fleets, connections=lambda: len(self.server.connections),
+                             log_dropped=lambda: request_log.dropped)  # fmt: skip
         self._admin: Admin | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._ticks = 0
@@ -87,6 +90,10 @@ class Gateway:
 
     def fleets(self) -> Mapping[str, Fleet]:
         return {name: lane.fleet for name, lane in self._lanes.items()}
+
+    def jobs(self) -> Mapping[str, object] | None:
+        """What asynchronous work there is; None where none is kept."""
+        return None
 
     def is_ready(self) -> bool:
         """Not stopping, and somebody is there to answer."""
@@ -229,7 +236,7 @@ class Gateway:
         config = self.config
         self._state = StateFolder(config.state, self.events)
         self._apply(config)
-        self._metrics.watch(self.fleets, lambda: len(self.server.connections), lambda: self._request_log.dropped)
+        self._metrics.watch(self.gauges)
         await asyncio.gather(*(prober.ready() for prober in self._prober_of.values()))
         tls = listener_tls(config.listen.tls) if config.listen.tls is not None else None
         await self.server.start(client_socket, tls)

@@ -74,7 +74,16 @@ TABLE: tuple[Declared, ...] = (
     Declared("headway_build_info", "gauge", ("version",), "Always 1."),
     Declared("headway_config_info", "gauge", ("digest",), "Always 1; the digest of the configuration in use."),
     Declared("headway_config_reload_failures_total", "counter", (), "Reloads refused; the last good stayed."),
-    Declared("headway_jobs", "gauge", ("class", "state"), "Asynchronous jobs by state."),
+    Declared("headway_jobs", "gauge", ("class", "state"),
+             "Asynchronous requests that have not ended: waiting in the store, or claimed by a gateway."),
+    Declared("headway_jobs_ended_total", "counter", ("class", "how"),
+             "How runs of asynchronous requests ended here: completed, failed, retried, put_off, displaced, stopped or "
+             "late."),
+    Declared("headway_jobs_at_risk", "gauge", ("class",),
+             "Asynchronous requests that are expected to miss their deadline."),
+    Declared("headway_filler_inflight", "gauge", ("pool",), "Filler in flight."),
+    Declared("headway_filler_slowdown", "gauge", ("pool", "what"),
+             "Mean ttft or tpot of protected requests with filler beside them, over that without."),
     Declared("headway_log_dropped_total", "counter", (), "Log lines dropped: full disk, blocked pipe."),
 )  # fmt: skip
 """The contract's metrics, and a few more. Those whose part comes later have no samples yet."""

@@ -16,9 +16,8 @@ Left to others: names, labels and bounds (`metric_table`), which moment is which
 from __future__ import annotations
 
 import math
-import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from http import HTTPStatus
 
 from prometheus_client import ProcessCollector, generate_latest
@@ -26,8 +25,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from gateway.core.fleet import Fleet
-from gateway.core.health import State
+from gateway.gauges import Gauges, Samples
 from gateway.metric_table import E2E, LAG, OVERHEAD, QUEUE, RATIO, TABLE, TPOT, TTFT, Declared
 from gateway.records import Forecast, RequestRecord
 
@@ -36,21 +34,11 @@ MAX_SETS = 20_000
 # A token count above this is a model server's nonsense, not a count.
 MAX_TOKENS = 1e12
 
-STATES: Mapping[State, int] = {
-    State.HEALTHY: 0, State.SUSPECT: 1, State.TRIAL: 2, State.EJECTED: 3, State.DOWN: 4,
-}  # fmt: skip
-"""What `headway_endpoint_state` says: the higher, the worse. An endpoint that leaves the pool is `LEAVING`."""
-LEAVING = 5
-
-# A fleet's columns by the gauge that shows them; what is NaN there has no sample.
-_COLUMNS = (("waiting", "waiting"), ("running", "running"), ("kv_used", "kv_used"), ("inflight", "ours"))
-
 _CODES = {status.value: str(status.value) for status in HTTPStatus} | {499: "499", 0: "none"}
 
 Cell = list[float]
 """A counter: its value. A histogram: one count per bucket, the one above the last bound, then the sum."""
 Labels = tuple[str, ...]
-Samples = list[tuple[Labels, float]]
 _Cells = tuple[Cell, Cell, Cell, Cell, Cell, Cell, Cell, Cell]
 
 
@@ -65,10 +53,9 @@ class _Page(Collector):
 
 
 class Metrics(Collector):
-    """All counters of one process. Not thread-safe; one event loop owns it. `clock` is the fleets' clock."""
+    """All counters of one process. Not thread-safe; one event loop owns it."""
 
-    def __init__(self, *, version: str = "unknown", clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
+    def __init__(self, *, version: str = "unknown"):
         self._info: dict[str, Samples] = {"headway_build_info": [((version,), 1.0)]}
         self._cells: dict[str, dict[Labels, Cell]] = {d.name: {} for d in TABLE if d.kind != "gauge"}
         self._bounds = {d.name: d.bounds for d in TABLE if d.bounds}
@@ -78,9 +65,7 @@ class Metrics(Collector):
         self._reloads = self._counter("headway_config_reload_failures_total", ())
         self._dropped = self._counter("headway_log_dropped_total", ())
         self._gone: set[tuple[str, str]] = set()
-        self._fleets: Callable[[], Mapping[str, Fleet]] = dict
-        self._connections: Callable[[], int] | None = None
-        self._log_dropped: Callable[[], int] = int
+        self._gauges = Gauges()
         self._process = ProcessCollector(registry=None)
 
     # --- what happened -----------------------------------------------------------------------------------------
@@ -144,6 +129,10 @@ class Metrics(Collector):
     def client_gone(self, klass: str) -> None:
         self._counter("headway_client_gone_total", (klass,))[0] += 1.0
 
+    def job_run(self, klass: str, how: str) -> None:
+        """A run of an asynchronous request ended here; `how` is a word of ours."""
+        self._counter("headway_jobs_ended_total", (klass, how))[0] += 1.0
+
     def upstream_failed(self, pool: str, endpoint: str) -> None:
         self._counter("headway_upstream_failures_total", (pool, endpoint))[0] += 1.0
 
@@ -162,14 +151,9 @@ class Metrics(Collector):
         self._lag[bisect_left(LAG, seconds)] += 1.0
         self._lag[-1] += seconds
 
-    def watch(
-        self,
-        fleets: Callable[[], Mapping[str, Fleet]],
-        connections: Callable[[], int] | None = None,
-        log_dropped: Callable[[], int] = int,
-    ) -> None:
-        """Where to look at each scrape: the pools' fleets by name, open client connections, log lines dropped."""
-        self._fleets, self._connections, self._log_dropped = fleets, connections, log_dropped
+    def watch(self, gauges: Gauges) -> None:
+        """What to look at when somebody asks."""
+        self._gauges = gauges
 
     # --- the page ----------------------------------------------------------------------------------------------
 
@@ -185,12 +169,12 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every family of `TABLE`, those without samples too, then the process's own (memory, CPU, files)."""
         self._forget_departed()
-        self._dropped[0] = float(self._log_dropped())
+        self._dropped[0] = float(self._gauges.log_dropped())
         for declared in TABLE:
             name, labels = declared.name, declared.labels
             if declared.kind == "gauge":
                 gauge = GaugeMetricFamily(name, declared.help, labels=labels)
-                for values, value in self._gauge(name):
+                for values, value in self._info.get(name) or self._gauges.samples(name):
                     gauge.add_metric(values, value)
                 yield gauge
             elif declared.kind == "counter":
@@ -214,56 +198,6 @@ class Metrics(Collector):
             if total or not declared.labels:
                 family.add_metric(values, buckets, cell[-1])
         return family
-
-    def _gauge(self, name: str) -> Samples:
-        if name in self._info:
-            return self._info[name]
-        if name == "headway_connections" and self._connections is not None:
-            return [((), float(self._connections()))]
-        if name == "headway_endpoint_pace":
-            return list(self._pace_gauge())
-        if name.startswith("headway_endpoint_"):
-            return list(self._endpoint_gauge(name.removeprefix("headway_endpoint_")))
-        if name.startswith("headway_prediction_"):
-            return list(self._prediction_gauge(name.removeprefix("headway_prediction_")))
-        return []
-
-    def _pace_gauge(self) -> Iterator[tuple[Labels, float]]:
-        for pool, fleet in self._fleets().items():
-            if fleet.predictor is not None:
-                paces = fleet.predictor.report().paces
-                for row, endpoint in fleet.members():
-                    if math.isfinite(paces.get(row, math.nan)):
-                        yield (pool, endpoint.id), paces[row]
-
-    def _prediction_gauge(self, what: str) -> Iterator[tuple[Labels, float]]:
-        for pool, fleet in self._fleets().items():
-            if fleet.predictor is None:
-                continue
-            report = fleet.predictor.report()
-            if what == "calibrated":
-                yield (pool,), float(report.calibrated)
-            else:
-                error = (("ttft", report.ttft_error), ("tpot", report.tpot_error))
-                coverage = (("ttft", report.ttft_coverage), ("tpot", report.tpot_coverage))
-                for of, value in error if what == "error" else coverage:
-                    if math.isfinite(value):
-                        yield (pool, of), value
-
-    def _endpoint_gauge(self, what: str) -> Iterator[tuple[Labels, float]]:
-        now, column = self._clock(), dict(_COLUMNS).get(what)
-        for pool, fleet in self._fleets().items():
-            for row, endpoint in fleet.members():
-                if column is not None:
-                    value = float(getattr(fleet, column)[row])
-                elif what == "inflight_tokens":
-                    value = float(fleet.prefill[row] + fleet.output[row])
-                elif what == "age_seconds":
-                    value = now - float(fleet.at[row])
-                else:
-                    value = LEAVING if fleet.is_leaving(row) else STATES[fleet.health(row).state]
-                if math.isfinite(value):
-                    yield (pool, endpoint.id), value
 
     # --- cells -------------------------------------------------------------------------------------------------
 
@@ -300,7 +234,7 @@ class Metrics(Collector):
 
     def _forget_departed(self) -> None:
         """Drop the counters of endpoints that left, one scrape after they were last seen to have gone."""
-        here = {(pool, endpoint.id) for pool, fleet in self._fleets().items() for _, endpoint in fleet.members()}
+        here = {(pool, endpoint.id) for pool, fleet in self._gauges.fleets().items() for _, endpoint in fleet.members()}
         gone = set()
         for name in ("headway_upstream_failures_total", "headway_scrape_failures_total"):
             cells = self._cells[name]

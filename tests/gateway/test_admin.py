@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,7 +14,7 @@ import aiohttp
 import pytest
 
 from gateway import admin as admin_module
-from gateway.admin import Admin, check_aiohttp, masked
+from gateway.admin import Admin, check_aiohttp
 from gateway.config.types import Admin as AdminConfig
 from gateway.config.types import Config, EndpointSpec, Key, Model, Pool, Secret
 from gateway.core.fleet import Fleet
@@ -21,6 +22,8 @@ from gateway.core.health import Evidence, Rule
 from gateway.core.prediction import PredictorReport
 from gateway.core.types import Decision, Endpoint, Load, Request
 from gateway.decisions import DecisionRing
+from gateway.describe import masked
+from gateway.gauges import Filled, Gauges, Queued
 from gateway.logs import Events
 from gateway.metrics import Metrics
 from gateway.records import RequestRecord
@@ -44,7 +47,7 @@ class View:
             keys=(KEY,),
             digest="d1",
         )
-        self.metrics = Metrics(clock=self.now)
+        self.metrics = Metrics()
         self.decisions = DecisionRing(10)
         self.log = HeldOutput()
         self.events = Events(self.log)
@@ -53,13 +56,18 @@ class View:
             [Endpoint("a", "http://u:hunter2@a:1", "gpu", "vllm", labels={"gpu": "h100"}, max_concurrency=8),
              Endpoint("b", "http://b:1", "gpu", "vllm")], 0.0, fresh=True,
         )  # fmt: skip
-        self.metrics.watch(self.fleets)
+        self.gauges = Gauges(self.fleets, clock=self.now)
+        self.metrics.watch(self.gauges)
+        self.work: Mapping[str, object] | None = None
         self.ready = True
         self.answer: tuple[bool, Sequence[str]] = (True, [])
         self.reloads = 0
 
     def fleets(self) -> Mapping[str, Fleet]:
         return {"gpu": self.fleet}
+
+    def jobs(self) -> Mapping[str, object] | None:
+        return self.work
 
     def is_ready(self) -> bool:
         return self.ready
@@ -189,7 +197,8 @@ async def test_the_configuration_is_shown_with_its_secrets_masked(client: Client
     assert shown["models"]["llama"]["as"] == "llama-v2"
     assert shown["pools"]["gpu"]["api_key"] == "…"
     assert shown["pools"]["gpu"]["endpoints"][0]["url"] == "http://…@a:1"
-    assert shown["keys"] == [{"key": f"sha256:{KEY.digest.hex()[:6]}…", "tenant": "acme", "models": ["llama"]}]
+    assert shown["keys"] == [{"key": f"sha256:{KEY.digest.hex()[:6]}…", "tenant": "acme", "models": ["llama"],
+                              "classes": None, "default_class": None, "limits": None}]  # fmt: skip
 
 
 async def test_a_decision_is_found_by_its_request_id_and_404_says_how_many_are_kept(client: Client) -> None:
@@ -210,7 +219,7 @@ async def test_a_reload_that_worked_says_so_and_one_that_did_not_says_what_is_wr
     assert client.view.reloads == 2
 
 
-@pytest.mark.parametrize("path", ["/", "/api/queues", "/api/canaries", "/api/jobs", "/api/history"])
+@pytest.mark.parametrize("path", ["/", "/api/canaries", "/api/history"])
 async def test_what_is_not_built_yet_says_so(client: Client, path: str) -> None:
     status, body, _ = await client.ask("GET", path)
     assert status == 501
@@ -312,6 +321,35 @@ def test_masking_goes_to_the_bottom_of_the_configuration() -> None:
     text = json.dumps(masked(config), allow_nan=False)
     assert not [marker for marker in MARKERS if marker in text]
     assert KEY.digest.hex() not in text
+
+
+async def test_a_key_is_shown_with_all_that_it_may_and_only_the_start_of_its_hash(client: Client) -> None:
+    _, body, _ = await client.ask("GET", "/api/config")
+    key = body["keys"][0]
+    assert key["key"].startswith("sha256:") and key["key"].endswith("…") and "digest" not in key
+    assert {"tenant", "models", "classes", "limits"} <= set(key)
+    assert body["classes"]["async"]["filler"]["slowdown"] == 0.05
+
+
+async def test_queues_are_shown_by_pool_and_class_with_what_the_filler_does(client: Client) -> None:
+    queues = {"interactive": Queued(3, 0.5, 1000.0, 7), "async": Queued(9, 60.0, math.nan, 0)}
+    client.view.gauges.queues = lambda: {"gpu": queues}
+    client.view.gauges.fillers = lambda: {"gpu": Filled(4, 2, 1.04, math.nan, 1.1, 0.8)}
+    _, body, _ = await client.ask("GET", "/api/queues")
+    shown = body["pools"]["gpu"]
+    assert shown["classes"]["interactive"] == {"waiting": 3, "oldest": 0.5, "drain_tokens_per_s": 1000.0, "inflight": 7}
+    assert shown["classes"]["async"]["drain_tokens_per_s"] is None
+    assert shown["filler"]["displaced"] == 2 and shown["filler"]["slowdown"] == {"ttft": 1.04, "tpot": None}
+    page = client.view.metrics.text().decode()
+    assert 'headway_queue_requests{class="async"} 9.0' in page
+    assert 'headway_filler_slowdown{pool="gpu",what="ttft"} 1.04' in page and 'what="tpot"} nan' not in page.lower()
+
+
+async def test_jobs_are_shown_or_said_not_to_be_kept(client: Client) -> None:
+    status, body, _ = await client.ask("GET", "/api/jobs")
+    assert (status, body["error"]["code"]) == (404, "jobs_not_configured")
+    client.view.work = {"batches": {"completed": 1}}
+    assert (await client.ask("GET", "/api/jobs"))[1] == {"batches": {"completed": 1}}
 
 
 # --- starting ------------------------------------------------------------------------------------------------
