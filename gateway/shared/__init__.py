@@ -1,0 +1,1 @@
+"""What several gateways share through a Redis. The library enters here and in the job store, nowhere else."""
