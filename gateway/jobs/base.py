@@ -50,10 +50,15 @@ Order = Literal["asc", "desc"]
 
 
 class StoreUnavailable(Refused):
-    """The store cannot be reached, or cannot write: nothing is accepted. For clients a 503 with `Retry-After`."""
+    """The store cannot be reached, or cannot write: nothing is accepted. For clients a 503 with `Retry-After`.
 
-    def __init__(self, message: str, *, retry_after: float = 1.0):
+    `detail` is for the operator's log, not for clients: it may name files and hosts.
+    """
+
+    def __init__(self, detail: str, *, retry_after: float = 1.0):
+        message = "Durable work can be neither stored nor read right now."
         super().__init__(message, reason="jobs_unavailable", status=503, retry_after=retry_after)
+        self.detail = detail
 
 
 class NotFound(BadRequest):
@@ -96,7 +101,7 @@ class Store(ABC):
     async def new_file(
         self, tenant: str, filename: str, purpose: str, at: float, expires_at: float | None = None
     ) -> Writer:
-        """Begin a file. Its `created_at` is `at`."""
+        """Begin a file. It was created when it was finished; what is begun and left is cleared away after a day."""
 
     @abstractmethod
     async def file(self, tenant: str, id_: str) -> File:
@@ -175,7 +180,7 @@ class Store(ABC):
 
     @abstractmethod
     async def add_items(self, batch_id: str, items: Sequence[Item]) -> bool:
-        """Some lines (at most about a thousand a call); a line added again is replaced. False: no longer `validating`."""
+        """Some lines (about a thousand a call at most); one added again is replaced. False: no longer `validating`."""
 
     @abstractmethod
     async def start(self, batch_id: str, total: int, model: str, at: float) -> bool:
