@@ -48,10 +48,10 @@ DOORS: dict[str, tuple[str, ...]] = {
     "msgspec": ("gateway", "backends"),
     "uvloop": ("gateway.serve", "gateway.demo", "gateway.wire", "backends.sim", "loadtest"),
     "httptools": ("gateway.wire",),
-    "aiohttp": ("gateway.admin", "gateway.jobs", "backends.sim.server"),
+    "aiohttp": ("gateway.admin", "gateway.jobs.callbacks", "backends.sim.server"),
     "prometheus_client": ("gateway.metrics",),
     "yaml": ("gateway.config", "loadtest.lab.reading"),  # the lab reads scenario files
-    "redis": ("gateway.jobs.redis",),
+    "redis": ("gateway.jobs.redis", "gateway.shared"),
     "sqlite3": ("gateway.jobs.sqlite",),
     "grpc": ("gateway.grpc",),
     "locust": ("loadtest",),
@@ -197,6 +197,8 @@ def test_config_holds_no_python() -> None:
         ("gateway.cli", "from backends.sim import server", "inside a function"),
         ("loadtest.workload", "import gateway.core.types", "loadtest may import of ours only"),
         ("gateway.front", "import requests", "requests enters only at"),
+        ("gateway.jobs.http", "import sqlite3", "sqlite3 enters only at"),
+        ("gateway.jobs.batches", "import redis.asyncio", "redis enters only at"),
         ("gateway.front", "import torch", "torch has no door"),
     ],
 )

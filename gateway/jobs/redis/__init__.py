@@ -1,0 +1,1 @@
+"""Durable work in Redis: one queue for several gateways."""
