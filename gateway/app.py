@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
+from typing import TYPE_CHECKING
 
 from backends import create as create_backend
 from gateway import VERSION
@@ -22,21 +23,24 @@ from gateway.config.types import Config, Pool
 from gateway.core.errors import UpstreamError
 from gateway.core.fleet import Fleet
 from gateway.core.health import State
-from gateway.core.predictor import Predictor
 from gateway.decisions import DecisionRing
 from gateway.discovery.base import Report
 from gateway.front import Front
 from gateway.gauges import Gauges
 from gateway.lane import Lane
 from gateway.ledger import Ledger
+from gateway.limits import Limiter
 from gateway.logs import Events, RequestLog
 from gateway.metrics import Metrics
 from gateway.parts import Parts, source_of
 from gateway.prober import Prober
 from gateway.proxy import Proxy
-from gateway.state import StateFolder
+from gateway.state import Keeps, StateFolder
 from gateway.tls import listener_tls
 from gateway.wire.server import Server
+
+if TYPE_CHECKING:
+    from gateway.shared.limits import SharedLimits
 
 TICK = 0.1  # seconds between sweeps of time-outs and flushes of logs
 _SLOW_TICK = 10  # ticks between learning, reaping and forgetting
@@ -62,6 +66,8 @@ class Gateway:
         self._retired: list[Lane] = []
         self._probers: dict[str, asyncio.Task[None]] = {}
         self._prober_of: dict[str, Prober] = {}
+        self._shared = self._sharing(config)
+        self.limiter = Limiter(config, self._shared)
         self.proxy = Proxy(self._lanes, self._metrics, self._decisions, config.expose)
         self.front = self._front(config)
         self.server = Server(self.front, config.limits)
@@ -136,7 +142,15 @@ class Gateway:
     # --- building ------------------------------------------------------------------------------------------------
 
     def _front(self, config: Config) -> Front:
-        return Front(config, self.proxy, self._ledger.note, self.is_ready, self._known_models)
+        return Front(config, self.proxy, self.limiter, self._ledger.note, self.is_ready, self._known_models)
+
+    def _sharing(self, config: Config) -> SharedLimits | None:
+        """Counting together with other gateways, where the file says so."""
+        if config.shared is None:
+            return None
+        from gateway.shared.limits import SharedLimits  # nobody else needs a library for Redis
+
+        return SharedLimits(config.shared, lambda event, why: self.events.log("warning", event, why=why))
 
     def _known_models(self, pool: str) -> list[str]:
         """What the endpoints of a pool serve, as configured or else as they say: behind a model that stands for any."""
@@ -159,6 +173,7 @@ class Gateway:
         self.proxy.lanes = lanes
         self.proxy.expose = config.expose
         self.decisions.reconfigure(config.decisions.keep, config.decisions.file)
+        self.limiter.reconfigure(config, time.monotonic())
         self.config = config
         self.server.limits = config.limits
         self.front = self.server.front = self._front(config)
@@ -190,7 +205,7 @@ class Gateway:
             policy = lane.policy if lane.config.pick == pool.pick else parts.policy
             lane.reconfigure(pool, policy, prober.backend_for, parts.tls, parts.prior)
         if fleet.predictor is not None and not was_predicting:
-            self._state.restore(pool.name, fleet.predictor)
+            self._state.restore(f"predictor-{pool.name}", fleet.predictor)
         if pool.endpoints:  # known without looking: there for the next request
             for row in fleet.update(source.endpoints(pool.endpoints), time.monotonic(), fresh=old is None):
                 lane.policy.leave(row)
@@ -236,6 +251,9 @@ class Gateway:
         config = self.config
         self._state = StateFolder(config.state, self.events)
         self._apply(config)
+        self._state.restore("limits", self.limiter)
+        if self._shared is not None:
+            await self._shared.start()
         self._metrics.watch(self.gauges)
         await asyncio.gather(*(prober.ready() for prober in self._prober_of.values()))
         tls = listener_tls(config.listen.tls) if config.listen.tls is not None else None
@@ -260,7 +278,7 @@ class Gateway:
                 lane.learn_pace()
                 lane.reap(now)
             self._calibration.look(self.fleets())
-            self._state.keep(self._predictors(), now)
+            self._state.keep(self._keepers(), now)
             self._retired = [lane for lane in self._retired if lane.relays]
         self._ledger.settle()
         self._request_log.flush()
@@ -268,9 +286,14 @@ class Gateway:
         self._due = now + TICK
         self._ticker = asyncio.get_running_loop().call_later(TICK, self._tick)
 
-    def _predictors(self) -> dict[str, Predictor]:
-        found = {name: lane.fleet.predictor for name, lane in self._lanes.items()}
-        return {name: predictor for name, predictor in found.items() if predictor is not None}
+    def _keepers(self) -> dict[str, Keeps]:
+        """Whose state is kept, by the name of its file."""
+        has_limits = any(key.limits is not None for key in self.config.keys)
+        found: dict[str, Keeps] = {"limits": self.limiter} if has_limits else {}
+        for name, lane in self._lanes.items():
+            if lane.fleet.predictor is not None:
+                found[f"predictor-{name}"] = lane.fleet.predictor
+        return found
 
     async def drain(self, delay: float, timeout: float) -> None:
         """Stop: not ready at once, no new connections after `delay`, what runs may finish until `timeout`."""
@@ -302,7 +325,9 @@ class Gateway:
             lane.close()
         if self._admin is not None:
             await self._admin.stop()
-        self._state.close(self._predictors())
+        if self._shared is not None:
+            await self._shared.stop()
+        self._state.close(self._keepers())
         self._ledger.settle()
         self._request_log.flush()
         self._decisions.close()

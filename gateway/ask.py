@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-from gateway.config.types import Model
+from gateway.config.types import Key, Model
 from gateway.core.errors import UpstreamError
 from gateway.core.types import UNKNOWN, Forecast, Request
+from gateway.grants import Grant
 from gateway.records import Candidates
 from gateway.relay import Relay
 
@@ -30,6 +31,10 @@ class Ask:
     route: str  # the path it came on: answers on one are alike
     answers: int  # how many it asked for (`n`)
     limit: int | None  # the most tokens of an answer, where the client said
+    key: Key
+    generates: bool  # whether its answer is written token by token
+    grant: Grant | None = None  # what its tenant's limits let through; None: there are none
+    reply_fields: bytes = b""  # header lines for its answer
 
 
 class Facts:

@@ -20,8 +20,10 @@ from gateway.config.types import Config, Key
 from gateway.core.errors import BadRequest, HeadwayError, NotYet, UpstreamError
 from gateway.dialects import Dialect
 from gateway.fields import own_request_id, request_ids
+from gateway.grants import Grant, TenantLimit
 from gateway.intake import Intake, may_use
 from gateway.jobs.collected import Collected
+from gateway.limits import Limiter
 from gateway.outlet import Outlet
 from gateway.paths import MODELS, OWN, is_asynchronous
 from gateway.proxy import Proxy
@@ -38,10 +40,11 @@ _JSON = b"content-type: application/json\r\n"
 class Front:
     """Answers requests. `proxy` does the work; `record` is told how each one went. Replaced whole by a reload."""
 
-    def __init__(self, config: Config, proxy: Proxy, record: Callable[[RequestRecord], None],
+    def __init__(self, config: Config, proxy: Proxy, limiter: Limiter, record: Callable[[RequestRecord], None],
                  is_ready: Callable[[], bool], known_models: Callable[[str], list[str]]):  # fmt: skip
         self._config = config
         self._proxy = proxy
+        self._limiter = limiter
         self._record = record
         self._is_ready = is_ready
         self._known_models = known_models
@@ -127,6 +130,8 @@ class Front:
 
     async def _serve(self, ask: Ask, head: RequestHead, reply: Reply, at: float, facts: Facts) -> None:
         try:
+            if ask.key.limits is not None:
+                await self._limit(ask)
             await self._proxy.serve(ask, reply, facts)
         except asyncio.CancelledError:
             facts.ended = "client_gone"
@@ -140,6 +145,15 @@ class Front:
         else:
             self._note(head, reply, at, ask.received, facts, ask, None)
 
+    async def _limit(self, ask: Ask) -> None:
+        """Reserve of its tenant's limits what the request will use. Raises Refused or BadRequest."""
+        request, most = ask.request, ask.limit
+        output = request.output_tokens if ask.generates else 0.0
+        most = (most * ask.answers if most is not None else None) if ask.generates else 0
+        ask.grant = await self._limiter.wait_for_grant(ask.key, request.prompt_tokens, output, most, time.monotonic(),
+                                                       len(ask.body))  # fmt: skip
+        ask.reply_fields = ask.grant.headers()
+
     # --- work that is done later ---------------------------------------------------------------------------------
 
     def key_of(self, made: bytes | None) -> Key | None:
@@ -147,7 +161,8 @@ class Front:
         return self.intake.key_of(made)
 
     async def perform(self, path: str, body: bytes, fields: tuple[tuple[bytes, bytes], ...], key: Key, klass: str,
-                      request_id: str, deadline: float, reply: Collected, sent: Callable[[], None]) -> None:  # fmt: skip
+                      request_id: str, deadline: float, reply: Collected,
+                      sent: Callable[[], None]) -> None:  # fmt: skip
         """Send a job's request on its way and collect its answer. Raises a HeadwayError where there is none."""
         head = RequestHead.made(path.encode("latin-1"), fields)
         at, received, facts = time.time(), time.monotonic(), Facts()
@@ -156,6 +171,8 @@ class Front:
         error: HeadwayError | None = None
         try:
             ask = self.intake.of_job(head, body, key, klass, request_id, deadline)
+            if key.limits is not None:
+                await self._limit(ask)
             await self._proxy.serve(ask, reply, facts)
         except asyncio.CancelledError:
             facts.ended = "cancelled"
@@ -201,13 +218,29 @@ class Front:
             fields += b"retry-after: %d\r\n" % max(1, round(error.retry_after))
         elif not error.should_retry and error.status in (429, 503):
             fields += b"x-should-retry: false\r\n"
+        if isinstance(error, TenantLimit):
+            fields += error.fields
         if error.status in (429, 503) and not isinstance(error, UpstreamError):
             fields += b"x-headway-reason: %b\r\n" % error.code.encode()
         reply.send(error.status, fields + _JSON, dialect.body(error))
 
     def _note(self, head: RequestHead, reply: Outlet, at: float, received: float, facts: Facts, ask: Ask | None,
               error: HeadwayError | None, request_id: str = "") -> None:  # fmt: skip
+        if ask is not None and ask.grant is not None:
+            settle(ask.grant, facts, reply)
         self._record(recorded(head, reply, at, received, facts, ask, error, request_id))
+
+
+def settle(grant: Grant, facts: Facts, reply: Outlet) -> None:
+    """Charge a tenant for what a request used: all that was written, also of an answer whose client left."""
+    now, relay = time.monotonic(), facts.relay
+    if relay is None:
+        grant.cancel(now)
+    elif reply.status >= 400 or (not reply.started and facts.ended != "client_gone"):
+        grant.settle(0.0, 0.0, False, now)  # it failed, and nothing of it came
+    else:
+        meter = relay.meter
+        grant.settle(float(meter.prompt), float(meter.tokens), meter.prompt < 0, now)
 
 
 def _refuse_what_comes_later(head: RequestHead) -> None:

@@ -141,7 +141,7 @@ class Intake:
         may_inject = seen.stream and not asks_usage and path.dialect.name == "openai"
         return Ask(request, model, asked, upstream, target, self._forwarder.lines(head, peer, request_id), body,
                    path.dialect.event, received, inject_usage if may_inject else None, route,
-                   seen.answers, seen.limit)  # fmt: skip
+                   seen.answers, seen.limit, key, path.generates)  # fmt: skip
 
     def _class(self, key: Key, model: Model, asked: str | None) -> TrafficClass:
         if asked is not None:

@@ -29,19 +29,20 @@ class Path:
     name: str | None = None  # the header's, or the default model's
     json: bool = True  # the body must be a JSON object
     streams: bool = False  # always, whatever the body says
+    generates: bool = True  # its answer is written token by token
 
 
 _BUILT_IN = {
     b"/v1/chat/completions": Path(OPENAI),
     b"/v1/completions": Path(OPENAI),
     b"/v1/responses": Path(RESPONSES),
-    b"/v1/embeddings": Path(OPENAI),
+    b"/v1/embeddings": Path(OPENAI, generates=False),
     b"/v1/messages": Path(ANTHROPIC),
-    b"/v1/messages/count_tokens": Path(ANTHROPIC),
-    b"/v1/score": Path(OPENAI),
-    b"/v1/rerank": Path(OPENAI),
-    b"/tokenize": Path(OPENAI),
-    b"/detokenize": Path(OPENAI),
+    b"/v1/messages/count_tokens": Path(ANTHROPIC, generates=False),
+    b"/v1/score": Path(OPENAI, generates=False),
+    b"/v1/rerank": Path(OPENAI, generates=False),
+    b"/tokenize": Path(OPENAI, generates=False),
+    b"/detokenize": Path(OPENAI, generates=False),
     b"/v1/audio/transcriptions": Path(OPENAI, "form", json=False),
     b"/v1/audio/translations": Path(OPENAI, "form", json=False),
 }

@@ -251,6 +251,7 @@ class Proxy:
         fields = b"x-request-id: %b\r\n%bx-headway-queued-ms: %d\r\n" % (
             ask.request.id.encode(), lane.reply_fields(reservation, self.expose), facts.queued * 1000.0,
         )  # fmt: skip
+        fields += ask.reply_fields
         forecast = reservation.forecast
         if forecast is not None and isfinite(forecast.ttft):
             fields += b"x-headway-predicted-ttft-ms: %d\r\n" % round(forecast.ttft * 1000.0)

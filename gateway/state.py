@@ -1,4 +1,4 @@
-"""What was learnt, kept in a folder over a restart: one JSON file for each pool's predictor.
+"""What was learnt or counted, kept in a folder over a restart: one JSON file for each that has something to keep.
 
 The idea: learning again costs a few hundred badly predicted requests, so what was learnt is written every few seconds
 and read at the start. A file is replaced whole (written beside, synced, renamed), by a thread of its own, since a disk
@@ -71,11 +71,11 @@ class StateFolder:
 
     # --- reading -------------------------------------------------------------------------------------------------
 
-    def restore(self, pool: str, keeper: Keeps) -> bool:
-        """Give back what was kept for this pool. False if there is nothing, or (with a warning) nothing of use."""
+    def restore(self, name: str, keeper: Keeps) -> bool:
+        """Give back what was kept under this name. False if there is nothing, or (with a warning) nothing of use."""
         if self._folder is None:
             return False
-        path = self._path(pool)
+        path = self._path(name)
         try:
             kept = _read(path)
             # Two clocks may disagree; whoever reads a file comes after who wrote it.
@@ -84,7 +84,7 @@ class StateFolder:
         except FileNotFoundError:
             return False
         except Exception as error:  # whatever is in the file, the gateway starts
-            self._events.log("warning", "state_ignored", pool=pool, file=str(path), why=str(error) or repr(error))
+            self._events.log("warning", "state_ignored", name=name, file=str(path), why=str(error) or repr(error))
             return False
         return True
 
@@ -115,42 +115,42 @@ class StateFolder:
 
     def _start(self, keepers: Mapping[str, Keeps]) -> None:
         texts = {}
-        for pool, keeper in keepers.items():
-            if pool in self._yielded:
+        for name, keeper in keepers.items():
+            if name in self._yielded:
                 continue
             try:
                 text = json.dumps(keeper.to_state(), separators=(",", ":"), allow_nan=False)
             except Exception as error:  # a bug of ours: it costs what was learnt, not the tick that called
-                self._failed[pool] = repr(error)
+                self._failed[name] = repr(error)
                 continue
-            if text != self._written.get(pool):
-                texts[pool] = text
+            if text != self._written.get(name):
+                texts[name] = text
         if texts:
             self._writer = Thread(target=self._write_all, args=(texts,), name="headway-state", daemon=True)
             self._writer.start()
 
     def _write_all(self, texts: Mapping[str, str]) -> None:
         """Runs in the writer's thread; `_tell` speaks for it."""
-        for pool, text in texts.items():
+        for name, text in texts.items():
             try:
-                if self._is_anothers(pool):
-                    self._yielded.add(pool)
+                if self._is_anothers(name):
+                    self._yielded.add(name)
                 else:
-                    self._replace(pool, text)
-                    self._written[pool] = text
+                    self._replace(name, text)
+                    self._written[name] = text
             except OSError as error:
-                self._failed[pool] = str(error)
+                self._failed[name] = str(error)
 
-    def _is_anothers(self, pool: str) -> bool:
+    def _is_anothers(self, name: str) -> bool:
         try:
-            return _read(self._path(pool)).generation > self._generation
+            return _read(self._path(name)).generation > self._generation
         except (OSError, ValueError):
             return False
 
-    def _replace(self, pool: str, text: str) -> None:
-        head = {"version": VERSION, "pool": pool, "generation": self._generation, "at": time.time()}
+    def _replace(self, name: str, text: str) -> None:
+        head = {"version": VERSION, "name": name, "generation": self._generation, "at": time.time()}
         data = f'{json.dumps(head)[:-1]}, "learnt": {text}}}\n'.encode()
-        path = self._path(pool)
+        path = self._path(name)
         descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with open(descriptor, "wb") as file:
@@ -169,12 +169,12 @@ class StateFolder:
 
     def _tell(self) -> None:
         """What the thread met, said where it may be said."""
-        for pool in list(self._failed):
-            self._events.log("warning", "state_not_written", pool=pool, why=self._failed.pop(pool))
+        for name in list(self._failed):
+            self._events.log("warning", "state_not_written", name=name, why=self._failed.pop(name))
 
-    def _path(self, pool: str) -> Path:
+    def _path(self, name: str) -> Path:
         assert self._folder is not None
-        return self._folder / f"predictor-{pool}.json"
+        return self._folder / f"{name}.json"
 
 
 def _prepare(folder: Path) -> None:
@@ -182,7 +182,7 @@ def _prepare(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
-    for cut in folder.glob(".predictor-*"):
+    for cut in folder.glob(".*.json.*"):
         if time.time() - cut.stat().st_mtime > ABANDONED:
             cut.unlink(missing_ok=True)
 

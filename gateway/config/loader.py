@@ -118,7 +118,7 @@ def for_urls(urls: Sequence[str]) -> types.Config:
 
 def changes_needing_restart(old: types.Config, new: types.Config) -> list[str]:
     """The keys that differ and cannot change in a running process."""
-    changed = [name for name in ("listen", "admin", "state") if getattr(old, name) != getattr(new, name)]
+    changed = [name for name in ("listen", "admin", "state", "shared") if getattr(old, name) != getattr(new, name)]
     stores = [config.jobs and config.jobs.store for config in (old, new)]
     return changed if stores[0] == stores[1] else [*changed, "jobs.store"]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
-from gateway.config.types import Key, Model, Slo
+from gateway.config.types import Key, KeyLimits, Model, Rate, Slo
 from tests.support.client import Answer, Client, chat, post
 from tests.support.gateway import Running, config, limits, one, pool
 from tests.support.loop import on_uvloop
@@ -281,6 +282,44 @@ async def test_a_record_tells_what_happened() -> None:
     assert record.path == "/v1/chat/completions" and record.prompt_tokens == 3.0 and record.completion_tokens == 2.0
     assert record.bytes_in == len(chat()) and record.bytes_out >= len(said.body) and record.overhead >= 0.0
     assert record.candidates is not None and len(record.candidates.ids) == 1
+
+
+# --- limits ------------------------------------------------------------------------------------------------------
+
+
+def limited(**more: Any) -> Key:
+    return Key(hashlib.sha256(b"sk-limited").digest(), "acme", limits=KeyLimits(**more))
+
+
+@on_uvloop
+async def test_a_request_is_charged_what_it_used_and_its_answer_tells_what_is_left() -> None:
+    lines, long = ("Authorization: Bearer sk-limited",), chat(max_tokens=50)
+    async with Upstream() as up:
+        made = config(pool([up]), keys=(limited(tokens=Rate(1000.0, 60.0), reserve="max_tokens"),))
+        async with Running(made) as gateway, gateway.client() as client:
+            said = await client.ask("/v1/chat/completions", long, *lines)
+            reserved = 1000 - int(said.named["x-ratelimit-remaining-tokens"])
+            assert said.status == 200 and reserved == 50 + len(long)
+            await gateway.settled(1)
+            (reading,) = gateway.gateway.limiter.readings(time.monotonic())
+            assert (reading.charged, reading.estimated, reading.running) == (5.0, 0.0, 0)
+            said = await client.ask("/v1/chat/completions", chat(), *lines)
+            assert (said.status, said.error["code"]) == (400, "max_tokens_needed")
+            said = await client.ask("/v1/chat/completions", chat(max_tokens=5000), *lines)
+            assert said.status == 429 and said.named["x-should-retry"] == "false"
+            assert said.named["x-headway-reason"] == "tenant_limit" and "x-ratelimit-limit-tokens" in said.named
+
+
+@on_uvloop
+async def test_a_request_that_fails_is_not_charged() -> None:
+    async with Upstream(whole(answer(b"{}", 500))) as up:
+        made = config(pool([up]), keys=(limited(tokens=Rate(1000.0, 60.0)),))
+        async with Running(made) as gateway, gateway.client() as client:
+            said = await client.ask("/v1/chat/completions", chat(), "Authorization: Bearer sk-limited")
+            assert said.status == 500
+            await gateway.settled(1)
+            (reading,) = gateway.gateway.limiter.readings(time.monotonic())
+            assert (reading.charged, reading.running) == (0.0, 0)
 
 
 # --- classes and deadlines ---------------------------------------------------------------------------------------

@@ -48,12 +48,12 @@ class Process:
         self.keeper = Keeper()
 
     def begin(self) -> bool:
-        return self.state.restore("gpu", self.keeper)
+        return self.state.restore("predictor-gpu", self.keeper)
 
     def learn(self, value: float) -> None:
         """Learn it and write it, the thread included."""
         self.keeper.value = value
-        self.state.close({"gpu": self.keeper}, 10.0)
+        self.state.close({"predictor-gpu": self.keeper}, 10.0)
 
 
 def file_of(folder: Path) -> Path:
@@ -82,7 +82,7 @@ def test_it_is_written_every_so_often_and_only_when_something_has_changed(tmp_pa
 
     def keep(value: float, now: float) -> float | None:
         process.keeper.value = value
-        process.state.keep({"gpu": process.keeper}, now)
+        process.state.keep({"predictor-gpu": process.keeper}, now)
         process.state._writer.join()  # type: ignore[union-attr]
         return value_of(tmp_path)
 
@@ -98,7 +98,7 @@ def test_without_a_folder_nothing_is_kept_or_touched(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     process = Process(None)
     assert not process.begin()
-    process.state.keep({"gpu": process.keeper}, 0.0)
+    process.state.keep({"predictor-gpu": process.keeper}, 0.0)
     process.learn(1.0)
     assert list(tmp_path.iterdir()) == []
 
@@ -171,7 +171,7 @@ def test_what_cannot_be_used_is_left_out_with_a_warning_and_written_anew(tmp_pat
     assert not process.begin()
     assert process.keeper.value == 0.0
     line = json.loads(process.log.data)
-    assert (line["level"], line["event"], line["pool"]) == ("warning", "state_ignored", "gpu")
+    assert (line["level"], line["event"], line["name"]) == ("warning", "state_ignored", "predictor-gpu")
     assert why in line["why"] and line["file"] == str(file_of(tmp_path))
     process.learn(7.0)
     assert value_of(tmp_path) == 7.0
