@@ -82,7 +82,7 @@ def is_listed(host: str, hosts: Sequence[str]) -> bool:
         return True
     if _is_address(host):
         return False
-    return any(listed.startswith("*.") and host.endswith(listed[1:]) and host != listed[2:] for listed in hosts)
+    return any(name.startswith("*.") and host.endswith(name[1:]) and len(host) >= len(name) for name in hosts)
 
 
 def _is_address(host: str) -> bool:
