@@ -111,6 +111,10 @@ class Engine:
         generation.phase = Phase.ABORTED
         return True
 
+    def find(self, request_id: str) -> Generation | None:
+        """A generation that runs or waits here; None if it does not."""
+        return self._by_id.get(request_id)
+
     def next_event_at(self) -> float:
         """When `step` should be called next; infinity while there is nothing to do."""
         return self._ends_at if self._ends_at < self._wakes_at else self._wakes_at

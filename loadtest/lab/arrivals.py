@@ -235,7 +235,10 @@ def _work(random: np.random.Generator, cv: float, count: int) -> Floats:
 
 
 def _on_the_clock(work: Floats, traffic: Traffic) -> Floats:
-    """When so much work time has passed under a rate of 1 + swing * sin(2 pi t / period)."""
+    """When so much work time has passed under a rate of 1 + swing * sin(2 pi t / period), or of 1 in bursts."""
+    if traffic.on:
+        bursts, within = np.divmod(work, traffic.on)
+        return np.asarray(bursts * (traffic.on + traffic.off) + within, np.float64)
     if not traffic.swing:
         return work
     grid = np.arange(0.0, float(work[-1]) + 2.0 * traffic.period, traffic.period / 512.0)

@@ -78,6 +78,13 @@ class Station:
         self.streams[flight.router.number][flight.residue] -= 1
         flight.residue = UNSEEN
 
+    def drop(self, generation: Generation) -> None:
+        """It is aborted: nothing more comes of it."""
+        flight: Flight = generation.tag
+        if flight.residue != UNSEEN:
+            self.ceased(flight)
+        self.suspended = [one for one in self.suspended if one[0] is not generation]
+
     def interrupted(self, generation: Generation) -> None:
         """It was preempted: if it was streaming, nothing comes of it until it has caught up."""
         flight: Flight = generation.tag

@@ -66,6 +66,7 @@ class Router:
         self.fleet.update(endpoints, 0.0, fresh=True)
         self.lengths = Lengths()
         self.holding: Holding[Flight] = Holding()
+        self.outcome: Outcome | None = None  # the last one that was complete
         self._may_hold = known.may_hold
         self._tokens_per_event = tokens_per_event
         self._tells_cached = known.tells_cached
@@ -130,6 +131,7 @@ class Router:
         prompt = flight.prompt_tokens
         outcome = Outcome(request, reservation.endpoint, reservation.row, 200, "complete", duration, ttft, prompt,
                           cached if self._tells_cached else UNKNOWN, float(generated))  # fmt: skip
+        self.outcome = outcome
         reservation.settle(now, outcome)
         self.policy.observe(outcome)
         self.lengths.learn(ROUTE, request.tenant, len(request.prompt), prompt, float(generated))

@@ -67,7 +67,8 @@ class Traffic:
 
     `arrivals`: `gamma` gaps with coefficient of variation `cv` (1 is Poisson), the `trace`'s own times stretched to the
     rate, or `sessions`: whole sessions of the trace begin at random and keep their own gaps. With `swing` the rate goes
-    up and down by that share of itself every `period` seconds. From the share `later_from` of the requests on, lengths
+    up and down by that share of itself every `period` seconds. With `on` and `off` requests come for so many seconds (at
+    the run's rate), and none for so many; it begins with requests. From the share `later_from` of the requests on, lengths
     come from `later`. A trace with prefix blocks is taken in its order from a random place on (and its ids are moved
     when it begins again), lengths without blocks are drawn from it.
     """
@@ -77,6 +78,8 @@ class Traffic:
     cv: float = 1.0
     swing: float = 0.0
     period: float = 60.0
+    on: float = 0.0
+    off: float = 0.0
     later: tuple[Source, ...] = ()
     later_from: float = 0.5
     overhead: float = 0.015  # from the gateway to the engine's queue
@@ -130,6 +133,38 @@ class Routers:
 
 
 @dataclass(frozen=True, slots=True)
+class Gate:
+    """What lets asynchronous work go: `headway`, or one of the baselines of `gates`, with its option `x`."""
+
+    gate: str = "headway"
+    x: float = 0.0
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the report calls it."""
+        return self.label or (f"{self.gate} {self.x:g}" if self.x else self.gate)
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """Asynchronous work beside the traffic: a backlog that never ends, log-normal lengths (mean, CV).
+
+    With `gates` the scenario is a study of them instead of policies. `streams`: share of it that is streamed to the
+    gateway; `priority`: engines schedule by priority and are told; `leave`: seconds from an abort to the engine.
+    """
+
+    gates: tuple[Gate, ...] = ()
+    prompt: tuple[float, float] = (2000.0, 0.0)
+    output: tuple[float, float] = (300.0, 0.0)
+    streams: float = 0.0
+    slowdown: float = 0.05
+    aborts: int = 3
+    priority: bool = False
+    leave: float = 0.015
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """One experiment but for its rate, its policy and its seed.
 
@@ -145,3 +180,4 @@ class Scenario:
     requests: int = 8000
     warm_up: float = 0.1
     cool_down: float = 0.05
+    fill: Fill = field(default_factory=Fill)

@@ -88,9 +88,7 @@ class Simulation:
         for station in self.stations:
             for at, factor in station.group.pace[1:]:
                 self._plan(at, _PACE, (station, factor))
-        handlers: tuple[Callable[[Any, float], None], ...] = (
-            self._step, self._reach, self._ask, self._told, self._retry, self._pace, self._forget,
-        )  # fmt: skip
+        handlers = self._handlers()
         arrivals = [*self.asked.arrived.tolist(), math.inf]
         heap, coming, now = self._heap, 0, 0.0
         while self._open > 0 and self._may_miss >= 0:
@@ -105,6 +103,10 @@ class Simulation:
         run.seconds, run.complete = now, self._open == 0
         run.preemptions = sum(station.engine.preemptions for station in self.stations)
         return run
+
+    def _handlers(self) -> tuple[Callable[[Any, float], None], ...]:
+        """What is done at a moment, by its kind."""
+        return (self._step, self._reach, self._ask, self._told, self._retry, self._pace, self._forget)
 
     def _plan(self, at: float, kind: int, what: object) -> None:
         heappush(self._heap, (at, next(self._serial), kind, what))

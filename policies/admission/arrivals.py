@@ -33,6 +33,11 @@ class Arrivals:
         self.prompt += MEMORY * (prompt_tokens - self.prompt)
         self._last = now
 
+    @property
+    def any(self) -> bool:
+        """Whether one has ever come."""
+        return self._last > -math.inf
+
     def rate(self, now: float) -> float:
         """Requests per second that may be expected now."""
         passed = now - self._last

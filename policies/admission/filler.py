@@ -15,7 +15,7 @@ effects decide per endpoint, all in seconds, all multiplied with what the closed
 
 Where nobody is expected nothing of that binds but room, and the engine runs as full as it can be: what makes that safe is
 that running filler is aborted, least progress first, as soon as somebody comes and the effects are beyond their bounds.
-One endpoint in four stands by at the bound of the batch. An item is aborted at most `aborts` times; after that it goes
+One endpoint in eight stands by at the bound of the batch. An item is aborted at most `aborts` times; after that it goes
 only where it need never be.
 
 Pure: no clock, no I/O. Left to others: who of the filler goes next (the class's queue), sending and aborting.
@@ -38,20 +38,22 @@ from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Floats, Outcome, Request
 from policies.admission.arrivals import Arrivals, chance_of_more
 from policies.admission.loop import Interference, Loop
-from policies.admission.strain import Ledger, Strain
-
-Flags = npt.NDArray[np.bool_]
+from policies.admission.strain import LONGEST_RHO, Flags, Ledger, Strain
 
 LEAST_TTFT = 0.010  # seconds of a first token that nobody notices
 ITERATIONS = 1.5  # that a first token waits for: half of the running one, and its own
 SOON, LATER = 0.25, 1.0  # seconds: within which filler that is in the way leaves; for which it is sent
-STANDBY = 4  # one endpoint in so many stands by
+STANDBY = 8  # one endpoint in so many stands by
+AHEAD = 0.4  # seconds of prefill that may wait where nobody else is expected
 QUEUED = 3.0  # requests that an engine may say wait there
 FULL = 0.95  # of the KV cache
 LEFT = 0.5  # of what is still to be written is there at once
 CREDIT = 2.0  # seconds for which the account of prompts may be saved up
-RELIEF = 0.9  # of a bound: how far down an abort goes
+GRACE = 1.5  # seconds: who ends within them is not aborted to shorten iterations
+SLACK = 1.2  # times the bound: from where on filler is aborted, down to the bound
+PAUSE, RECOUNT = 0.02, 1.0  # seconds between two looks at who must go; between two counts of what filler has written
 FOLLOW = 0.02
+MOST = 512.0  # filler requests per endpoint, whatever is known of it
 UNCALIBRATED = 4.0  # filler requests per endpoint while nothing is known of it
 
 
@@ -83,6 +85,7 @@ class Filler:
         self._loop = Loop()
         self._sent: dict[Reservation, _Sent] = {}
         self._credit, self._credited = 0.0, -math.inf
+        self._looked = self._recounted = -math.inf
         self._ttft_slo = self._tpot_slo = UNKNOWN
         self._ttft = UNKNOWN  # mean of the protected's first tokens without the filler's part
 
@@ -112,6 +115,7 @@ class Filler:
     def ended(self, reservation: Reservation, outcome: Outcome | None, now: float) -> None:
         """A place was given back, of either kind."""
         if self._ledger.remove(reservation):
+            self._ledger.learn(outcome)
             return
         sent = self._sent.pop(reservation, None)
         if sent is None or outcome is None or outcome.ended != "complete" or not reservation.stream:
@@ -126,22 +130,25 @@ class Filler:
     def open_rows(self, request: Request, snapshot: Snapshot, now: float, aborted: int = 0) -> Snapshot | None:
         """The snapshot cut to endpoints where this filler does no more harm than is allowed; None: nowhere now."""
         fleet, predictor = snapshot.fleet, snapshot.fleet.predictor
-        if predictor is None or not predictor.calibrated:
+        if predictor is None:
             return self._guess(snapshot)
         rows, column = snapshot.rows, snapshot.column
+        # Asked first: it notices which plain answers should have started by now.
+        work = float(predictor.predict(request, snapshot).work.max())
         strain = Strain(fleet, predictor, self._ledger, len(fleet.ours), now)
         prompt, output = request.prompt_tokens, request.output_tokens
-        work = self._work(predictor, prompt, int(rows[0]))
         open_ = self._has_room(fleet, predictor, prompt + output)
         needed = self._needed(strain, rows, now, LATER)
         if aborted >= self.rule.aborts:
             needed[rows] = True
-        within = self._batch(strain, strain.sequence + strain.context_each * (prompt + output / 2.0))
-        open_ &= within | ~needed
         watched = needed | (strain.others > 0.0)
-        limit = self._pace_limit(strain)
-        open_ &= (strain.pace(1.0, prompt + output / 2.0, work) <= limit) | ~watched
-        chosen = self._for_prompt(open_[rows], column(fleet.prefill), now, work, prompt)
+        context = prompt + output / 2.0
+        if predictor.calibrated:
+            open_ &= (strain.filler + strain.sequence + strain.context_each * context <= self._bound()) | ~needed
+            open_ &= (strain.pace(1.0, context, work) <= self._pace_limit(strain)) | ~watched
+        else:
+            open_ &= (self._ledger.requests[: len(open_)] < UNCALIBRATED) | ~watched
+        chosen = self._for_prompt(open_[rows], snapshot, now, work, prompt)
         if not chosen.any():
             return None
         # Those that nobody is expected at first.
@@ -151,23 +158,22 @@ class Filler:
     def victims(self, fleet: Fleet, now: float) -> list[Reservation]:
         """Filler to abort now, because somebody is there or expected whom it would delay beyond the bounds."""
         predictor = fleet.predictor
-        if predictor is None or not self._ledger.rows:
+        if predictor is None or not self._ledger.rows or now - self._looked < PAUSE or not predictor.calibrated:
             return []
-        self._ledger.recount()
-        count = len(fleet.ours)
+        self._looked = now
+        if now - self._recounted > RECOUNT:
+            self._recounted = now
+            self._ledger.recount()
+        strain = Strain(fleet, predictor, self._ledger, len(fleet.ours), now)
         rows = np.array([row for row, _ in fleet.members()], np.intp)
-        strain = Strain(fleet, predictor, self._ledger, count, now)
-        needed = self._needed(strain, rows, now, SOON, standby=False)
-        bound = self._bound()
-        spare = np.where(needed, strain.filler - bound, -math.inf)  # seconds of an iteration too many
+        needed, bound = self._needed(strain, rows, now, SOON, standby=False), self._bound()
         # What the filler's prefills did to the pace is over when nothing is sent any more.
-        stretch = 1.0 - np.minimum(strain.rho - strain.rho_filler, 0.9)
-        late = strain.iteration - self._pace_limit(strain) * stretch
-        over = np.maximum(spare, np.where(strain.others > 0.0, late, -math.inf))
+        stretch = 1.0 - np.minimum(strain.rho - strain.rho_filler, LONGEST_RHO)
+        late = np.where(strain.others > 0.0, strain.iteration - self._pace_limit(strain) * stretch, -math.inf)
+        spare = np.where(needed & (strain.filler > SLACK * bound), strain.filler - bound, -math.inf)
         found: list[Reservation] = []
-        for row in (over > 0.0).nonzero()[0].tolist():
-            aim = over.item(row) + (1.0 - RELIEF) * bound
-            found += self._shed(row, aim, strain)
+        for row in ((late > 0.0) | (spare > 0.0)).nonzero()[0].tolist():
+            found += self._shed(row, late.item(row), spare.item(row), strain, now)
         self.aborted += len(found)
         return found
 
@@ -186,10 +192,6 @@ class Filler:
         ttft = self._ttft if self._ttft == self._ttft else 0.0
         return max(LEAST_TTFT, self.rule.slowdown * ttft) / (ITERATIONS * self._loop.correction)
 
-    def _batch(self, strain: Strain, more: Floats) -> Flags:
-        within: Flags = strain.filler + more <= self._bound()
-        return within
-
     def _pace_limit(self, strain: Strain) -> Floats:
         alone = strain.alone()
         allowed = alone * (1.0 + self.rule.slowdown)
@@ -202,7 +204,7 @@ class Filler:
                 standby: bool = True) -> Flags:  # fmt: skip
         """The endpoints that arrivals of the next moments would go to: those that filler slows the least."""
         mean = self._arrivals.rate(now) * ahead
-        least = len(rows) // STANDBY if standby else 0
+        least = len(rows) // STANDBY if standby and self._arrivals.any else 0
         count = 0
         while count < len(rows) and (count < least or chance_of_more(mean, count) > self.rule.slowdown):
             count += 1
@@ -217,23 +219,26 @@ class Filler:
         held = books.context[:count] + fleet.prefill[:count] + LEFT * fleet.output[:count] + tokens
         room: Flags = held <= FULL * books.table[CAPACITY, :count]
         room &= ~(fleet.waiting[:count] > QUEUED)
+        room &= self._ledger.requests[:count] < MOST
         return room
 
-    def _for_prompt(self, open_: Flags, unstarted: Floats, now: float, work: float, prompt: float) -> Flags:
+    def _for_prompt(self, open_: Flags, snapshot: Snapshot, now: float, work: float, prompt: float) -> Flags:
         """Of the candidates those where its prompt may be worked off now."""
-        rate = self._arrivals.rate(now)
-        mean = rate * work * self._loop.correction
-        free = unstarted <= 0.0
-        others = int(free.sum())
+        fleet, predictor = snapshot.fleet, snapshot.fleet.predictor
+        assert predictor is not None
+        rate, unstarted = self._arrivals.rate(now), snapshot.column(fleet.prefill)
         self._earn(rate, now)
-        if chance_of_more(mean, 0) <= self.rule.slowdown:
-            return open_ & (unstarted <= prompt)  # nobody comes: one prompt runs, the next one waits
-        spent = expected_beyond(mean, others - 1)
-        if spent > self._credit:
+        if chance_of_more(rate * work, 0) <= self.rule.slowdown:
+            able = snapshot.column(self._ledger.keeps_up(fleet, now, AHEAD))
+            return open_ & (able | (unstarted * work <= AHEAD * prompt))
+        # Endpoints that work off no filler's prompt, this one not counted either.
+        elsewhere = len(open_) - 1 - sum(1 for row in self._ledger.unstarted() if row in snapshot.rows)
+        offered = rate * self._work(predictor, self._arrivals.prompt, int(snapshot.rows[0]))
+        spent = rate * work * blocked(offered, elsewhere) * self._loop.correction
+        chosen = open_ & (unstarted <= 0.0)
+        if spent > self._credit or not chosen.any():
             return np.zeros_like(open_)
-        chosen = open_ & free
-        if chosen.any():
-            self._credit -= spent
+        self._credit -= spent
         return chosen
 
     def _earn(self, rate: float, now: float) -> None:
@@ -242,16 +247,25 @@ class Filler:
         gain = self.rule.slowdown * rate
         self._credit = min(self._credit + gain * passed, max(1.0, gain * CREDIT))
 
-    def _shed(self, row: int, seconds: float, strain: Strain) -> list[Reservation]:
-        """Those of a row whose parts of an iteration make up so many seconds, least progress first."""
+    def _shed(self, row: int, late: float, spare: float, strain: Strain, now: float) -> list[Reservation]:
+        """Those of a row to abort, least progress first, until an iteration is shorter by `late` seconds.
+
+        And by `spare`, to which those count who will be gone by themselves in a moment.
+        """
         found = []
-        each, per_token = strain.sequence.item(row), strain.context_each.item(row)
-        for reservation, aborted in self._ledger.youngest(row):
-            if seconds <= 0.0:
+        each, per_token, iteration = strain.sequence.item(row), strain.context_each.item(row), strain.iteration.item(row)
+        running = self._ledger.youngest(row, now)
+        for reservation, written, _ in reversed(running):
+            if (reservation.expected - written) * iteration > GRACE:
+                break
+            spare -= each + per_token * (reservation.prompt + written)
+        for reservation, written, aborted in running:
+            if late <= 0.0 and spare <= 0.0:
                 break
             if aborted < self.rule.aborts:
                 found.append(reservation)
-                seconds -= each + per_token * (reservation.prompt + reservation.written)
+                seconds = each + per_token * (reservation.prompt + written)
+                late, spare = late - seconds, spare - seconds
         return found
 
     def _guess(self, snapshot: Snapshot) -> Snapshot | None:
@@ -276,12 +290,9 @@ def _tightest(known: float, told: float) -> float:
     return told if known != known or told < known else known + FOLLOW * (told - known)
 
 
-def expected_beyond(mean: float, than: int) -> float:
-    """How many beyond so many are expected to come where `mean` are."""
-    if than < 0:
-        return mean
-    term, below = math.exp(-mean), 0.0
-    for n in range(than + 1):
-        below += (than - n) * term
-        term *= mean / (n + 1)
-    return mean - than + below
+def blocked(offered: float, servers: int) -> float:
+    """The share of arrivals that find all `servers` busy where they offer so much work (Erlang's loss formula)."""
+    share = 1.0
+    for n in range(1, servers + 1):
+        share = offered * share / (n + offered * share)
+    return share

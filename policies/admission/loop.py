@@ -1,8 +1,9 @@
 """The closed loop of the filler: what it was thought to do to the others, against what it did.
 
 The idea (HyGen, arXiv 2501.14808, inside one engine; here outside of all of them): when a protected request is sent, the
-seconds by which filler should delay its first token are noted; when the token has come, what it was late by is compared
-with them. The ratio of the sums is the correction that every predicted effect is multiplied with. How much of what was
+seconds by which filler should delay its first token are noted; when the token has come, by how much it was
+later than predicted is compared with them. Where effects were right the two have nothing to do with each other; the slope
+between them is what effects must be corrected by. How much of what was
 promised may be used is found by trying: a little more every while, a tenth less when promises were missed beside filler
 (additive increase, multiplicative decrease).
 
@@ -17,10 +18,11 @@ from dataclasses import dataclass
 from gateway.core.types import UNKNOWN, Outcome
 
 MEMORY = 0.01  # weight of one answer
-LEAST_EFFECT = 1e-4  # seconds; an effect below it teaches nothing
-LOWEST, HIGHEST = 0.5, 3.0  # of the correction
-PRIOR = 0.1  # seconds of predicted effect that count for a correction of 1 before anything was seen
-START, LEAST_USE, MOST_USE = 0.85, 0.5, 0.92
+LEAST_EFFECT = 1e-4  # seconds; below it there is no filler beside
+LOWEST, HIGHEST = 0.5, 2.0  # of the correction
+SURE = 0.01  # seconds: the spread of effects at which answers say as much as the belief that predictions are right
+LONGEST_LATE = 0.05  # seconds
+START, LEAST_USE, MOST_USE = 0.8, 0.5, 0.88
 MORE, LESS = 0.005, 0.9
 EVERY, ENOUGH = 2.0, 20  # seconds and answers between two changes
 MISSES = 0.005  # of those answers
@@ -60,15 +62,20 @@ class Loop:
 
     def __init__(self) -> None:
         self.use = START
-        self._sums = [PRIOR, PRIOR]  # predicted effect, measured effect
+        self._sums = [0.0, 0.0, 0.0, 0.0]  # means of effect, lateness, effect squared, effect times lateness
         self._at = -math.inf
         self._answers = self._missed = 0
         self._means = {(kind, beside): Mean() for kind in ("ttft", "tpot") for beside in (True, False)}
 
     @property
     def correction(self) -> float:
-        """Measured effect over predicted effect, within bounds."""
-        return min(HIGHEST, max(LOWEST, self._sums[1] / self._sums[0]))
+        """Measured effect over predicted effect, within bounds: the slope of lateness over effect, and 1.
+
+        The slope, because what is late everywhere alike is not the filler's doing.
+        """
+        effect, late, square, product = self._sums
+        slope = (product - effect * late) / (square - effect * effect + SURE * SURE)
+        return min(HIGHEST, max(LOWEST, 1.0 + slope))
 
     def learn(self, outcome: Outcome, predicted: float, effect: float, now: float) -> None:
         """A protected answer is whole; its first token was `predicted` (NaN: it was not), `effect` of that was filler's."""
@@ -78,14 +85,13 @@ class Loop:
         beside = effect > LEAST_EFFECT
         self._means["ttft", beside].see(outcome.ttft)
         self._means["tpot", beside].see(pace)
-        if not beside:
-            return
         late = outcome.ttft - predicted
         if late == late:
-            # One stall must not say more than a hundred answers.
-            late = max(-effect, min(4.0 * effect, late))
-            for i, value in enumerate((effect, effect + late)):
+            late = max(-LONGEST_LATE, min(LONGEST_LATE, late))  # one stall must not say more than a hundred answers
+            for i, value in enumerate((effect, late, effect * effect, effect * late)):
                 self._sums[i] += MEMORY * (value - self._sums[i])
+        if not beside:
+            return
         self._answers += 1
         self._missed += outcome.ttft > request.ttft_slo or pace > request.tpot_slo
         if now - self._at > EVERY and self._answers >= ENOUGH:

@@ -10,17 +10,21 @@ iteration stretched by the share of time that prefills take, 1 / (1 - rho), of w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from gateway.core.books import RECENT
 from gateway.core.fleet import Fleet
 from gateway.core.predictor import Predictor
 from gateway.core.reservation import Reservation
-from gateway.core.types import Floats
+from gateway.core.types import UNKNOWN, Floats, Outcome
+
+Flags = npt.NDArray[np.bool_]
 
 LONGEST_RHO = 0.9
+FOLLOW = 0.05  # weight of one answer
+FRESH = 2.5  # seconds that an endpoint's word is good for
 RENEW = 100.0  # seconds after which fading sums get a new zero
 
 
@@ -32,7 +36,10 @@ class Ledger:
         self.requests: Floats = np.zeros(8)
         self.context: Floats = np.zeros(8)
         self._recent: Floats = np.zeros(8)
+        self._since: Floats = np.zeros(8)  # seconds of prefill sent since an endpoint last said what waits there
+        self._said: Floats = np.zeros(8)  # when that was
         self._zero = 0.0
+        self._each = UNKNOWN  # seconds that a token of the filler takes
 
     def add(self, reservation: Reservation, aborted: int, work: float, now: float) -> None:
         """One was sent, `work` seconds of prefill with it."""
@@ -42,6 +49,7 @@ class Ledger:
         self.requests[row] += 1.0
         self.context[row] += reservation.prompt
         self._recent[row] += work / self._fade(now)
+        self._since[row] += work
 
     def remove(self, reservation: Reservation) -> bool:
         """It has ended, somehow. False if it is not (any more) in here."""
@@ -72,18 +80,51 @@ class Ledger:
             self._zero, passed = now, 0.0
         return math.exp(-passed / RECENT)
 
+    def unstarted(self) -> list[int]:
+        """Rows where a prompt of the filler is not worked off yet."""
+        return [row for row, running in self.rows.items() if not all(each.started for each in running)]
+
     def reach(self, size: int) -> None:
         """Make room for rows below `size`."""
         if size > len(self.requests):
             more = np.zeros(max(size, 2 * len(self.requests)) - len(self.requests))
-            self.requests, self.context, self._recent = (
-                np.concatenate((column, more)) for column in (self.requests, self.context, self._recent)
+            self.requests, self.context, self._recent, self._since, self._said = (
+                np.concatenate((column, more))
+                for column in (self.requests, self.context, self._recent, self._since, self._said)
             )
 
-    def youngest(self, row: int) -> Iterator[tuple[Reservation, int]]:
-        """Those of a row, the least progress first."""
-        running = self.rows.get(row, {})
-        yield from sorted(running.items(), key=lambda one: (one[0].started, one[0].written, -one[0].at))
+    def keeps_up(self, fleet: Fleet, now: float, ahead: float) -> Flags:
+        """Endpoints that lately said that nothing waits, and were not sent more than they can have worked off since.
+
+        `ahead`: seconds of prefill that they may be sent beforehand. Of plain answers nobody sees the first token, and
+        what they are taken to need is a guess; this is the engine's own word.
+        """
+        count = len(fleet.at)
+        self.reach(count)
+        said = fleet.at[:count]
+        news = said != self._said[:count]
+        self._since[:count][news] = 0.0
+        self._said[:count] = said
+        passed = now - said
+        able: Flags = (fleet.waiting[:count] <= 0.0) & (passed < FRESH) & (self._since[:count] <= ahead + passed)
+        return able
+
+    def learn(self, outcome: Outcome | None) -> None:
+        """How long a token takes, so that of plain answers it is known about how far they are."""
+        if outcome is not None and outcome.ended == "complete" and outcome.output_tokens > 0.0:
+            each = outcome.duration / outcome.output_tokens
+            self._each = each if self._each != self._each else self._each + FOLLOW * (each - self._each)
+
+    def youngest(self, row: int, now: float) -> list[tuple[Reservation, float, int]]:
+        """Those of a row with the tokens they have written and how often they were aborted; least progress first."""
+        found = []
+        for reservation, aborted in self.rows.get(row, {}).items():
+            written = reservation.written
+            if not written and reservation.started and self._each == self._each:
+                written = min(reservation.expected, (now - reservation.at) / self._each)
+            found.append((reservation, written, aborted))
+        found.sort(key=lambda one: (one[0].started, one[1], -one[0].at))
+        return found
 
 
 class Strain:
