@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -37,6 +38,7 @@ class Group:
     count: int
     speed: float = 1.0
     chunk: int = 2048
+    priority: bool = False  # they schedule by priority
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def engines(groups: Sequence[Group], where: Path) -> Iterator[list[Sim]]:
             place = where / f"sims{number}"
             command = [sys.executable, "-m", "backends.sim", "--profile", PROFILE, "--count", str(group.count),
                        "--speed", str(group.speed), "--chunk", str(group.chunk), "--seed", str(100 * number),
-                       "--no-prefix-caching"]  # fmt: skip
+                       "--no-prefix-caching", *(["--priority"] if group.priority else [])]  # fmt: skip
             running = start(f"sims{number}", command, 0, place)
             stack.callback(stop, running)
             made += [Sim(port, command, place, running) for port in _ports(place / "log", group.count)]
@@ -98,11 +100,16 @@ async def nothing(run: Run, sims: list[Sim]) -> None:
 
 
 def play(groups: Sequence[Group], policy: str, items: Sequence[Item], seed: int, slo: Mapping[str, str],
-         meanwhile: Meanwhile = nothing) -> tuple[Played, list[str]]:  # fmt: skip
-    """A fresh fleet and gateway, this load, and their end. `seed` is of the texts. Returns the engines' URLs too."""
+         meanwhile: Meanwhile = nothing, keeps_jobs: bool = False,
+         **pool: Any) -> tuple[Played, list[str]]:  # fmt: skip
+    """A fresh fleet and gateway, this load, and their end. `seed` is of the texts. Returns the engines' URLs too.
+
+    `keeps_jobs`: the gateway takes batches; `pool` are further keys of its pool.
+    """
     with folder() as where, engines(groups, where) as sims:
         urls = [sim.url for sim in sims]
-        with gateway(where / "headway", urls, slo=slo, pick=policy) as running:
+        top = {"jobs": {"store": f"sqlite:{where / 'jobs.db'}"}} if keeps_jobs else {}
+        with gateway(where / "headway", urls, slo=slo, top=top, pick=policy, **pool) as running:
             run, shares, lost = uvloop.run(_load(running, sims, items, seed, meanwhile))
             gauges = read_gauges(running)
     return Played(run, shares, gauges, lost), urls

@@ -37,13 +37,14 @@ class Run:
 
     loop: OpenLoop
     client: Client
+    url: str
     records: list[Record] = field(default_factory=list)
 
     @staticmethod
     def on(url: str, seed: int, stream: bool = True, timeout: float = 120.0) -> Run:
         client = Client(Target.parse(url, PATH, {}), time.monotonic)
         loop = OpenLoop(client, Asking(MODEL, PATH, stream, seed), timeout=timeout)
-        return Run(loop, client, loop.records)
+        return Run(loop, client, url, loop.records)
 
     def at(self, moment: float) -> float:
         return moment - (time.monotonic() - self.loop.elapsed)

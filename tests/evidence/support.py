@@ -213,9 +213,13 @@ class Gateway:
 
 
 def configuration(port: int, admin: int, urls: Sequence[str], model: str = MODEL, slo: Mapping[str, str] | None = None,
-                  **pool: object) -> dict[str, Any]:  # fmt: skip
-    """A configuration of one pool and one model, with what the model promises; `pool` are further keys of the pool."""
+                  top: Mapping[str, object] | None = None, **pool: object) -> dict[str, Any]:  # fmt: skip
+    """A configuration of one pool and one model, with what the model promises.
+
+    `pool` are further keys of the pool, `top` of the whole.
+    """
     return {
+        **(top or {}),
         "version": 1,
         "listen": f"127.0.0.1:{port}",
         "admin": f"127.0.0.1:{admin}",
@@ -227,13 +231,14 @@ def configuration(port: int, admin: int, urls: Sequence[str], model: str = MODEL
 
 @contextmanager
 def gateway(where: Path, urls: Sequence[str], model: str = MODEL, file: Path | None = None,
-            slo: Mapping[str, str] | None = None, **pool: object) -> Iterator[Gateway]:  # fmt: skip
+            slo: Mapping[str, str] | None = None, top: Mapping[str, object] | None = None,
+            **pool: object) -> Iterator[Gateway]:  # fmt: skip
     """A gateway in front of these servers, ready."""
     where.mkdir(parents=True, exist_ok=True)
     port, admin = free_port(), free_port()
     file = file or where / "headway.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(configuration(port, admin, urls, model, slo, **pool), indent=1))  # JSON is YAML
+    file.write_text(json.dumps(configuration(port, admin, urls, model, slo, top, **pool), indent=1))  # JSON is YAML
     running = start("headway", [sys.executable, "-m", "gateway", "serve", "-c", str(file)], port, where)
     try:
         wait_until_listening(running, where)
