@@ -1,10 +1,10 @@
 """Bursts of interactive traffic over a saturating batch, in real time: what either does to the other.
 
 Chat in bursts (30 s on, 60 s off) before simulated engines that a batch of plain requests fills; the same arrivals
-alone; the batch alone. Bars: interactive TTFT p95 at most 1.1 x that of the bursts alone, or 15 ms more; its TPOT within the
-promise for 99 % of its requests; and in the off windows, from their sixth second on, at least 90 % of the tokens that
-the batch alone makes. What was made in vain (stopped to make room) does not count as made. Chunks of 512 and 2,048
-tokens, with and without engines that schedule by priority.
+alone; the batch alone. Bars: interactive TTFT p95 at most 1.1 x that of the bursts alone, or 15 ms more; its TPOT
+within the promise for 99 % of its requests; and in the off windows, from their sixth second on, at least 90 % of the
+tokens that the batch alone makes. What was made in vain (stopped to make room) does not count as made. Chunks of 512
+and 2,048 tokens, with and without engines that schedule by priority.
 
     python -m tests.evidence.interference [--short] [--only CASE...] [--rounds N]
 """
