@@ -38,17 +38,18 @@ from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Floats, Outcome, Request
 from policies.admission.arrivals import Arrivals, chance_of_more
 from policies.admission.loop import Interference, Loop
+from policies.admission.prompts import Prompts, blocked, occupied, rounds, work
 from policies.admission.strain import LONGEST_RHO, Flags, Ledger, Strain
 
 LEAST_TTFT = 0.010  # seconds of a first token that nobody notices
-ITERATIONS = 1.5  # that a first token waits for: half of the running one, and its own
+RUNNING = 0.5  # of an iteration is left, on average, when a request comes
 SOON, LATER = 0.25, 1.0  # seconds: within which filler that is in the way leaves; for which it is sent
 STANDBY = 8  # one endpoint in so many stands by
 AHEAD = 0.4  # seconds of prefill that may wait where nobody else is expected
 QUEUED = 3.0  # requests that an engine may say wait there
 FULL = 0.95  # of the KV cache
 LEFT = 0.5  # of what is still to be written is there at once
-CREDIT = 2.0  # seconds for which the account of prompts may be saved up
+NONE_FREE = 0.5  # of the slowdown: the share of arrivals that may find no endpoint free of prompts
 GRACE = 1.5  # seconds: who ends within them is not aborted to shorten iterations
 SLACK = 1.2  # times the bound: from where on filler is aborted, down to the bound
 PAUSE, RECOUNT = 0.02, 1.0  # seconds between two looks at who must go; between two counts of what filler has written
@@ -84,7 +85,8 @@ class Filler:
         self._arrivals = Arrivals()
         self._loop = Loop()
         self._sent: dict[Reservation, _Sent] = {}
-        self._credit, self._credited = 0.0, -math.inf
+        self._prompts = Prompts(rule.slowdown * NONE_FREE)
+        self._cost = 0.0  # of the prompt that was last let go
         self._looked = self._recounted = -math.inf
         self._ttft_slo = self._tpot_slo = UNKNOWN
         self._ttft = UNKNOWN  # mean of the protected's first tokens without the filler's part
@@ -103,14 +105,16 @@ class Filler:
         if row in ledger.rows:
             _, _, decode, context = predictor.learnt.prices.each[:4]
             slow = predictor.learnt.paces.decode.item(row)
-            effect = ITERATIONS * slow * (decode * ledger.requests.item(row) + context * ledger.context.item(row))
+            waits = RUNNING + rounds(predictor, row, self._arrivals.prompt)
+            effect = waits * slow * (decode * ledger.requests.item(row) + context * ledger.context.item(row))
         self._sent[reservation] = _Sent(forecast.ttft, effect)
 
     def admitted(self, reservation: Reservation, request: Request, now: float, aborted: int = 0) -> None:
         """Filler was sent; it has been `aborted` so often before."""
         predictor = reservation.fleet.predictor
-        work = self._work(predictor, reservation.uncached, reservation.row) if predictor is not None else 0.0
-        self._ledger.add(reservation, aborted, work, now)
+        seconds = work(predictor, reservation.row, reservation.uncached) if predictor is not None else 0.0
+        self._ledger.add(reservation, aborted, seconds, now)
+        self._prompts.spend(self._cost)
 
     def ended(self, reservation: Reservation, outcome: Outcome | None, now: float) -> None:
         """A place was given back, of either kind."""
@@ -134,7 +138,7 @@ class Filler:
             return self._guess(snapshot)
         rows, column = snapshot.rows, snapshot.column
         # Asked first: it notices which plain answers should have started by now.
-        work = float(predictor.predict(request, snapshot).work.max())
+        seconds = float(predictor.predict(request, snapshot).work.max())
         strain = Strain(fleet, predictor, self._ledger, len(fleet.ours), now)
         prompt, output = request.prompt_tokens, request.output_tokens
         open_ = self._has_room(fleet, predictor, prompt + output)
@@ -144,11 +148,11 @@ class Filler:
         watched = needed | (strain.others > 0.0)
         context = prompt + output / 2.0
         if predictor.calibrated:
-            open_ &= (strain.filler + strain.sequence + strain.context_each * context <= self._bound()) | ~needed
-            open_ &= (strain.pace(1.0, context, work) <= self._pace_limit(strain)) | ~watched
+            open_ &= (strain.filler + strain.sequence + strain.context_each * context <= self._bound(predictor)) | ~needed
+            open_ &= (strain.pace(1.0, context, seconds) <= self._pace_limit(strain)) | ~watched
         else:
             open_ &= (self._ledger.requests[: len(open_)] < UNCALIBRATED) | ~watched
-        chosen = self._for_prompt(open_[rows], snapshot, now, work, prompt)
+        chosen = self._for_prompt(open_[rows], snapshot, strain, now, prompt)
         if not chosen.any():
             return None
         # Those that nobody is expected at first.
@@ -166,7 +170,7 @@ class Filler:
             self._ledger.recount()
         strain = Strain(fleet, predictor, self._ledger, len(fleet.ours), now)
         rows = np.array([row for row, _ in fleet.members()], np.intp)
-        needed, bound = self._needed(strain, rows, now, SOON, standby=False), self._bound()
+        needed, bound = self._needed(strain, rows, now, SOON, standby=False), self._bound(predictor)
         # What the filler's prefills did to the pace is over when nothing is sent any more.
         stretch = 1.0 - np.minimum(strain.rho - strain.rho_filler, LONGEST_RHO)
         late = np.where(strain.others > 0.0, strain.iteration - self._pace_limit(strain) * stretch, -math.inf)
@@ -187,10 +191,11 @@ class Filler:
 
     # --- the bounds ----------------------------------------------------------------------------------------------
 
-    def _bound(self) -> float:
+    def _bound(self, predictor: Predictor) -> float:
         """Seconds that filler may add to an iteration where somebody is expected."""
         ttft = self._ttft if self._ttft == self._ttft else 0.0
-        return max(LEAST_TTFT, self.rule.slowdown * ttft) / (ITERATIONS * self._loop.correction)
+        waits = RUNNING + math.ceil(self._arrivals.prompt / predictor.learnt.chunk)
+        return max(LEAST_TTFT, self.rule.slowdown * ttft) / (waits * self._loop.correction)
 
     def _pace_limit(self, strain: Strain) -> Floats:
         alone = strain.alone()
@@ -222,30 +227,24 @@ class Filler:
         room &= self._ledger.requests[:count] < MOST
         return room
 
-    def _for_prompt(self, open_: Flags, snapshot: Snapshot, now: float, work: float, prompt: float) -> Flags:
+    def _for_prompt(self, open_: Flags, snapshot: Snapshot, strain: Strain, now: float, prompt: float) -> Flags:
         """Of the candidates those where its prompt may be worked off now."""
         fleet, predictor = snapshot.fleet, snapshot.fleet.predictor
         assert predictor is not None
         rate, unstarted = self._arrivals.rate(now), snapshot.column(fleet.prefill)
-        self._earn(rate, now)
-        if chance_of_more(rate * work, 0) <= self.rule.slowdown:
+        self._prompts.earn(rate, now)
+        self._cost = 0.0
+        row = int(snapshot.rows[open_.argmax()])
+        seconds = occupied(predictor, row, prompt, strain.iteration.item(row))
+        if chance_of_more(rate * seconds, 0) <= self.rule.slowdown:
             able = snapshot.column(self._ledger.keeps_up(fleet, now, AHEAD))
-            return open_ & (able | (unstarted * work <= AHEAD * prompt))
+            return open_ & (able | (unstarted * seconds <= AHEAD * prompt))
         # Endpoints that work off no filler's prompt, this one not counted either.
-        elsewhere = len(open_) - 1 - sum(1 for row in self._ledger.unstarted() if row in snapshot.rows)
-        offered = rate * self._work(predictor, self._arrivals.prompt, int(snapshot.rows[0]))
-        spent = rate * work * blocked(offered, elsewhere) * self._loop.correction
+        elsewhere = len(open_) - 1 - self._ledger.unstarted()
+        theirs = occupied(predictor, row, self._arrivals.prompt, float(strain.iteration[snapshot.rows].mean()))
+        self._cost = rate * seconds * blocked(rate * theirs, elsewhere)
         chosen = open_ & (unstarted <= 0.0)
-        if spent > self._credit or not chosen.any():
-            return np.zeros_like(open_)
-        self._credit -= spent
-        return chosen
-
-    def _earn(self, rate: float, now: float) -> None:
-        passed = min(now - self._credited, CREDIT)
-        self._credited = now
-        gain = self.rule.slowdown * rate
-        self._credit = min(self._credit + gain * passed, max(1.0, gain * CREDIT))
+        return chosen if self._prompts.may_spend(self._cost) else np.zeros_like(open_)
 
     def _shed(self, row: int, late: float, spare: float, strain: Strain, now: float) -> list[Reservation]:
         """Those of a row to abort, least progress first, until an iteration is shorter by `late` seconds.
@@ -276,23 +275,9 @@ class Filler:
         few = (there < UNCALIBRATED) & (snapshot.requests - there <= 0.0)
         return Snapshot(snapshot.fleet, snapshot.now, snapshot.rows[few], False) if few.any() else None
 
-    def _work(self, predictor: Predictor, prompt: float, row: int) -> float:
-        """Seconds of prefill."""
-        learnt = predictor.learnt
-        pairs = prompt * prompt / 2.0
-        return learnt.paces.prefill.item(row) * (learnt.price(0.0, prompt) + learnt.prices.each[7] * pairs)
-
 
 def _tightest(known: float, told: float) -> float:
     """The tightest promise of late; one that is not made any more is forgotten."""
     if told != told:
         return known
     return told if known != known or told < known else known + FOLLOW * (told - known)
-
-
-def blocked(offered: float, servers: int) -> float:
-    """The share of arrivals that find all `servers` busy where they offer so much work (Erlang's loss formula)."""
-    share = 1.0
-    for n in range(1, servers + 1):
-        share = offered * share / (n + offered * share)
-    return share

@@ -33,6 +33,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[Reservation, int]] = {}  # how often each was aborted before
+        self._latest: dict[int, Reservation] = {}
         self.requests: Floats = np.zeros(8)
         self.context: Floats = np.zeros(8)
         self._recent: Floats = np.zeros(8)
@@ -46,6 +47,7 @@ class Ledger:
         row = reservation.row
         self.reach(row + 1)
         self.rows.setdefault(row, {})[reservation] = aborted
+        self._latest[row] = reservation
         self.requests[row] += 1.0
         self.context[row] += reservation.prompt
         self._recent[row] += work / self._fade(now)
@@ -60,7 +62,7 @@ class Ledger:
         self.requests[row] -= 1.0
         self.context[row] = max(0.0, self.context[row] - reservation.prompt - reservation.written)
         if not running:
-            del self.rows[row]
+            del self.rows[row], self._latest[row]
             self.requests[row] = self.context[row] = 0.0
         return True
 
@@ -80,9 +82,9 @@ class Ledger:
             self._zero, passed = now, 0.0
         return math.exp(-passed / RECENT)
 
-    def unstarted(self) -> list[int]:
-        """Rows where a prompt of the filler is not worked off yet."""
-        return [row for row, running in self.rows.items() if not all(each.started for each in running)]
+    def unstarted(self) -> int:
+        """How many rows have a prompt of the filler that is not worked off yet: those whose latest has not started."""
+        return sum(not (latest.started or latest.settled) for latest in self._latest.values())
 
     def reach(self, size: int) -> None:
         """Make room for rows below `size`."""
