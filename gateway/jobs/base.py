@@ -22,7 +22,7 @@ What this leaves to others: HTTP and JSON, what makes a line valid, when to clai
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Literal
 
 from gateway.core.errors import BadRequest, Refused
@@ -224,9 +224,11 @@ class Store(ABC):
         *,
         klass: str | None = None,
         model: str | None = None,
+        passing_over: Collection[str] = (),
     ) -> list[Claim]:
         """Up to `limit` items in the order above, of one class and model or (None) of any; fewer if their bodies are
-        large (`CLAIM_BYTES`). `owner` is unique to a process's life: two lives of one gateway are two owners."""
+        large (`CLAIM_BYTES`). What belongs to the tenants in `passing_over` is left where it is. `owner` is unique to a
+        process's life: two lives of one gateway are two owners."""
 
     @abstractmethod
     async def renew(self, claims: Iterable[Claim], lease_until: float, at: float) -> Renewal:
@@ -245,8 +247,13 @@ class Store(ABC):
         """A try failed: back in line, not before that time. False: no longer held."""
 
     @abstractmethod
-    async def release(self, claim: Claim, at: float, *, displaced: bool = False) -> bool:
-        """Let go of it unfinished; no try is counted (`displaced` is, if so). False: no longer held."""
+    async def release(
+        self, claim: Claim, at: float, *, displaced: bool = False, not_before: float | None = None
+    ) -> bool:
+        """Let go of it unfinished; no try is counted (`displaced` is, if so). False: no longer held.
+
+        It is claimed again at once, or from `not_before` on.
+        """
 
     @abstractmethod
     async def reap(self, at: float) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -21,13 +22,31 @@ from gateway.jobs.sqlite.schema import CLAIMED, DELAYED, WAITING, Row, count
 Found = tuple[int, int]  # the item's row, bytes of its body
 
 
-def claim(
-    db: sqlite3.Connection, owner: str, limit: int, until: float, at: float, klass: str | None, model: str | None
-) -> list[Claim]:
+class Only(NamedTuple):
+    """What is asked for: of one class, of one model (None: of any), of everybody but these tenants."""
+
+    klass: str | None
+    model: str | None
+    passing_over: tuple[str, ...]
+
+    def condition(self, of: str) -> tuple[str, dict[str, object]]:
+        """As a part of a WHERE about that table, and its values."""
+        parts, values = "", dict[str, object]()
+        for name, value in (("klass", self.klass), ("model", self.model)):
+            if value is not None:
+                parts += f" AND {of}.{name} = :{name}"
+                values[name] = value
+        for n, tenant in enumerate(self.passing_over):
+            parts += f" AND {of}.tenant <> :tenant{n}"
+            values[f"tenant{n}"] = tenant
+        return parts, values
+
+
+def claim(db: sqlite3.Connection, owner: str, limit: int, until: float, at: float, only: Only) -> list[Claim]:
     db.execute("UPDATE items SET state = ? WHERE state = ? AND until <= ?", (WAITING, DELAYED, at))
     chosen: list[int] = []
     size = 0
-    for seq, length in _in_order(db, limit, at, klass, model):
+    for seq, length in _in_order(db, limit, at, only):
         size += length
         if len(chosen) == limit or (chosen and size > CLAIM_BYTES):
             break
@@ -35,22 +54,20 @@ def claim(
     return [_take(db, seq, owner, until, at) for seq in chosen]
 
 
-def _in_order(db: sqlite3.Connection, limit: int, at: float, klass: str | None, model: str | None) -> Iterator[Found]:
+def _in_order(db: sqlite3.Connection, limit: int, at: float, only: Only) -> Iterator[Found]:
     """Items that may be claimed, at most `limit` of each source: earliest deadline first."""
-    only, values = "", {"at": at, "klass": klass, "model": model, "limit": limit}
-    if klass is not None:
-        only += " AND klass = :klass"
-    if model is not None:
-        only += " AND model = :model"
+    condition, values = only.condition("jobs")
+    values |= {"at": at, "limit": limit}
     singles = db.execute(
-        "SELECT items.deadline, items.seq, length(data) FROM items CROSS JOIN bodies ON bodies.job = items.job "
-        f"WHERE items.job IS NOT NULL AND state <> 2 AND state = 0 AND deadline > :at{only} "
-        "ORDER BY deadline, lost, items.seq LIMIT :limit",
+        "SELECT items.deadline, items.seq, (SELECT length(data) FROM bodies WHERE bodies.job = items.job) "
+        "FROM items CROSS JOIN jobs ON jobs.seq = items.job "
+        "WHERE items.job IS NOT NULL AND items.state <> 2 AND items.state = 0 AND items.deadline > :at"
+        f"{condition} ORDER BY items.deadline, items.lost, items.seq LIMIT :limit",
         values,
     ).fetchall()
     batches = db.execute(
         "SELECT expires_at, seq FROM batches WHERE status = 'in_progress' AND ended_at IS NULL AND expires_at > :at"
-        f"{only} ORDER BY expires_at, seq",
+        f"{only.condition('batches')[0]} ORDER BY expires_at, seq",
         values,
     ).fetchall()
     for deadline, batch in batches:

@@ -7,7 +7,7 @@ several gateways on several machines want the Redis store.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 
 from gateway.jobs.base import PIECE, Order, Store, StoreUnavailable, Writer
 from gateway.jobs.model import (
@@ -174,8 +174,10 @@ class SqliteStore(Store):
         *,
         klass: str | None = None,
         model: str | None = None,
+        passing_over: Collection[str] = (),
     ) -> list[Claim]:
-        return await self._worker.call(claims.claim, owner, limit, lease_until, at, klass, model)
+        only = claims.Only(klass, model, tuple(passing_over))
+        return await self._worker.call(claims.claim, owner, limit, lease_until, at, only)
 
     async def renew(self, claims: Iterable[Claim], lease_until: float, at: float) -> Renewal:
         return await self._worker.call(work.renew, tuple(claims), lease_until, at)
@@ -186,8 +188,10 @@ class SqliteStore(Store):
     async def retry(self, claim: Claim, not_before: float, at: float) -> bool:
         return await self._worker.call(work.retry, claim, not_before, at)
 
-    async def release(self, claim: Claim, at: float, *, displaced: bool = False) -> bool:
-        return await self._worker.call(work.release, claim, at, displaced)
+    async def release(
+        self, claim: Claim, at: float, *, displaced: bool = False, not_before: float | None = None
+    ) -> bool:
+        return await self._worker.call(work.release, claim, at, displaced, not_before)
 
     async def reap(self, at: float) -> int:
         return await self._worker.call(work.reap, at)

@@ -81,10 +81,11 @@ def retry(db: sqlite3.Connection, claim: Claim, not_before: float, at: float) ->
     return _back(db, claim, at, "state = ?, until = ?, tries = tries + 1", (DELAYED, not_before), "tries")
 
 
-def release(db: sqlite3.Connection, claim: Claim, at: float, displaced: bool) -> bool:
+def release(db: sqlite3.Connection, claim: Claim, at: float, displaced: bool, not_before: float | None) -> bool:
+    values = (WAITING, 0.0) if not_before is None else (DELAYED, not_before)
     if not displaced:
-        return _back(db, claim, at, "state = ?", (WAITING,), None)
-    if not _back(db, claim, at, "state = ?, displaced = displaced + 1", (WAITING,), "displaced"):
+        return _back(db, claim, at, "state = ?, until = ?", values, None)
+    if not _back(db, claim, at, "state = ?, until = ?, displaced = displaced + 1", values, "displaced"):
         return False
     count(db, "displaced")
     return True

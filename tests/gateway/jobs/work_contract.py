@@ -47,6 +47,17 @@ class WorkContract:
         assert names(await store.claim("w1", 10, NOW + 30, NOW, model="m1", klass="bulk")) == ["b"]
         assert names(await store.claim("w1", 10, NOW + 30, NOW)) == ["a"]
 
+    async def test_a_claim_passes_over_tenants(self, store: Store) -> None:
+        await batch_of(store, ["a1", "a2"], window=100.0)
+        await batch_of(store, ["b1"], tenant="bell")
+        await store.submit(work("acme", path="/a3", deadline=NOW + 10), NOW)
+        await store.submit(work("cole", path="/c1", deadline=NOW + 20), NOW)
+        assert names(await store.claim("w1", 10, NOW + 30, NOW, passing_over={"acme", "cole"})) == ["b1"]
+        passing_over = frozenset(("acme", "nobody"))
+        assert names(await store.claim("w1", 10, NOW + 30, NOW, klass="async", passing_over=passing_over)) == ["/c1"]
+        assert await store.claim("w1", 10, NOW + 30, NOW, passing_over=["acme"]) == []
+        assert names(await store.claim("w1", 10, NOW + 30, NOW)) == ["/a3", "a1", "a2"]
+
     async def test_a_claim_hands_out_the_line_it_names(self, store: Store) -> None:
         batch = await batch_of(store, ["a", "b"])
         first, second = await store.claim("w1", 2, NOW + 30, NOW)
@@ -113,6 +124,16 @@ class WorkContract:
         (again,) = await store.claim("w1", 10, NOW + 90, NOW + 60)
         assert (again.custom_id, again.tries, again.lost, again.attempt) == ("a", 1, 0, 2)
         assert not await store.retry(first, NOW + 61, NOW + 61)
+
+    async def test_what_is_put_off_waits_and_no_try_is_counted(self, store: Store) -> None:
+        await batch_of(store, ["a", "b"])
+        await store.submit(work(path="/c", deadline=NOW + 30 * 3600), NOW)
+        for claim in await store.claim("w1", 3, NOW + 30, NOW):
+            assert await store.release(claim, NOW, not_before=NOW + 60, displaced=claim.custom_id == "b")
+        assert await store.claim("w1", 10, NOW + 90, NOW + 59) == []
+        again = await store.claim("w1", 10, NOW + 90, NOW + 60)
+        told = [(claim.tries, claim.lost, claim.displaced) for claim in again]
+        assert (names(again), told) == (["a", "b", "/c"], [(0, 0, 0), (0, 0, 1), (0, 0, 0)])
 
     async def test_a_displaced_item_is_next_and_no_try_is_counted(self, store: Store) -> None:
         batch = await batch_of(store, ["a", "b"])
