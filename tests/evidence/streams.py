@@ -41,8 +41,9 @@ class Run:
     records: list[Record] = field(default_factory=list)
 
     @staticmethod
-    def on(url: str, seed: int, stream: bool = True, timeout: float = 120.0) -> Run:
-        client = Client(Target.parse(url, PATH, {}), time.monotonic)
+    def on(url: str, seed: int, stream: bool = True, timeout: float = 120.0,
+           headers: dict[str, str] | None = None) -> Run:  # fmt: skip
+        client = Client(Target.parse(url, PATH, headers or {}), time.monotonic)
         loop = OpenLoop(client, Asking(MODEL, PATH, stream, seed), timeout=timeout)
         return Run(loop, client, url, loop.records)
 
