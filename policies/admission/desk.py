@@ -32,7 +32,7 @@ from gateway.core.errors import HeadwayError, NoEndpoint, Refused
 from gateway.core.fleet import Fleet
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
-from gateway.core.types import Decision, Outcome, Request
+from gateway.core.types import UNKNOWN, Decision, Outcome, Request
 from policies.admission.base import ClassRule, Waiting, cost
 from policies.admission.judge import GO, Judge, Verdict
 from policies.admission.limit import AdaptiveLimit
@@ -41,6 +41,7 @@ from policies.admission.shares import Shares
 
 ASKED = 4  # how many could not go before no more are asked
 HOLD = 10.0  # seconds: no policy holds a request longer for a better choice
+FEW = 200  # streams that have ended before a predictor is trusted to know what an endpoint carries
 # What is ahead must drain in this share of the time that is left: how fast it drains is only known roughly, and those
 # that are served at the last moment are late as soon as anything is slower than it was.
 PATIENCE = 0.5
@@ -175,7 +176,7 @@ class Desk(Generic[G]):
         if (self._limit < math.inf or self._reserved) and self._all >= self._places(request.klass, snapshot):
             return None
         predictor = fleet.predictor
-        if predictor is None or not predictor.calibrated:
+        if predictor is None or not predictor.calibrated or predictor.learnt.tpot.samples < FEW:
             narrowed = self._within_limits(snapshot)
             if narrowed is None:
                 return None
@@ -291,12 +292,11 @@ class Desk(Generic[G]):
             self.room.leave(waiting)
             calls.append((waiting.item, found, None))
             return True
+        if found.until <= now and not waiting.late:
+            self._end(waiting, found, now, calls)
+            return True
         if waiting.asks_at < math.inf and (waiting.asks_at <= now or found.holds_until == math.inf):
             self.room.wait_for_room(waiting, waiting.until, waiting.why)  # it is not the policy any more that waits
-        if found.why == "deadline" and found.until <= now:
-            self.room.leave(waiting)
-            calls.append((waiting.item, None, self._refusal(waiting, now, found.hopeless)))
-            return True
         return False
 
     def _is_over(self, waiting: Waiting[G], now: float,
@@ -307,12 +307,18 @@ class Desk(Generic[G]):
             if not self._ask(waiting, now, calls):
                 self.room.put_back(waiting)
             return
+        self._end(waiting, Verdict(False, now, waiting.why), now, calls)
+
+    def _end(self, waiting: Waiting[G], verdict: Verdict, now: float,
+             calls: list[tuple[G, Reservation | None, HeadwayError | None]]) -> None:  # fmt: skip
+        """It can no longer make it: it is refused, or goes behind those that can."""
         rule = self.room.rule(waiting.request.klass)
-        if waiting.why == "slo" and rule.late == "serve":
+        if verdict.why == "slo" and rule.late == "serve":
             self.room.serve_late(waiting, waiting.since + rule.wait)
             return
+        waiting.why = verdict.why
         self.room.leave(waiting)
-        calls.append((waiting.item, None, self._refusal(waiting, now)))
+        calls.append((waiting.item, None, self._refusal(waiting, now, verdict.hopeless)))
 
     # --- what came of it -----------------------------------------------------------------------------------------
 
@@ -337,12 +343,12 @@ class Desk(Generic[G]):
         self._changed = len(self.room) > 0
         if outcome is None or outcome.ended != "complete":
             return
-        tokens, forecast = outcome.output_tokens, reservation.forecast
-        if outcome.ttft > 0.0 and tokens > 1.0 and reservation.stream:
-            gap = (outcome.duration - outcome.ttft) / (tokens - 1.0)
-            self.adaptive.observe(reservation.row, gap, tokens, self.fleet.ours.item(reservation.row) + 1.0)
+        tokens, forecast, row = outcome.output_tokens, reservation.forecast, reservation.row
+        told = outcome.ttft > 0.0 and tokens > 1.0 and reservation.stream
+        gap = (outcome.duration - outcome.ttft) / (tokens - 1.0) if told else UNKNOWN
+        self.adaptive.observe(row, gap, tokens, self.fleet.ours.item(row) + 1.0)
         if forecast is not None:
-            self.judge.observe(request, outcome, forecast.ttft + forecast.tpot * request.output_tokens)
+            self.judge.observe(request, outcome, forecast, gap)
 
     def victims(self, now: float) -> list[Reservation]:
         """Filler that must be taken off its endpoint now; it comes back to wait."""

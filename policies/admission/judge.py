@@ -6,9 +6,9 @@ beyond what a fleet can carry every late answer costs one that would have been i
 SoCC'18; under overload no policy without refusals keeps its goodput).
 
 What is compared. TTFT: seconds waited so far, and the upper end of the predicted interval. TPOT: the predicted mean
-against `PACE` of what is promised: what a stream gets in the end spreads around what is predicted when it begins, and
-who fills a fleet to the promise itself has half of its streams above it. A tenant that had much more than its share
-lately is held to less (`GUARD`): it gets what others leave, but not to the point where they would feel it.
+against a share of what is promised (`Margin`): what a stream gets in the end spreads around what is predicted when it
+begins, and who fills a fleet to the promise itself has half of its streams above it. A tenant that had much more than
+its share lately is held to less (`GUARD`): it gets what others leave, but not to the point where they would feel it.
 
 A promise that even an idle endpoint could not keep is no ground for a refusal: it is stretched to what an idle one
 gives with some room, and the request is served as well as can be. It says something about the promise, not about the
@@ -27,10 +27,9 @@ from math import inf
 from typing import NamedTuple
 
 from gateway.core.predictor import Predictor
-from gateway.core.types import Decision, Outcome, Request
+from gateway.core.types import Decision, Forecast, Outcome, Request
 
-PACE = 0.95  # of the promised TPOT: what is filled up to
-GUARD = 0.7  # of that for a tenant that had several times its share
+GUARD = 0.7  # of what others are held to, for a tenant that had several times its share
 STRETCH = 1.5  # a promise is at least so many times what an idle endpoint takes
 SURE = 1.1  # times the first token of an idle endpoint: it will not come sooner
 
@@ -97,11 +96,32 @@ class Finish:
         return self._bounds[min(4, max(0, int(request.output_tokens).bit_length() // 2 - 1))]
 
 
+class Margin:
+    """The share of a promised TPOT that an endpoint is filled up to, so that few of the streams miss it.
+
+    It is what the streams' real pace over the predicted one makes necessary, learnt only from those that were predicted
+    to come near their promise: what an idle fleet's streams are off by says nothing about a full one's.
+    """
+
+    MISSED, NEAR, LEAST, MOST = 0.03, 0.6, 0.75, 1.0
+
+    def __init__(self) -> None:
+        self._bound = Bound(self.MISSED, 0.1)
+        self.share = 0.9
+
+    def learn(self, promised: float, predicted: float, gap: float) -> None:
+        """One more stream has ended, with `gap` seconds between its tokens."""
+        if predicted > self.NEAR * promised:
+            self._bound.learn(math.log(gap / predicted))
+            self.share = min(self.MOST, max(self.LEAST, math.exp(-self._bound.value)))
+
+
 class Judge:
     """Of one pool."""
 
     def __init__(self) -> None:
         self.finish = Finish()
+        self.margin = Margin()
 
     def judge(self, request: Request, decision: Decision, predictor: Predictor | None, now: float,
               restraint: float = 0.0) -> Verdict:  # fmt: skip
@@ -114,7 +134,7 @@ class Judge:
             if forecast.ttft + forecast.tpot * request.output_tokens > left:
                 return self._misses_deadline(request, predictor, now)
         ttft_slo, tpot_slo = request.ttft_slo, request.tpot_slo
-        pace = PACE - (1.0 - GUARD) * PACE * restraint
+        pace = self.margin.share * (1.0 - (1.0 - GUARD) * restraint)
         waited = now - request.arrived
         # Written so that what is not promised (NaN) is never broken.
         if not (waited + forecast.ttft_high > ttft_slo or forecast.tpot > pace * tpot_slo):
@@ -131,21 +151,19 @@ class Judge:
         if forecast is None or predictor is None or not predictor.calibrated:
             return GO
         tpot_slo = max(request.tpot_slo, STRETCH * predictor.idle_tpot())
-        return Verdict(False) if forecast.tpot > PACE * tpot_slo else GO
+        return Verdict(False) if forecast.tpot > self.margin.share * tpot_slo else GO
 
     def patience(self, request: Request, predictor: Predictor | None, now: float) -> Verdict:
         """Until when waiting is of use to this request, whatever it waits for."""
-        if predictor is None or not predictor.calibrated:
-            return Verdict(False, request.deadline, "deadline") if request.deadline > 0.0 else Verdict(False)
         until, why = inf, "queue_timeout"
-        first = predictor.idle_ttft(request.prompt_tokens)
+        first = whole = 0.0
+        if predictor is not None and predictor.calibrated:
+            first = predictor.idle_ttft(request.prompt_tokens)
+            whole = (first + predictor.idle_tpot() * request.output_tokens) * self.finish.factor(request)
         if request.ttft_slo == request.ttft_slo:
             until, why = request.arrived + max(request.ttft_slo, STRETCH * first) - SURE * first, "slo"
-        if request.deadline == request.deadline:
-            whole = first + predictor.idle_tpot() * request.output_tokens
-            last = request.deadline - whole * self.finish.factor(request)
-            if last < until:
-                until, why = last, "deadline"
+        if request.deadline - whole < until:  # also where neither is promised (NaN)
+            until, why = request.deadline - whole, "deadline"
         return Verdict(False, until, why, hopeless=why == "deadline" and until < now)
 
     def _misses_deadline(self, request: Request, predictor: Predictor, now: float) -> Verdict:
@@ -154,6 +172,8 @@ class Judge:
         late = now + idle > request.deadline
         return Verdict(False, now, "deadline", hopeless=late)
 
-    def observe(self, request: Request, outcome: Outcome, predicted: float) -> None:
-        """A complete answer; `predicted` seconds were expected for it."""
-        self.finish.learn(request, predicted, outcome.duration)
+    def observe(self, request: Request, outcome: Outcome, forecast: Forecast, gap: float) -> None:
+        """A complete answer; `gap` is what its TPOT was (NaN: not known)."""
+        self.finish.learn(request, forecast.ttft + forecast.tpot * request.output_tokens, outcome.duration)
+        if gap > 0.0 and request.tpot_slo > 0.0:
+            self.margin.learn(request.tpot_slo, forecast.tpot, gap)

@@ -8,7 +8,11 @@ brings little.
 
     limit <- (1 - w) limit + w (limit * clamp(TOLERANCE * least / lately, 0.5, 1) + sqrt(limit))
 
-It moves only when answers end on an endpoint that has at least half of its limit: an idle one proves nothing.
+It moves only when answers end on an endpoint that has at least half of its limit: an idle one proves nothing. A plain
+answer tells no time between tokens and only lets it grow.
+
+The same limits guard a predictor that has seen few answers end. How fast tokens come is learnt only when streams end,
+seconds after they began, and a fleet that is offered several times what it carries is past help by then.
 """
 
 from __future__ import annotations
@@ -19,9 +23,9 @@ import numpy as np
 
 from gateway.core.types import Floats
 
-START, LEAST, MOST = 256.0, 4.0, 8192.0  # requests at one endpoint; most engines run 256 at a time unless told
+START, LEAST, MOST = 64.0, 4.0, 8192.0  # requests at one endpoint
 TOLERANCE = 4.0
-WEIGHT = 0.2
+WEIGHT = 0.05
 FOLLOW = 0.1  # weight of one answer in what the time between tokens was lately
 FORGET = 1.0005  # how fast the shortest is forgotten, an answer at a time: a model may be changed
 FEW = 8.0  # tokens; shorter answers tell no pace
@@ -36,16 +40,16 @@ class AdaptiveLimit:
         self._lately: dict[int, float] = {}
 
     def observe(self, row: int, gap: float, tokens: float, inflight: float) -> None:
-        """A stream of so many tokens ended, with `gap` seconds between them, among `inflight` requests there."""
-        if not (gap > 0.0 and tokens >= FEW):
-            return
-        least = self._least[row] = min(self._least.get(row, math.inf) * FORGET, gap)
-        before = self._lately.get(row, gap)
-        lately = self._lately[row] = before + FOLLOW * (gap - before)
+        """An answer of so many tokens ended, `gap` seconds between them (NaN: not told), among `inflight` requests."""
+        gradient = 1.0
+        if gap > 0.0 and tokens >= FEW:
+            least = self._least[row] = min(self._least.get(row, math.inf) * FORGET, gap)
+            before = self._lately.get(row, gap)
+            lately = self._lately[row] = before + FOLLOW * (gap - before)
+            gradient = min(1.0, max(0.5, TOLERANCE * least / lately))
         limit = self._of(row)
         if inflight < limit / 2.0:
             return
-        gradient = min(1.0, max(0.5, TOLERANCE * least / lately))
         wanted = limit * gradient + math.sqrt(limit)
         self.limits[row] = min(MOST, max(LEAST, limit + WEIGHT * (wanted - limit)))
 
