@@ -22,7 +22,7 @@ from gateway.jobs.files import PURPOSE, checked_life
 from gateway.jobs.model import Batch
 from gateway.jobs.objects import EtaOf, batch_object
 from gateway.jobs.query import Query, listed
-from gateway.jobs.wishes import idempotency_key, job_class
+from gateway.jobs.wishes import idempotency_key, job_class, no_single_wishes
 from gateway.paths import Path
 
 HOUR = 3600
@@ -57,6 +57,7 @@ class Batches:
         self._eta = eta
 
     async def create(self, visit: Visit, body: bytes) -> Said:
+        no_single_wishes(visit.head)
         wish: _Wish = parse_body(body, _Wish)
         hours = _hours(wish.completion_window)
         batch_path(self.intake, wish.endpoint)

@@ -26,7 +26,7 @@ from gateway.wire.head import RequestHead
 from gateway.wire.reply import Reply
 
 PATIENCE = 30.0  # seconds that one answer may wait for the store
-_BODY = 256 * 1024  # longest JSON body: metadata at its longest, every character escaped, is a third of it
+_BODY = 128 * 1024  # longest JSON body: metadata at its longest, every character escaped, is a little less
 _JSON = b"content-type: application/json\r\n"
 
 

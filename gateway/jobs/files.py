@@ -8,6 +8,7 @@ its way to the store by then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Callable
@@ -151,8 +152,8 @@ class Upload(Sink):
             made: File = await in_time(writer.finish(time.time()))
             return made
         except BaseException:
-            if writer is not None:
-                await writer.abort()
+            if writer is not None:  # beside: neither the client nor who stops us waits for it
+                self._files.desk.spawn(_abandon(writer))
             raise
 
     async def _next(self) -> bytes:
@@ -213,6 +214,11 @@ class Upload(Sink):
         if anchor != "created_at":
             raise BadRequest("expires_after[anchor] is 'created_at'", code="invalid_value", param=_ANCHOR)
         return checked_life(int(seconds) if seconds and _NUMBER.fullmatch(seconds) else None, _SECONDS)
+
+
+async def _abandon(writer: Writer) -> None:
+    with contextlib.suppress(HeadwayError):  # what is left behind is cleared away by the store in time
+        await in_time(writer.abort())
 
 
 def checked_life(seconds: int | None, param: str) -> int:

@@ -24,7 +24,7 @@ from gateway.jobs.files import Files
 from gateway.jobs.model import Batch, Job
 from gateway.jobs.objects import Eta, EtaOf
 from gateway.jobs.validate import Validator
-from gateway.jobs.wishes import wants_async
+from gateway.jobs.wishes import CALLBACK, wants_async
 from gateway.records import RequestRecord
 from gateway.wire.above import Answering, Sink, Verdict
 from gateway.wire.head import RequestHead
@@ -119,6 +119,9 @@ class JobsApi:
     def wants(self, head: RequestHead, key: Key) -> bool:
         """Whether this routed request is to be answered later; raises BadRequest where its head forbids that."""
         if not wants_async(head):
+            if CALLBACK in head.named:
+                raise BadRequest("x-headway-callback is for requests with `Prefer: respond-async`",
+                                 code="invalid_value", param=CALLBACK.decode())  # fmt: skip
             return False
         self._requests.check(self._desk.visit(head, key))
         return True

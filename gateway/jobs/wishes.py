@@ -17,6 +17,7 @@ from gateway.core.errors import BadRequest
 from gateway.wire.head import RequestHead
 
 CALLBACK = b"x-headway-callback"
+DEADLINE = b"x-headway-deadline"
 _ASYNC = re.compile(rb'(?:^|,)[ \t]*respond-async[ \t]*(?:=[ \t]*(?:""|))?(?:;[^,]*)?(?:,|$)', re.IGNORECASE)
 _ONCE = re.compile(rb"[!-~]{1,255}")
 _URL = re.compile(r"https?://[!-~]{1,2040}")  # printable, without spaces; nothing a header or a log could trip over
@@ -48,6 +49,14 @@ def idempotency_key(head: RequestHead) -> str | None:
         raise BadRequest("Idempotency-Key is 1 to 255 printable characters without spaces", code="invalid_value",
                          param="idempotency-key")  # fmt: skip
     return said.decode("ascii")
+
+
+def no_single_wishes(head: RequestHead) -> None:
+    """Raises BadRequest for what is said of single requests and would do nothing for a batch."""
+    for name in (DEADLINE, CALLBACK):
+        if name in head.named:
+            raise BadRequest(f"{name.decode()} is for single requests; a batch has its completion_window",
+                             code="invalid_value", param=name.decode())  # fmt: skip
 
 
 def callback(head: RequestHead, hosts: Sequence[str]) -> str | None:

@@ -90,7 +90,8 @@ class Api:
         self.store = store or SqliteStore(str((where or Path()) / "jobs.db"))
         self.records: list[RequestRecord] = []
         self.made = 0
-        self.intake = Intake(self.config, lambda name: Lengths())
+        lengths = Lengths()
+        self.intake = Intake(self.config, lambda name: lengths)
         self.api = JobsApi(self.store, self.config, self.intake, self.records.append, made=self._made)
         self.front = ApiFront(self.api, self.intake)
         self.server = Server(self.front, self.config.limits)

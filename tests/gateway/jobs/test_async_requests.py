@@ -23,6 +23,15 @@ async def ask(client: Client, *fields: str, body: bytes = BODY, key: str = ALICE
     return await client.ask(path, body, f"x-api-key: {key}", "Prefer: respond-async", *fields)
 
 
+def test_a_callback_without_the_preference_is_refused(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        async with api.client() as client:
+            said = await client.ask(CHAT, BODY, f"x-api-key: {ALICE}", "x-headway-callback: https://hooks.example.com/")
+            assert (said.status, said.error["param"]) == (400, "x-headway-callback")
+
+    run(tmp_path, test, settings=CALLING)
+
+
 async def look(client: Client, where: str, key: str = ALICE) -> dict[str, Any]:
     said = await client.get(where, f"x-api-key: {key}")
     assert said.status == 200, said.body

@@ -119,6 +119,8 @@ def test_many_lines_go_to_the_store_in_pieces(tmp_path: Path) -> None:
         ({"output_expires_after": {"anchor": "now", "seconds": 3600}}, "output_expires_after.anchor"),
         ({"input_file_id": "file-none"}, "input_file_id"), ({"input_file_id": 7}, "input_file_id"),
         ({"extra_body": {"colour": "red"}}, "colour"),
+        ({"extra_headers": {"x-headway-deadline": "1h"}}, "x-headway-deadline"),
+        ({"extra_headers": {"x-headway-callback": "https://a/"}}, "x-headway-callback"),
     ],
 )  # fmt: skip
 def test_a_wish_that_makes_no_sense_is_refused_with_its_parameter(

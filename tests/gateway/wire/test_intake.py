@@ -15,9 +15,10 @@ from gateway.wire.above import Answering, Sink, Unwanted, Verdict
 from gateway.wire.head import RequestHead, WireError, parse_head
 from gateway.wire.intake import Intake
 from gateway.wire.reply import Reply
-from tests.support.client import post
+from tests.support.client import Client, post
 from tests.support.listening import LIMITS, Echo, Listening, Waiting, statuses
 from tests.support.loop import on_uvloop, until
+from tests.support.tls import client_context, server_context
 
 
 class Taking(Sink):
@@ -129,6 +130,22 @@ async def test_a_full_sink_stops_the_client_and_lets_it_go_on() -> None:
         assert (await client.answer()).body == b"20000000"
         sink.resume()  # may be called whenever it likes
         assert (await client.answer()).body == b"POST /a next"
+
+
+@on_uvloop
+async def test_a_full_sink_stops_a_client_that_speaks_tls() -> None:
+    body = b"x" * 20_000_000
+    sink = Taking(room=1)
+    async with (
+        Listening(tls=server_context(), front=Streams(sink)) as server,
+        Client(server.port, client_context()) as client,
+    ):
+        client.send(post(body, "/sink"))
+        await until(lambda: sink.got)
+        await asyncio.sleep(0.1)
+        assert len(sink.got) < 2_000_000
+        sink.make_room()
+        assert (await client.answer()).body == b"20000000"
 
 
 @on_uvloop
