@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from gateway.config.types import Config
-from gateway.core.errors import BadRequest, HeadwayError
+from gateway.core.errors import BadRequest, HeadwayError, Refused
 from gateway.jobs.base import PIECE, Store, StoreUnavailable, Writer
 from gateway.jobs.desk import Desk, Said, Visit, in_time, unwanted
 from gateway.jobs.model import File
@@ -77,7 +77,8 @@ class Files:
     def upload(self, visit: Visit) -> Sink:
         """What takes a new file. Raises BadRequest where the head shows that it is none."""
         if self.uploads >= _UPLOADS:
-            raise StoreUnavailable("too many files are being uploaded at once")
+            raise Refused("too many files are being uploaded at once", reason="jobs_unavailable", status=503,
+                          retry_after=1.0)  # fmt: skip
         return Upload(self, visit)
 
 
