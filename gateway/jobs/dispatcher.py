@@ -210,6 +210,9 @@ class Dispatcher:
         claim = held.claim
         while True:
             passage = self._gates.passage(claim)
+            if not passage.is_open:
+                self.hands.move(held, PARKED)
+                self._news.set()  # there is room for another in line
             try:
                 async with asyncio.timeout(HOLD):
                     await passage.enter()
@@ -232,7 +235,6 @@ class Dispatcher:
                 passage.leave()
             if not isinstance(end, Again) or end.most or passage.closed_for() > HOLD or end.whose == "item":
                 return end
-            self.hands.move(held, PARKED)
 
     def _note_sent(self, held: Held, passage: Passage) -> None:
         self.hands.send(held)

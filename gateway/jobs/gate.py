@@ -20,9 +20,9 @@ WIDE = 64.0  # under way at once: from here on it is open
 
 
 class Gate:
-    """`pause(misses, asked)` gives the seconds that it stays closed after so many refusals in a row."""
+    """`pause(misses, asked, is_own)` gives the seconds that it stays closed after so many refusals in a row."""
 
-    def __init__(self, pause: Callable[[int, float], float]):
+    def __init__(self, pause: Callable[[int, float, bool], float]):
         self._pause = pause
         self._width = inf
         self._until = 0.0
@@ -71,11 +71,14 @@ class Gate:
         self._width = self._width * 2.0 if self._width * 2.0 < WIDE else inf
         self.left()
 
-    def close(self, asked: float = nan) -> None:
-        """One that tried was told "not now"; `asked`: come back in so many seconds, NaN: nothing was said."""
+    def close(self, asked: float = nan, is_own: bool = True) -> None:
+        """One that tried was told "not now"; `asked`: come back in so many seconds, NaN: nothing was said.
+
+        `is_own`: it was this gateway that said so, which costs next to nothing.
+        """
         if not self.closed_for():  # else it was sent before the gate was closed: it tells nothing new
             self._misses += 1
-            self._until = asyncio.get_running_loop().time() + self._pause(self._misses, asked)
+            self._until = asyncio.get_running_loop().time() + self._pause(self._misses, asked, is_own)
             self._width = 1.0
 
     def left(self) -> None:

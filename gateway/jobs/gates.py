@@ -12,9 +12,10 @@ from gateway.jobs.execute import Again
 from gateway.jobs.gate import Gate
 from gateway.jobs.holding import Kind
 from gateway.jobs.model import Claim, Result
-from gateway.jobs.retry import MOST_ASKED, wait
+from gateway.jobs.retry import LONGEST, MOST_ASKED, wait
 
 SHORTEST = 0.05  # seconds closed, where the other side said how long
+LONGEST_OWN = 2.0  # ... where it was this gateway that refused: one try in a while costs nothing
 
 
 class Gates:
@@ -46,11 +47,11 @@ class Gates:
                 del tenants[name]
         self._tenants = {kind: tenants for kind, tenants in self._tenants.items() if tenants}
 
-    def _pause(self, misses: int, asked: float) -> float:
+    def _pause(self, misses: int, asked: float, is_own: bool) -> float:
         """The first no that says how long is believed; from the second in a row on, ours may be the longer breath."""
         if misses == 1 and isfinite(asked):
             return min(MOST_ASKED, max(SHORTEST, asked))
-        return wait(misses - 1, asked, self._random)
+        return wait(misses - 1, asked, self._random, LONGEST_OWN if is_own else LONGEST)
 
 
 class Passage:
@@ -60,6 +61,10 @@ class Passage:
         self._tenant = tenant
         self._model = model
         self._inside: list[Gate] = []  # those entered that wait for a word
+
+    @property
+    def is_open(self) -> bool:
+        return self._tenant.is_open and self._model.is_open
 
     async def enter(self) -> None:
         """Wait for leave at both. Cancelled, it has entered neither."""
@@ -84,7 +89,7 @@ class Passage:
         self._inside.clear()
 
     def refused(self, end: Again) -> None:
-        (self._tenant if end.whose == "tenant" else self._model).close(end.after)
+        (self._tenant if end.whose == "tenant" else self._model).close(end.after, not end.most)
 
     def closed_for(self) -> float:
         """Seconds until both may be tried again."""

@@ -28,7 +28,7 @@ class Held:
     def __init__(self, claim: Claim):
         self.claim = claim
         self.klass = claim.klass
-        self.state: State = PARKED
+        self.state: State = IN_LINE
         self.is_lost = False  # somebody else's by now, or ended: nothing is written about it
         self.is_hurried = False
         self.task: asyncio.Task[None] | None = None
@@ -72,11 +72,11 @@ class Hands:
         return self._count[kind, SENT]
 
     def waiting(self, kind: Kind) -> int:
-        """Pieces of work that wait for their turn."""
-        return self._count[kind, IN_LINE] + self._count[kind, PARKED]
+        """Pieces of work that wait for their turn; those at a gate do not."""
+        return self._count[kind, IN_LINE]
 
     def of(self, kind: Kind) -> int:
-        return self.waiting(kind) + self.running(kind) + self._count[kind, DONE]
+        return sum(self._count[kind, state] for state in (PARKED, IN_LINE, SENT, DONE))
 
     def take(self, claim: Claim) -> Held:
         held = Held(claim)

@@ -23,7 +23,7 @@ def is_given_up(tries: int, most: int) -> bool:
     return tries + 1 >= most
 
 
-def wait(tries: int, asked: float, random: Random) -> float:
+def wait(tries: int, asked: float, random: Random, longest: float = LONGEST) -> float:
     """Seconds to wait after `tries` failures in a row; `asked`: what the other side wants, NaN for nothing."""
-    own = min(LONGEST, FIRST * 2.0 ** min(tries, 30)) * random.uniform(1.0 - SPREAD, 1.0 + SPREAD)
+    own = min(longest, FIRST * 2.0 ** min(tries, 30)) * random.uniform(1.0 - SPREAD, 1.0 + SPREAD)
     return max(own, min(asked, MOST_ASKED) * random.uniform(1.0, 1.0 + SPREAD)) if isfinite(asked) else own
