@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from random import Random
 from typing import cast
 
+from gateway.wire.above import Sink, Verdict
 from gateway.wire.connection import ServerConnection
+from gateway.wire.head import RequestHead
+from gateway.wire.reply import Reply
 from gateway.wire.server import Server
 from tests.support.client import post
-from tests.support.listening import LIMITS, Echo
+from tests.support.listening import LIMITS, Echo, Waiting
 from tests.support.loop import on_uvloop
 
 SEEDS = [
@@ -75,9 +79,41 @@ def damaged(random: Random) -> bytes:
     return raw
 
 
-async def converse(raw: bytes, random: Random) -> tuple[Echo, Wireless, Server]:
+class Piecewise(Echo):
+    """An echo that takes every body with a sink, and counts those that have not ended."""
+
+    open = 0
+
+    def screen(self, head: RequestHead) -> Verdict | Sink | None:
+        return _Piecewise(self, head) if head.method == b"POST" else None
+
+
+class _Piecewise(Sink):
+    limit = LIMITS.body
+
+    def __init__(self, front: Piecewise, head: RequestHead):
+        self._front = front
+        self._head = head
+        self._body = b""
+
+    def begin(self, resume: Callable[[], None]) -> None:
+        self._front.open += 1
+
+    def write(self, data: bytes) -> bool:
+        self._body += data
+        return len(self._body) % 2 == 0
+
+    def finish(self, reply: Reply) -> Waiting | None:
+        self._front.open -= 1
+        return self._front.handle(self._head, self._body, reply, "")
+
+    def abort(self) -> None:
+        self._front.open -= 1
+
+
+async def converse(raw: bytes, random: Random, front: Echo | None = None) -> tuple[Echo, Wireless, Server]:
     """What one connection makes of these bytes, fed in random pieces, and of their end."""
-    front, transport = Echo(), Wireless()
+    front, transport = front or Echo(), Wireless()
     server = Server(front, LIMITS)
     connection = ServerConnection(server)
     connection.connection_made(cast(asyncio.Transport, transport))
@@ -116,3 +152,14 @@ async def test_any_pieces_of_the_same_bytes_give_the_same_answers() -> None:
         first = await converse(raw, random)
         second = await converse(raw, random)
         assert first[0].handled == second[0].handled and first[0].refused == second[0].refused, raw
+
+
+@on_uvloop
+async def test_a_sink_gets_what_a_whole_request_would_have_had_and_always_hears_the_end() -> None:
+    random = Random(11)
+    for _ in range(2000):
+        raw = damaged(random)
+        whole = (await converse(raw, random))[0]
+        pieces = Piecewise()
+        await converse(raw, random, pieces)
+        assert (pieces.handled, pieces.refused, pieces.open) == (whole.handled, whole.refused, 0), raw
