@@ -33,6 +33,8 @@ from gateway.grants import Grant, Reading, Tally, TenantLimit, terms_of
 from gateway.limit_fields import rate_fields
 
 _VERSION = 1  # of what is kept over a restart
+PATIENCE = 0.1  # seconds a request may wait for its gateway's lease
+_LEASE = "lease"  # refused because a lease was used up
 _LOST = 2.0  # seconds after which limits may be countable again
 
 
@@ -99,18 +101,21 @@ class Limiter:
 
     async def wait_for_grant(self, key: Key, prompt_tokens: float, output_estimate: float, max_tokens: int | None,
                              now: float, size: int = 0) -> Grant:  # fmt: skip
-        """`admit`, but where only this gateway's lease is used up, wait for one round trip and ask again.
+        """`admit`, but where only this gateway's lease is used up, wait for a round trip and ask again.
 
         Without shared limits, and while leases last, it never waits.
         """
-        try:
-            return self.admit(key, prompt_tokens, output_estimate, max_tokens, now, size)
-        except TenantLimit as refusal:
-            if refusal.renewal is None:
-                raise
-            began = time.monotonic()
-            await refusal.renewal
-        return self.admit(key, prompt_tokens, output_estimate, max_tokens, now + time.monotonic() - began, size)
+        began = time.monotonic()
+        waited = 0.0
+        while True:
+            try:
+                return self.admit(key, prompt_tokens, output_estimate, max_tokens, now + waited, size)
+            except TenantLimit as refusal:
+                if refusal.renewal is None or waited >= PATIENCE:
+                    raise
+                self._of[key.digest].refused[_LEASE] -= 1
+                await refusal.renewal
+            waited = time.monotonic() - began
 
     def _needs(self, tally: Tally, prompt: float, output: float, max_tokens: int | None, size: int,
                now: float) -> float:  # fmt: skip
@@ -138,7 +143,7 @@ class Limiter:
     def _refuse(self, tally: Tally, missing: Shortage, tokens: float, now: float, at: float) -> TenantLimit:
         """The refusal, in words a client can act on."""
         account, wait = tally.account, missing.wait
-        tally.refused[missing.what] += 1
+        tally.refused[_LEASE if missing.short else missing.what] += 1
         fields = rate_fields(account, now, at)
         renewal = None
         if self._shared is not None:

@@ -23,16 +23,18 @@ from __future__ import annotations
 from math import exp, inf
 from typing import NamedTuple
 
-from gateway.core.limiter import AGAIN, Account, Bucket, Pace, Shortage, Stake, Terms, until_tomorrow
+from gateway.core.limiter import AGAIN, Account, Pace, Shortage, Stake, Terms, until_tomorrow
 
 EVERY = 0.1  # seconds between reports of an account in use,
-REST = 3.0  # ... of one that is not: it must not be taken for dead,
+REST = 2.0  # ... of one that is not: it must not be taken for dead,
 SOONEST = 0.01  # ... and of one that needs more at once
 AHEAD = 0.3  # seconds that a lease should last: a report is due every 0.1 s, and may be late
-MEMORY = 2.0  # seconds in which the remembered pace falls to 1/e
-LARGEST = 10.0  # seconds for which the largest request is remembered
-FLOOR = 16.0  # a lease is at least a sixteenth of the limit,
-CROWD = 4.0  # and all floors together at most a quarter
+MEMORY = 1.0  # seconds in which the remembered pace falls to 1/e
+RECENT = 10.0  # seconds for which the largest request is remembered,
+LARGEST = 0.125  # ... and how much of a limit is kept for another like it
+FLOOR = 1.0 / 16.0  # of a limit that a lease is at least,
+FLOOR_OF_DAY = 1.0 / 256.0  # ... of a day's: what lies idle near its end is refused until tomorrow
+CROWD = 4.0  # gateways, beyond which the floors shrink: together a quarter of the limit at most
 NEED = 1.0  # seconds for which a request that got nothing is asked for
 _SLACK = 1e-3
 
@@ -51,40 +53,60 @@ class Block:
 class Lease:
     """A slice of one limit. `left` may be spent; `total` counts all that was ever spent, less what came back."""
 
-    __slots__ = ("asked_until", "confirmed", "free", "free_at", "largest", "largest_at", "left", "need", "pace", "size",
-                 "taken", "total")  # fmt: skip
+    __slots__ = ("asked_until", "confirmed", "each", "floor", "free", "free_at", "largest", "largest_at", "left",
+                 "need", "pace", "size", "taken", "total", "wanted")  # fmt: skip
 
-    def __init__(self, size: float):
+    def __init__(self, kind: str, size: float, each: float):
         self.size = size
+        self.each = each  # seconds in which one more is there; 0: it is no rate
+        self.floor = FLOOR_OF_DAY if kind == "day" else FLOOR
         self.left = 0.0
         self.total = self.confirmed = 0.0
-        self.taken = 0.0  # since the last report, whatever came back
+        self.taken = 0.0  # of late, whatever came back
         self.pace = 0.0  # spent a second, of late
         self.largest = self.largest_at = 0.0
         self.need = self.asked_until = 0.0
-        self.free = self.free_at = 0.0  # what nobody keeps, by the last answer
+        self.wanted = 0.0  # by all that got nothing since the last report
+        self.free, self.free_at = size, 0.0  # what nobody keeps, by the last answer
 
     def take(self, n: float, now: float) -> None:
         self.left -= n
         self.total += n
         self.taken += n
-        if n >= self.largest or now - self.largest_at > LARGEST:
+        if n >= self.largest or now - self.largest_at > RECENT:
             self.largest, self.largest_at = n, now
+
+    def count(self, took: float) -> None:
+        """Remember the pace: `took` seconds have gone since `taken` was begun anew."""
+        self.wanted = 0.0
+        if took >= EVERY:
+            self.pace += (self.taken / took - self.pace) * (1.0 - exp(-took / MEMORY))
+            self.taken = 0.0
 
     def spend(self, n: float) -> None:
         """n more than had been taken, or less."""
         self.left -= n
         self.total += n
 
+    def free_by(self, now: float) -> float:
+        """What nobody keeps by now, if nobody has taken of it since."""
+        return self.free + ((now - self.free_at) / self.each if self.each else 0.0)
+
     def target(self, now: float, gateways: float, claimed: bool) -> float:
-        """What it would like to have."""
-        floor = 0.0 if claimed else float(int(self.size / max(FLOOR, CROWD * gateways)))
-        largest = self.largest if now - self.largest_at < LARGEST and not claimed else 0.0
-        return min(self.size, max(floor, self.pace * AHEAD + largest))
+        """What it would like to have, a whole number: a part of a request is of no use to anybody."""
+        if claimed:
+            return float(int(min(self.size, self.pace * EVERY))) if self.each else 0.0
+        floor = self.size * self.floor / max(1.0, gateways / CROWD)
+        largest = min(self.largest, self.size * LARGEST) if now - self.largest_at < RECENT else 0.0
+        return float(int(min(self.size, max(floor, self.pace * AHEAD + largest))))
 
 
 class Wish(NamedTuple):
-    """What a report says of one limit. `keep` is held from now on, `ask` would be welcome, `need` is all or nothing."""
+    """What a report says of one limit: how large it is, and what was used in all (of which `base` was answered).
+
+    `keep` is held from now on, and `ask` would be welcome beyond it. `need` is all or nothing: with it the smallest
+    request that waits can go, and `wanted` is what all that wait come to.
+    """
 
     size: float
     each: float
@@ -93,6 +115,7 @@ class Wish(NamedTuple):
     keep: float
     ask: float
     need: float
+    wanted: float
 
 
 class Message(NamedTuple):
@@ -131,38 +154,47 @@ class LeasedAccount(Account):
         self.is_lost = is_lost
         self.gateways = 1.0
         self.reported_at = -inf
+        self._counted_at = 0.0  # when counting of what is taken was begun anew
         self._claimed_until = 0.0
         self._block = Block()
         self._returning: list[Block] = []
         self._alone_requests = self._alone_tokens = 0.0  # let through while the ledger was lost
-        self.leases = {kind: Lease(size) for kind, size in _sizes(terms).items()}
+        self.leases = _leases(terms)
 
     # --- requests ------------------------------------------------------------------------------------------------
 
     def lacks(self, tokens: float, now: float, at: float) -> Shortage | None:
         if self.is_lost:
             return self._lacks_alone(tokens, now, at)
+        found = None
         for kind, lease in self.leases.items():
             n = tokens if kind in ("tokens", "day") else 1.0
             if lease.left + _SLACK < n:
-                return self._missing(kind, lease, n, now, at)
-        return None
+                missing = self._missing(kind, lease, n, now, at)
+                if found is None or (found.short and not missing.short):
+                    found = missing
+        if found is not None and found.wait < inf:
+            self._ask_for(tokens, now)
+            self.is_urgent = self.is_urgent or found.short
+        return found
 
     def _missing(self, kind: str, lease: Lease, n: float, now: float, at: float) -> Shortage:
         """The lease does not hold n: is it worth asking for more, or when will it be?"""
         if n > lease.size:
             return Shortage(kind, inf)
-        lease.need, lease.asked_until = n, now + NEED
-        bucket = self._bucket(kind)
-        each = inf if bucket is None else bucket.each
-        # At most this is free by now: what was free at the last answer, and what has drained since.
-        missing = n - lease.left - lease.free - (0.0 if bucket is None else (now - lease.free_at) / each)
+        missing = n - lease.left - lease.free_by(now)  # (at most so much is free)
         if missing <= _SLACK:
-            self.is_urgent = True
             return Shortage(kind, EVERY, short=True)
         if kind == "day":
             return Shortage(kind, until_tomorrow(at))
-        return Shortage(kind, AGAIN if bucket is None else missing * each)
+        return Shortage(kind, missing * lease.each if lease.each else AGAIN)
+
+    def _ask_for(self, tokens: float, now: float) -> None:
+        """The next report asks for what this request needs, of every kind: with one alone it could not go."""
+        for kind, lease in self.leases.items():
+            n = tokens if kind in ("tokens", "day") else 1.0
+            lease.need, lease.asked_until = min(n, lease.need or n), now + NEED
+            lease.wanted += n
 
     def _lacks_alone(self, tokens: float, now: float, at: float) -> Shortage | None:
         """By one's own count. What is larger than a share may go when nothing else counts, and is charged whole."""
@@ -225,14 +257,11 @@ class LeasedAccount(Account):
         return rate if rate is not None and rate[1] <= left else (lease.size, left, until_tomorrow(at))
 
     def _rate_left(self, kind: str, now: float) -> tuple[float, float, float] | None:
-        lease, bucket = self.leases.get(kind), self._bucket(kind)
-        if lease is None or bucket is None:
+        lease = self.leases.get(kind)
+        if lease is None:
             return None
-        left = max(0.0, min(lease.size, lease.left + lease.free + (now - lease.free_at) / bucket.each))
-        return lease.size, left, (lease.size - left) * bucket.each
-
-    def _bucket(self, kind: str) -> Bucket | None:
-        return self.requests if kind == "requests" else self.tokens if kind == "tokens" else None
+        left = max(0.0, min(lease.size, lease.left + lease.free_by(now)))
+        return lease.size, left, (lease.size - left) * lease.each
 
     # --- reports -------------------------------------------------------------------------------------------------
 
@@ -251,36 +280,41 @@ class LeasedAccount(Account):
 
     def report(self, now: float, at: float, leaving: bool = False) -> Message:
         """What is to be told now. What is given back with it is out of use already."""
-        took = min(10.0, max(0.001, now - self.reported_at))
         self.reported_at, self.is_urgent = now, False
+        took = now - self._counted_at
+        if took >= EVERY:
+            self._counted_at = now
         wishes, owed = {}, {kind: self._owed(kind, now, at) for kind in self.leases}
         for kind, lease in self.leases.items():
-            lease.pace = max(lease.taken / took, lease.pace * exp(-took / MEMORY))
-            lease.taken = 0.0
+            wanted = lease.wanted
+            lease.count(took)
             if now >= lease.asked_until:
                 lease.need = 0.0
             target = 0.0 if leaving else self._target(lease, now)
             lease.left = max(0.0, min(lease.left, max(target, lease.need)))
             running = float(self.running) if kind == "concurrency" else 0.0
-            bucket = self._bucket(kind)
             wishes[kind] = Wish(
-                lease.size, 0.0 if bucket is None else bucket.each, lease.total + owed[kind],
+                lease.size, lease.each, lease.total + owed[kind],
                 lease.confirmed, lease.left + running, max(0.0, target - lease.left),
-                lease.need + running if lease.need else 0.0,
+                lease.need + running if lease.need else 0.0, wanted,
             )  # fmt: skip
+        block, self._block = self._block, Block()
+        return Message(wishes, self._returned(), block, owed)
+
+    def _returned(self) -> list[tuple[float, float, float, float]]:
+        """What was not used of blocks that were reported; nothing of one whose report got no answer."""
         back = [(block.line, block.end, block.moved, block.back) for block in self._returning if block.line]
         for block in self._returning:
-            if block.line:
-                block.back = 0.0
-        self._returning = [block for block in self._returning if not block.line]
-        block, self._block = self._block, Block()
-        return Message(wishes, back, block, owed)
+            block.back = 0.0
+        self._returning = []
+        return back
 
     def _owed(self, kind: str, now: float, at: float) -> float:
         """What was let through alone and the ledger should count: of rates, what is still in debt here."""
-        bucket = self._bucket(kind)
-        if bucket is not None:
-            return min(self._alone_requests if kind == "requests" else self._alone_tokens, bucket.debt(now))
+        if kind == "requests" and self.requests is not None:
+            return min(self._alone_requests, self.requests.debt(now))
+        if kind == "tokens" and self.tokens is not None:
+            return min(self._alone_tokens, self.tokens.debt(now))
         return min(self._alone_tokens, self.spent_on(at)) if kind == "day" else 0.0
 
     def received(self, message: Message, given: Given, now: float) -> None:
@@ -316,22 +350,24 @@ class LeasedAccount(Account):
     def move(self, terms: Terms, now: float) -> None:
         """Other limits, under another name in the ledger, which is told all that is counted here."""
         self.whole = terms
-        self.leases = {kind: Lease(size) for kind, size in _sizes(terms).items()}
+        self.leases = _leases(terms)
         self._block, self._returning = Block(), []
         self._alone_requests = self._alone_tokens = inf
         self.retune(_share(terms, self.gateways) if self.is_lost else terms, now)
         self.reported_at = -inf
 
 
-def _sizes(terms: Terms) -> dict[str, float]:
-    """How large each limit is; requests first, since a request is refused by the first that lacks."""
-    found = {
-        "concurrency": terms.concurrency,
-        "requests": None if terms.requests is None else max(1.0, terms.requests.amount),
-        "tokens": None if terms.tokens is None else max(1.0, terms.tokens.amount),
-        "day": terms.day,
-    }
-    return {kind: float(size) for kind, size in found.items() if size is not None}
+def _leases(terms: Terms) -> dict[str, Lease]:
+    """One for each limit there is, in the order in which they refuse."""
+    found = {}
+    if terms.concurrency is not None:
+        found["concurrency"] = Lease("concurrency", float(terms.concurrency), 0.0)
+    for kind, pace in (("requests", terms.requests), ("tokens", terms.tokens)):
+        if pace is not None:
+            found[kind] = Lease(kind, max(1.0, pace.amount), pace.per / pace.amount)
+    if terms.day is not None:
+        found["day"] = Lease("day", float(terms.day), 0.0)
+    return found
 
 
 def _share(terms: Terms, gateways: float) -> Terms:

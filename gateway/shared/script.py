@@ -77,9 +77,11 @@ for _, kind in ipairs({'requests', 'tokens', 'day', 'concurrency'}) do
     for id, one in pairs(s.gateways) do
       if id ~= m.gateway then free = free - (one.keep[kind] or 0) end
     end
+    free = math.floor(free + 0.001)
     local add = math.min(wish.ask, math.max(0, free))
-    if wish.need > wish.keep + add then
-      if wish.need <= wish.keep + free + 0.001 then add = wish.need - wish.keep
+    if wish.need > 0 then
+      if wish.need <= wish.keep + free then
+        add = math.max(wish.need - wish.keep, math.min(wish.ask + wish.wanted, free), 0)
       elseif not s.claim then s.claim = {by = m.gateway, till = now + 2} end
     end
     keep[kind] = wish.keep + add
