@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from gateway.ask import Ask
 from gateway.config.types import Config
-from gateway.core.errors import BadRequest
+from gateway.core.errors import BadRequest, Refused
 from gateway.jobs.base import Store
 from gateway.jobs.desk import Said, Visit, in_time
 from gateway.jobs.model import Job, Submission
@@ -45,6 +45,10 @@ class AsyncRequests:
                              param="stream")  # fmt: skip
         klass = job_class(self.config, visit.key, visit.head)
         left = request.deadline - time.monotonic()
+        if left <= 0.0:
+            late = Refused("the deadline has passed", reason="deadline")
+            late.should_retry = False
+            raise late
         at = time.time()
         job, is_new = await in_time(self._store.submit(Submission(
             visit.tenant, klass, request.model, ask.route, body,

@@ -121,6 +121,8 @@ class Desk:
             fields = _JSON + b"x-request-id: %b\r\n" % visit.request_id.encode()
             if error.retry_after is not None:
                 fields += b"retry-after: %d\r\n" % max(1, round(error.retry_after))
+            elif not error.should_retry and error.status == 429:
+                fields += b"x-should-retry: false\r\n"
             if isinstance(error, Refused):
                 fields += b"x-headway-reason: %b\r\n" % error.code.encode()
             reply.send(error.status, fields, OPENAI.body(error))

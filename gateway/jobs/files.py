@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from gateway.config.types import Config
@@ -27,7 +28,8 @@ from gateway.wire.reply import Reply
 PURPOSE = "batch"
 _HELD = 4 * PIECE  # bytes that may wait for the store
 _FORM = 64 * 1024  # what the form may add to its file
-_UPLOADS = 64  # at one time: what they hold together is bounded
+_UPLOADS, _OF_ONE = 64, 16  # at one time, of all and of one tenant: what they hold together is bounded
+_PAGE = 1000  # files in one answer, whatever limit is asked for: making it takes the loop a few milliseconds
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 _KNOWN = frozenset(("purpose", _ANCHOR, _SECONDS))
 _LIFE = (3600, 30 * 86_400)  # seconds, from and to
@@ -41,13 +43,13 @@ class Files:
         self.store = store
         self.desk = desk
         self.config = config
-        self.uploads = 0
+        self.uploads: Counter[str] = Counter()  # that go on, by tenant
 
     async def list(self, visit: Visit) -> Said:
         query = Query(visit.head.query)
         page = await in_time(self.store.files(
-            visit.tenant, after=query.after(), limit=query.limit(10_000, 10_000), order=query.order(),
-            purpose=query.purpose(),
+            visit.tenant, after=query.after(), limit=min(query.limit(10_000, 10_000), _PAGE),
+            order=query.order(), purpose=query.purpose(),
         ))  # fmt: skip
         return Said(listed(page, file_object))
 
@@ -76,7 +78,7 @@ class Files:
 
     def upload(self, visit: Visit) -> Sink:
         """What takes a new file. Raises BadRequest where the head shows that it is none."""
-        if self.uploads >= _UPLOADS:
+        if self.uploads.total() >= _UPLOADS or self.uploads[visit.tenant] >= _OF_ONE:
             raise Refused("too many files are being uploaded at once", reason="jobs_unavailable", status=503,
                           retry_after=1.0)  # fmt: skip
         return Upload(self, visit)
@@ -100,7 +102,7 @@ class Upload(Sink):
 
     def begin(self, resume: Callable[[], None]) -> None:
         self._resume = resume
-        self._files.uploads += 1
+        self._files.uploads[self._visit.tenant] += 1
         self._stored = self._files.desk.spawn(self._store())
         self._stored.add_done_callback(self._over)
 
@@ -179,7 +181,7 @@ class Upload(Sink):
         return made
 
     def _over(self, stored: asyncio.Task[File]) -> None:
-        self._files.uploads -= 1
+        self._files.uploads -= Counter({self._visit.tenant: 1})  # (which forgets who has none left)
         if not stored.cancelled():
             stored.exception()  # looked at here, so that nobody calls it forgotten where the client has left
         self._parts.clear()

@@ -163,7 +163,7 @@ def test_an_upload_that_is_wrong_leaves_nothing(
                 said = await sent(client, upload(body, chunked=chunked))
                 assert (said.status, said.error["code"], said.error["param"]) == (status, code, param)
         assert (await api.sdk().files.list()).data == []
-        assert api.api._files.uploads == 0
+        assert not api.api._files.uploads
 
     run(tmp_path, test, settings=settings(limits=Limits(file=1_000_000)))
 
