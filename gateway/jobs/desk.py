@@ -62,14 +62,10 @@ class Visit:
 
 
 class Desk:
-    """`later` and `with_body` make what the listener calls.
+    """`later` and `with_body` make what the listener calls; `record` is told how each request went."""
 
-    `record` is told how each request went, `away` what the store said when it could not be used.
-    """
-
-    def __init__(self, record: Callable[[RequestRecord], None], away: Callable[[StoreUnavailable], None]):
+    def __init__(self, record: Callable[[RequestRecord], None]):
         self._record = record
-        self.away = away
         self._new_id = request_ids()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -113,8 +109,6 @@ class Desk:
 
     def fail(self, visit: Visit, reply: Reply, error: HeadwayError) -> None:
         """Answer with an error; an answer that has started is broken off instead."""
-        if isinstance(error, StoreUnavailable):
-            self.away(error)
         if reply.started:
             reply.cut()
         else:

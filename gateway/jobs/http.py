@@ -50,17 +50,15 @@ async def _unknown(work: Batch | Job) -> Eta | None:
 
 
 class JobsApi:
-    """One per process; `reconfigure` after a reload. `record` gets one record a request; `made` hears of new work, and
-    `away` why the store cannot be used, each time somebody is told that it cannot.
+    """One per process; `reconfigure` after a reload. `record` gets one record a request; `made` hears of new work.
 
     `start` begins to validate batches, `stop` ends that and all answers that are still waited for. The store is opened
     and closed by whoever gives it.
     """
 
     def __init__(self, store: Store, config: Config, intake: Intake, record: Callable[[RequestRecord], None], *,
-                 made: Callable[[], None] = lambda: None, eta: EtaOf = _unknown,
-                 away: Callable[[StoreUnavailable], None] = lambda error: None):  # fmt: skip
-        self._desk = Desk(record, away)
+                 made: Callable[[], None] = lambda: None, eta: EtaOf = _unknown):  # fmt: skip
+        self._desk = Desk(record)
         self._files = Files(store, self._desk, config)
         self._new_batch = asyncio.Event()
         self._batches = Batches(store, config, intake, self._new_batch.set, eta)
@@ -154,9 +152,8 @@ class JobsApi:
                 if await self._validator.next():
                     self._made()
                     continue
-            except StoreUnavailable as error:
+            except StoreUnavailable:
                 pause = _PAUSE
-                self._desk.away(error)
             except Exception as error:  # a bug of ours: the batch waits, all others are not to wait with it for ever
                 pause = _PAUSE
                 context = {"message": "the validation of a batch failed", "exception": error}

@@ -92,9 +92,7 @@ class Api:
         self.made = 0
         lengths = Lengths()
         self.intake = Intake(self.config, lambda name: lengths)
-        self.away: list[str] = []
-        self.api = JobsApi(self.store, self.config, self.intake, self.records.append, made=self._made,
-                           away=lambda error: self.away.append(error.detail))  # fmt: skip
+        self.api = JobsApi(self.store, self.config, self.intake, self.records.append, made=self._made)
         self.front = ApiFront(self.api, self.intake)
         self.server = Server(self.front, self.config.limits)
         self._validating = validating
