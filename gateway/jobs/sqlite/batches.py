@@ -9,10 +9,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-import msgspec
-
 from gateway.jobs.base import NotFound
 from gateway.jobs.model import Batch, BatchStatus, Item, LineError, Page, Usage, new_id
+from gateway.jobs.packed import pack_errors, pack_metadata, unpack_errors, unpack_metadata
 from gateway.jobs.sqlite import files
 from gateway.jobs.sqlite.schema import GROWING, Row
 
@@ -34,8 +33,8 @@ def _batch(row: Row) -> Batch:
     metadata, errors, *tokens = row[len(_BEFORE) :]
     return Batch(
         **dict(zip(_BEFORE, row, strict=False)),
-        metadata=None if metadata is None else msgspec.json.decode(metadata, type=tuple[tuple[str, str], ...]),
-        errors=() if errors is None else msgspec.json.decode(errors, type=tuple[LineError, ...]),
+        metadata=None if metadata is None else unpack_metadata(metadata),
+        errors=() if errors is None else unpack_errors(errors),
         usage=Usage(*tokens),
     )
 
@@ -56,7 +55,7 @@ def create(db: sqlite3.Connection, wanted: Batch, idempotency_key: str | None) -
         (
             wanted.id, wanted.tenant, wanted.klass, wanted.endpoint, wanted.input_file_id, wanted.window, wanted.status,
             wanted.created_at, wanted.expires_at, wanted.key_digest,
-            None if wanted.metadata is None else msgspec.json.encode(wanted.metadata), wanted.output_expires_after,
+            None if wanted.metadata is None else pack_metadata(wanted.metadata), wanted.output_expires_after,
             source, idempotency_key,
         ),
     )  # fmt: skip
@@ -139,7 +138,7 @@ def start(db: sqlite3.Connection, id_: str, total: int, model: str, at: float) -
 def fail(db: sqlite3.Connection, id_: str, errors: Sequence[LineError], at: float) -> bool:
     if _validating(db, id_) is None:
         return False
-    _give_up(db, id_, "failed", at, msgspec.json.encode(tuple(errors)))
+    _give_up(db, id_, "failed", at, pack_errors(tuple(errors)))
     return True
 
 

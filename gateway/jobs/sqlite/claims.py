@@ -11,11 +11,10 @@ import sqlite3
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import msgspec
-
 from gateway.jobs.base import CLAIM_BYTES
 from gateway.jobs.lines import line_id
 from gateway.jobs.model import Claim
+from gateway.jobs.packed import unpack_fields
 from gateway.jobs.sqlite import files
 from gateway.jobs.sqlite.schema import CLAIMED, DELAYED, WAITING, Row, count
 
@@ -118,6 +117,6 @@ def _single(db: sqlite3.Connection, seq: int, row: Row, owner: str, at: float) -
     ).fetchone()
     return Claim(
         str(seq), attempt, owner, id_, tenant, klass, model, path, body, deadline, digest,
-        msgspec.msgpack.decode(fields, type=tuple[tuple[bytes, bytes], ...]),
+        unpack_fields(fields),
         tries=tries, lost=lost, displaced=displaced,
     )  # fmt: skip

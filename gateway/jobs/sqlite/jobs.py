@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
-import msgspec
-
 from gateway.jobs.base import NotFound
-from gateway.jobs.model import Call, Job, Result, Submission, Usage, new_id
+from gateway.jobs.model import Call, Job, Result, Submission, new_id
+from gateway.jobs.packed import pack_fields, pack_head, unpack_result
 from gateway.jobs.sqlite.schema import Row
 
 _BEFORE = (
@@ -18,22 +17,11 @@ _COLUMNS = ", ".join(_BEFORE) + ", results.head, results.data"
 _FROM = "jobs LEFT JOIN results ON results.job = jobs.seq"
 
 
-class ResultHead(msgspec.Struct, array_like=True):
-    """A result without its body, as it is stored."""
-
-    status: int
-    content_type: str
-    request_id: str
-    usage: Usage
-    error: tuple[str, str] | None
-
-
 def _job(row: Row) -> Job:
     *values, head, data = row
     result = None
     if head is not None:
-        known = msgspec.msgpack.decode(head, type=ResultHead)
-        result = Result(known.status, data, known.content_type, known.request_id, known.usage, known.error)
+        result = unpack_result(head, data)
     return Job(**dict(zip(_BEFORE, values, strict=True)), result=result)
 
 
@@ -51,7 +39,7 @@ def submit(db: sqlite3.Connection, work: Submission, at: float) -> tuple[Job, bo
         "idempotency_key) VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?)",
         (
             id_, work.tenant, work.klass, work.model, work.path, at, work.deadline, work.callback, work.key_digest,
-            msgspec.msgpack.encode(work.fields), work.idempotency_key,
+            pack_fields(work.fields), work.idempotency_key,
         ),
     ).lastrowid  # fmt: skip
     db.execute("INSERT INTO bodies VALUES (?, ?)", (seq, work.body))
@@ -72,8 +60,7 @@ def get(db: sqlite3.Connection, tenant: str, id_: str) -> Job:
 
 def end(db: sqlite3.Connection, seq: int, state: str, result: Result, at: float) -> None:
     """Write the result; from now on its callback is due."""
-    head = ResultHead(result.status, result.content_type, result.request_id, result.usage, result.error)
-    db.execute("INSERT INTO results VALUES (?, ?, ?)", (seq, msgspec.msgpack.encode(head), result.body))
+    db.execute("INSERT INTO results VALUES (?, ?, ?)", (seq, pack_head(result), result.body))
     db.execute("DELETE FROM bodies WHERE job = ?", (seq,))
     db.execute(
         "UPDATE jobs SET state = ?1, ended_at = ?2, call_at = CASE WHEN callback IS NULL THEN NULL ELSE ?2 END "
