@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 URL ?= http://127.0.0.1:8080
 LOAD ?= --rate 2 --run-time 60s
+MIXED ?= --rate 2 --shape day --batches 1 --batch-lines 200 --run-time 120s
 LAB ?= suite --quick
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes
@@ -12,7 +13,7 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --fork-s
         --only-binary :all: --no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench load lab image lock clean
+.PHONY: help setup demo test check bench load load-mixed lab image lock clean
 
 help:           ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -36,6 +37,10 @@ bench: $(VENV)/.dev  ## CPU, added latency and memory against other proxies; wri
 load: $(VENV)/.dev   ## locust against URL (the demo's; start it first), options in LOAD; report build/load.html
 	@mkdir -p build
 	$(BIN)/locust -f loadtest/locustfile.py --headless --host $(URL) $(LOAD) --html build/load.html
+
+load-mixed: $(VENV)/.dev  ## the same with batches beside the people (the gateway needs `jobs:`), options in MIXED
+	@mkdir -p build
+	$(BIN)/locust -f loadtest/locustfile.py --headless --host $(URL) $(MIXED) --html build/load-mixed.html
 
 evidence-%: $(VENV)/.dev  ## one promise, shown: hung outage memory reload restart keepalive_race killed replay strictness predict
 	$(BIN)/python -m tests.evidence.$* $(ARGS)

@@ -2,6 +2,7 @@
 
     locust -f loadtest/locustfile.py --headless -H http://127.0.0.1:8080 --rate 20 -t 2m --html load.html
     locust -f loadtest/locustfile.py --headless -H http://127.0.0.1:8080 -u 50 -r 5 -t 2m --processes 4
+    locust -f loadtest/locustfile.py --headless -H http://127.0.0.1:8080 --rate 5 --shape day --batches 2 -t 5m
 
 With `--rate` the load is open loop: requests start at their times whatever became of the ones before, `--shape` moves
 the rate, and with several processes each takes its share of one common schedule. Without it, `-u` users each send one
@@ -11,7 +12,8 @@ have started, and an answer that is not whole is a failure.
 Rows: `POST` is the whole answer; `stream` rows are TTFT, TPOT, gaps between tokens and output tokens/s; `SLO` counts
 every request, and as failed those that missed it, so its rate of successes is the goodput; `generator` is how late
 the generator itself was. All but `POST` are written to locust's statistics as entries of their own, so they do not
-count in `Aggregated`, which stays what it says: requests. (Times are in ms; locust rounds them.)
+count in `Aggregated`, which stays what it says: requests. (Times are in ms; locust rounds them.) With `--batches` as
+many users send batches beside them (`batch_user`), in rows of kind `batch`.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ if str(_HERE.parent) not in sys.path:  # locust puts only this folder on the pat
     sys.path.insert(0, str(_HERE.parent))
 
 from loadtest import replay  # noqa: E402
+from loadtest.batch_user import BatchUser  # noqa: E402
 from loadtest.blocking import BlockingClient  # noqa: E402
 from loadtest.client import Exchange, Target  # noqa: E402
 from loadtest.measure import LAG_LIMIT, Record, Slo  # noqa: E402
@@ -67,6 +70,9 @@ def add_options(parser: Any, **_: Any) -> None:
     group.add_argument("--slo-ttft", type=replay.parse_duration, default=1.0, help="goodput: first token within")
     group.add_argument("--slo-tpot", type=replay.parse_duration, default=0.1, help="goodput: per further token within")
     group.add_argument("--think", type=replay.parse_duration, default=0.0, help="closed loop: pause of a user")
+    group.add_argument("--batches", type=int, default=0, help="users that send one batch after another, beside")
+    group.add_argument("--batch-lines", type=int, default=500, help="requests in each batch")
+    group.add_argument("--batch-tokens", default="500,100", help="PROMPT,OUTPUT of each of them")
     group.add_argument("--seed", type=int, default=0, help="of the arrivals")
 
 
@@ -80,12 +86,16 @@ def build_items(options: argparse.Namespace) -> list[Item]:
         items = read_trace(options.trace)
     if not options.tokens:
         return items
-    prompt, _, output = options.tokens.partition(",")
+    prompt, output = lengths_of("--tokens", options.tokens)
+    return [replace(item, prompt_tokens=prompt, output_tokens=output, blocks=(), block_size=0) for item in items]
+
+
+def lengths_of(option: str, value: str) -> tuple[int, int]:
+    """PROMPT,OUTPUT in tokens. Raises WorkloadError."""
+    prompt, _, output = value.partition(",")
     if not (prompt.isdigit() and output.isdigit() and int(prompt) and int(output)):
-        raise WorkloadError(f"--tokens {options.tokens!r} is not PROMPT,OUTPUT such as 500,100")
-    return [
-        replace(item, prompt_tokens=int(prompt), output_tokens=int(output), blocks=(), block_size=0) for item in items
-    ]
+        raise WorkloadError(f"{option} {value!r} is not PROMPT,OUTPUT such as 500,100")
+    return int(prompt), int(output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +131,15 @@ def on_init(environment: Environment, **_: Any) -> None:
     environment.stop_timeout = environment.stop_timeout or DRAIN
     try:
         build_items(options)
+        lengths_of("--batch-tokens", options.batch_tokens)
+        if options.batches < 0 or not 1 <= options.batch_lines <= 50_000:
+            raise WorkloadError("--batches is 0 or more, --batch-lines from 1 to 50,000")
     except WorkloadError as error:
         log.error("%s", error)
         sys.exit(2)
+    BatchUser.fixed_count = options.batches
+    if not options.batches:
+        environment.user_classes.remove(BatchUser)
 
 
 def on_test_start(environment: Environment, **_: Any) -> None:
@@ -177,9 +193,9 @@ class Shape(LoadTestShape):
             return None if over else (0, 100.0)
         if options.rate > 0:
             drivers = self.runner.worker_count if isinstance(self.runner, MasterRunner) else 1
-            return drivers, float(drivers)
+            return drivers + options.batches, 100.0
         most = options.num_users or 1
-        users = max(1, round(shape(options.shape, most, options.seconds)(now)))
+        users = max(1, round(shape(options.shape, most, options.seconds)(now))) + options.batches
         return users, float(options.spawn_rate or most)
 
 
