@@ -172,8 +172,8 @@ class Limiter:
             old = before.get(key.digest)
             name = _name(key.tenant, key.limits)
             if name not in self._tallies and old is not None and old.name not in self._tallies and old.name in known:
-                self._change(old, key.tenant, key.limits, name, now)
                 del known[old.name]
+                self._change(old, key.tenant, key.limits, name, now)
                 known[name] = self._tallies[name] = old
             self._add(key).keys += 1
         for name in known.keys() - self._tallies.keys():
