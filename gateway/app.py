@@ -26,7 +26,7 @@ from gateway.core.health import State
 from gateway.decisions import DecisionRing
 from gateway.discovery.base import Report
 from gateway.front import Front
-from gateway.gauges import Gauges
+from gateway.gauges import Filled, Gauges, Queued
 from gateway.lane import Lane
 from gateway.ledger import Ledger
 from gateway.limits import Limiter
@@ -35,11 +35,14 @@ from gateway.metrics import Metrics
 from gateway.parts import Parts, source_of
 from gateway.prober import Prober
 from gateway.proxy import Proxy
+from gateway.queues import filled, queues_of, rules_of
 from gateway.state import Keeps, StateFolder
 from gateway.tls import listener_tls
 from gateway.wire.server import Server
+from policies.admission.filler import Filler
 
 if TYPE_CHECKING:
+    from gateway.jobs.service import JobsService
     from gateway.shared.limits import SharedLimits
 
 TICK = 0.1  # seconds between sweeps of time-outs and flushes of logs
@@ -70,8 +73,9 @@ class Gateway:
         self.limiter = Limiter(config, self._shared)
         self.proxy = Proxy(self._lanes, self._metrics, self._decisions, config.expose)
         self.front = self._front(config)
+        self._jobs = self._jobs_service(config)
         self.server = Server(self.front, config.limits)
-        self.gauges = Gauges(self.fleets, connections=lambda: len(self.server.connections),
+        self.gauges = Gauges(self.fleets, self._queues, self._fillers, connections=lambda: len(self.server.connections),
                              log_dropped=lambda: request_log.dropped)  # fmt: skip
         self._admin: Admin | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -99,7 +103,15 @@ class Gateway:
 
     def jobs(self) -> Mapping[str, object] | None:
         """What asynchronous work there is; None where none is kept."""
-        return None
+        return self._jobs.view() if self._jobs is not None else None
+
+    def _queues(self) -> Mapping[str, Mapping[str, Queued]]:
+        return queues_of(self._lanes.values(), time.monotonic())
+
+    def _fillers(self) -> Mapping[str, Filled]:
+        found = {pool: lane.filler for pool, lane in self._lanes.items()}
+        return {pool: filled(filler.counts().values(), filler.aborted, filler.report())
+                for pool, filler in found.items() if isinstance(filler, Filler)}  # fmt: skip
 
     def is_ready(self) -> bool:
         """Not stopping, and somebody is there to answer."""
@@ -142,7 +154,17 @@ class Gateway:
     # --- building ------------------------------------------------------------------------------------------------
 
     def _front(self, config: Config) -> Front:
-        return Front(config, self.proxy, self.limiter, self._ledger.note, self.is_ready, self._known_models)
+        return Front(config, self.proxy, self.limiter, self._ledger.note, self.is_ready, self._known_models,
+                     lambda: self._jobs.api if self._jobs is not None else None)  # fmt: skip
+
+    def _jobs_service(self, config: Config) -> JobsService | None:
+        """Files, batches and jobs, where the file says so."""
+        if config.jobs is None:
+            return None
+        from gateway.jobs.service import JobsService  # nobody else needs what it brings along
+
+        return JobsService(config, self.front.intake, lambda: self.front, self._ledger.note, lambda: self._metrics,
+                           self.events)  # fmt: skip
 
     def _sharing(self, config: Config) -> SharedLimits | None:
         """Counting together with other gateways, where the file says so."""
@@ -174,12 +196,23 @@ class Gateway:
         self.proxy.expose = config.expose
         self.decisions.reconfigure(config.decisions.keep, config.decisions.file)
         self.limiter.reconfigure(config, time.monotonic())
+        for lane in lanes.values():
+            lane.admit_by(rules_of(config.classes), self._filler(lane, config))
         self.config = config
         self.server.limits = config.limits
         self.front = self.server.front = self._front(config)
+        if self._jobs is not None:
+            self._jobs.reconfigure(config, self.front.intake)
         self._request_log.set_level(config.log.level)
         self.events.set_level(config.log.level)
         self._metrics.config_info(config.digest)
+
+    def _filler(self, lane: Lane, config: Config) -> Filler | None:
+        """What decides how much filler the lane's fleet takes; what it has learnt stays while its rule does."""
+        rule = next((found.filler for found in config.classes.values() if found.filler is not None), None)
+        if rule is None:
+            return None
+        return lane.filler if isinstance(lane.filler, Filler) and lane.filler.rule == rule else Filler(rule)
 
     def _changed(self, pool: Pool) -> bool:
         lane = self._lanes.get(pool.name)
@@ -208,7 +241,7 @@ class Gateway:
             self._state.restore(f"predictor-{pool.name}", fleet.predictor)
         if pool.endpoints:  # known without looking: there for the next request
             for row in fleet.update(source.endpoints(pool.endpoints), time.monotonic(), fresh=old is None):
-                lane.policy.leave(row)
+                lane.row_left(row)
         self._prober_of[pool.name] = prober
         self._probers[pool.name] = asyncio.get_running_loop().create_task(self._probe(pool.name, prober))
         return lane
@@ -233,7 +266,7 @@ class Gateway:
         lane = self._lanes.get(pool)
         if lane is not None and isinstance(rows, Sequence):
             for row in rows:
-                lane.policy.leave(row)
+                lane.row_left(row)
 
     def _retire(self, name: str) -> None:
         """The pool left the configuration: nothing new goes there, what runs finishes."""
@@ -241,7 +274,7 @@ class Gateway:
         self._probers.pop(name).cancel()
         self._prober_of.pop(name, None)
         lane.fleet.update([], time.monotonic())
-        lane.hold.ask_all()
+        lane.admission.changed()
         self._retired.append(lane)
 
     # --- running -------------------------------------------------------------------------------------------------
@@ -254,6 +287,9 @@ class Gateway:
         self._state.restore("limits", self.limiter)
         if self._shared is not None:
             await self._shared.start()
+        if self._jobs is not None:
+            self.gauges.jobs, self.gauges.at_risk = self._jobs.stats, self._jobs.at_risk
+            self._jobs.start()
         self._metrics.watch(self.gauges)
         await asyncio.gather(*(prober.ready() for prober in self._prober_of.values()))
         tls = listener_tls(config.listen.tls) if config.listen.tls is not None else None
@@ -301,7 +337,8 @@ class Gateway:
         await asyncio.sleep(delay)
         self.server.stop_accepting()
         until = time.monotonic() + timeout
-        while self.server.connections and time.monotonic() < until:
+        jobs = asyncio.create_task(self._jobs.drain(timeout)) if self._jobs is not None else None
+        while (self.server.connections or (jobs and not jobs.done())) and time.monotonic() < until:
             self.server.close_idle(time.monotonic() - _IDLE_BEFORE_CLOSE)
             await asyncio.sleep(0.05)
         self.server.close_idle(time.monotonic())
@@ -311,6 +348,8 @@ class Gateway:
                 relay.fail(error, "cancelled")
         if self.server.connections:
             await asyncio.sleep(0.2)  # the error events leave
+        if jobs is not None:
+            await jobs
         await self.stop()
 
     async def stop(self) -> None:
@@ -318,6 +357,8 @@ class Gateway:
         self.server.stop()
         if self._ticker is not None:
             self._ticker.cancel()
+        if self._jobs is not None:
+            await self._jobs.stop()
         for task in self._probers.values():
             task.cancel()
         await asyncio.gather(*self._probers.values(), return_exceptions=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 
 from gateway.config.types import Key, Model
 from gateway.core.errors import UpstreamError
@@ -47,7 +46,7 @@ class Facts:
     reason = ""
     ended = "rejected"
     queued = 0.0
-    held_until = inf  # until then it may wait for a better choice
+    aborted = 0  # how often it had a place as filler and was taken off it
     overhead = UNKNOWN
     ttft = UNKNOWN
     ttft_there = UNKNOWN  # from the dispatch of the last try; what its forecast is about

@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from backends.base import Backend
-from gateway.admit import Turnstile
+from gateway.admit import Admission, Visit
+from gateway.ask import Facts
 from gateway.config.types import Pool
-from gateway.core.errors import NoEndpoint, Refused, UpstreamError
+from gateway.core.errors import Displaced, UpstreamError
 from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, State
 from gateway.core.prediction import Prior
 from gateway.core.predictor import Predictor
 from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN, Outcome, Request
-from gateway.hold import Hold
+from gateway.decisions import DecisionRing
 from gateway.relay import Relay
 from gateway.wire.pool import EndpointPool
+from policies.admission.base import ClassRule
+from policies.admission.desk import Desk, Filling
 from policies.picking.base import Policy
 
 SILENCE = 4.0  # seconds of silence that are never suspicious
@@ -64,8 +67,10 @@ class Lane:
     def __init__(self, config: Pool, fleet: Fleet, policy: Policy, backend_for: Callable[[str], Backend],
                  tls: ssl.SSLContext | None, prior: Prior | None):  # fmt: skip
         self.fleet = fleet
-        self.turnstile = Turnstile()
-        self.hold = Hold()
+        self._rules: tuple[ClassRule, ...] = (ClassRule(),)
+        self._filler: Filling | None = None
+        self.desk: Desk[Visit] = Desk(fleet, policy.pick, self._rules)
+        self.admission = Admission(self.desk)
         self.relays: set[Relay] = set()
         self._connections: dict[str, EndpointPool] = {}
         self._predicts_for: tuple[str, Prior | None] | None = None
@@ -102,7 +107,22 @@ class Lane:
         for pool in self._connections.values():
             pool.close()
         self._connections = {}
-        self.hold.ask_all()
+        self.admit_by(self._rules, self._filler)
+
+    def admit_by(self, rules: Iterable[ClassRule], filler: Filling | None) -> None:
+        """How its classes wait, and what decides how much filler there may be (None: filler goes like the others)."""
+        self._rules, self._filler = tuple(rules), filler
+        self.desk.reconfigure(self.policy.pick, self._rules, self.config.max_concurrency, filler)
+        self.admission.changed()
+
+    @property
+    def filler(self) -> Filling | None:
+        """What decides how much filler there may be."""
+        return self._filler
+
+    def visit(self, facts: Facts, decisions: DecisionRing) -> Visit:
+        """A request comes to the desk."""
+        return Visit(facts, decisions, self.name, self.policy_name, self.policy)
 
     def connections(self, endpoint_id: str, url: str) -> EndpointPool:
         """The warm connections of one endpoint."""
@@ -136,27 +156,35 @@ class Lane:
         fleet, row = self.fleet, reservation.row
         if relay.first_at:
             fleet.progress_at[row] = max(relay.last_at, fleet.progress_at.item(row))
-        ttft, outcome = relay.ttft, None
-        if self._learns or fleet.predictor is not None:
-            meter = relay.meter
-            if request.stream and not reservation.stream:
-                request = request._replace(stream=False)  # answered whole, whatever was asked for
-            outcome = Outcome(
-                request, reservation.endpoint, row, relay.status, relay.ended, relay.last_at - relay.began_at, ttft,
-                _count(meter.prompt), _count(meter.cached), meter.tokens / answers if meter.tokens else UNKNOWN,
-            )  # fmt: skip
+        ttft, meter = relay.ttft, relay.meter
+        if request.stream and not reservation.stream:
+            request = request._replace(stream=False)  # answered whole, whatever was asked for
+        outcome = Outcome(
+            request, reservation.endpoint, row, relay.status, relay.ended, relay.last_at - relay.began_at, ttft,
+            _count(meter.prompt), _count(meter.cached), meter.tokens / answers if meter.tokens else UNKNOWN,
+        )  # fmt: skip
         reservation.settle(now, outcome)
-        if len(self.turnstile):
-            self.turnstile.release()
-        if self._learns and outcome is not None:
+        self.desk.ended(reservation, request, outcome, now)
+        if self._learns:
             self.policy.observe(outcome)
-        self.hold.changed()
+        self.admission.changed()
         if ttft > 0.0:
             self._ttft.append(ttft)
             if queued_tokens >= _MANY:
                 self._pace.append(ttft / queued_tokens)
         if fleet.row_of(reservation.endpoint.id) is None:  # it had left, and this was its last request
-            self.policy.leave(row)
+            self.row_left(row)
+
+    def give_back(self, reservation: Reservation, request: Request, now: float) -> None:
+        """A place that nobody came for: its client left in the moment it was called."""
+        reservation.settle(now)
+        self.desk.ended(reservation, request, None, now)
+        self.admission.changed()
+
+    def row_left(self, row: int) -> None:
+        """The endpoint in this row is gone; the row may be given to another one."""
+        self.policy.leave(row)
+        self.desk.row_left(row)
 
     def see_failure(self, row: int, endpoint_id: str, error: UpstreamError, now: float) -> bool:
         """Note a failed try. True when the endpoint is out of service now, so that moving on adds no load to it."""
@@ -164,6 +192,8 @@ class Lane:
         if fleet.row_of(endpoint_id) != row:
             return True
         cause = error.cause
+        if cause == "displaced":
+            return False
         if cause == "saturated":
             fleet.saturated(row, now + 1.0)
             return False
@@ -185,20 +215,18 @@ class Lane:
         for relay in tuple(self.relays):
             relay.check(now)
         self._watch_silence(now)
-        if len(self.turnstile):
-            self._call_waiting(now)
-        self.hold.changed()  # news that is no event here: a scrape, a server that is back
+        victims = self.desk.victims(now)
+        if victims:
+            self._displace(victims)
+        self.admission.sweep(now)
 
-    def _call_waiting(self, now: float) -> None:
-        """Room comes not only when an answer ends: an endpoint returns, a limit is raised. Or all hope is gone."""
-        try:
-            turns = len(self.fleet.snapshot(now).rows)
-        except NoEndpoint:
-            turns = len(self.turnstile)
-        except Refused:
-            return
-        for _ in range(turns):
-            self.turnstile.release()
+    def _displace(self, victims: list[Reservation]) -> None:
+        """Take filler off its endpoints: a connection that closes ends the request there."""
+        by_place = {relay.reservation: relay for relay in self.relays}
+        for reservation in victims:
+            relay = by_place.get(reservation)
+            if relay is not None:
+                relay.fail(Displaced(), "cancelled")
 
     def learn_pace(self) -> None:
         """Refresh what silence is allowed. Called about once a second: percentiles are not for the hot path."""
@@ -266,7 +294,7 @@ class Lane:
                 pool.reap(now)
 
     def close(self) -> None:
-        self.hold.close()
+        self.admission.close()
         for pool in self._connections.values():
             pool.close()
 

@@ -1,8 +1,9 @@
-"""The life of one request: choose, relay, settle, and perhaps try again.
+"""The life of one request: a place, relay, settle, and perhaps try again.
 
-`route` is a plain function on purpose: nothing else can run between looking at the fleet and taking a place in it. A
-further try goes to another endpoint, only before the answer has started, within the pool's budget; the same endpoint is
-used again only once, when a reused connection closed before any byte (the keep-alive race: nothing was read of us).
+A place is given by the desk of a pool (`policies.admission.desk`): its `route` looks, picks, judges and takes in one
+plain function, since nothing else may run between looking at the fleet and taking a place in it. A further try goes to
+another endpoint, only before the answer has started, within the pool's budget; the same endpoint is used again only
+once, when a reused connection closed before any byte (the keep-alive race: nothing was read of us).
 """
 
 from __future__ import annotations
@@ -13,27 +14,25 @@ from collections.abc import Mapping
 from math import isfinite
 
 from backends.base import Backend
-from gateway.admit import Turnstile
+from gateway.admit import Visit
 from gateway.ask import Ask, Facts
 from gateway.core.errors import NoEndpoint, Refused, UpstreamError
 from gateway.core.lengths import Lengths
 from gateway.core.reservation import Reservation
-from gateway.core.snapshot import Snapshot
-from gateway.core.types import Decision, Request
 from gateway.decisions import DecisionRing
 from gateway.edit import Editor
-from gateway.hold import Hold
 from gateway.lane import Lane
 from gateway.metrics import Metrics
 from gateway.outlet import Outlet
 from gateway.relay import Relay
+from gateway.story import Turn
 from gateway.wire.pool import EndpointPool
 from gateway.wire.upstream import UpstreamConnection
+from policies.admission.base import Waiting
 
-QUEUE_WAIT = 10.0  # seconds a request waits for room when there is nowhere else to go
-HOLD = 10.0  # ... and at most for a better choice, whatever the policy says
+_LOOK_AGAIN = 0.05  # seconds: who waits looks for a place in the fallbacks no more often than this
 
-Place = Reservation | Turnstile | Hold  # a place taken, or where to wait for one
+Place = tuple[Lane, Reservation | Waiting[Visit]]  # a place taken, or where one is waited for
 
 
 class Proxy:
@@ -50,20 +49,22 @@ class Proxy:
         """Answer one request, or raise why it cannot be answered (then nothing has been written)."""
         while True:
             try:
-                lane, place = self._queue(ask, facts) or self._place(ask, facts, 0.0)
-                while not isinstance(place, Reservation):
-                    if place is lane.hold:
-                        lane, place = await self._wait_for_choice(ask, facts, lane)
-                    else:
-                        lane, place = await self._wait_for_place(ask, facts, lane)
+                lane, place = self._offer(ask, facts, 0)
+                if not isinstance(place, Reservation):
+                    lane, place = await self._wait(ask, facts, lane, place)
             except NoEndpoint:
                 if facts.relay is not None and facts.relay.error is not None:
                     raise facts.relay.error from None  # nobody else is left: the last failure is the answer
                 raise
+            if facts.on_sent is not None:
+                facts.on_sent()
             relay = await self._try(ask, reply, facts, lane, place)
             error = relay.error
             if error is None:
                 return
+            if error.cause == "displaced":
+                self._displaced(facts, reply, error)
+                continue
             may_try_again = self._see_failure(lane, relay, error, facts)
             if reply.started:
                 return
@@ -71,97 +72,101 @@ class Proxy:
                 raise error
             self.metrics.retried(lane.config.name, error.cause)
 
-    # --- choosing ------------------------------------------------------------------------------------------------
+    # --- a place -------------------------------------------------------------------------------------------------
 
-    def _queue(self, ask: Ask, facts: Facts) -> tuple[Lane, Place] | None:
-        """Where to wait at once: others wait for this model's pool, and who comes later goes behind them."""
-        lane = self.lanes.get(ask.model.to)
-        return (lane, lane.turnstile) if lane is not None and len(lane.turnstile) and not facts.tries else None
+    def _offer(self, ask: Ask, facts: Facts, first: int) -> Place:
+        """A place in the first of the model's pools (from number `first` on) that has one or will have one in time.
 
-    def _place(self, ask: Ask, facts: Facts, waited: float) -> tuple[Lane, Place]:
-        """A place in the first of the model's pools that has one; without one, where to wait. Raises NoEndpoint."""
-        model = ask.model
-        full: Lane | None = None
-        for name in (model.to, *model.fallback):
+        Raises NoEndpoint, or Refused with the reason of the first that was asked.
+        """
+        now, model = time.monotonic(), ask.model
+        refused: Refused | None = None
+        for name in (model.to, *model.fallback)[first:]:
             lane = self.lanes.get(name)
             if lane is None:  # gone with a reload
                 continue
             try:
-                return lane, self.route(lane, ask.request, facts) or lane.hold
+                place = lane.desk.offer(lane.visit(facts, self.decisions), ask.request, now)
             except NoEndpoint:
                 continue
-            except Refused:
-                full = full or lane
-                if waited < model.fallback_after:
-                    break  # a full pool is waited for a little before its fallback is used
-        if full is None:
-            raise NoEndpoint("no model server is available for this model right now")
-        return full, full.turnstile
+            except Refused as error:
+                refused = refused or error
+                continue
+            if not isinstance(place, Reservation):
+                lane.admission.set_timer()
+            return lane, place
+        raise refused or NoEndpoint("no model server is available for this model right now")
 
-    async def _wait_for_choice(self, ask: Ask, facts: Facts, lane: Lane) -> tuple[Lane, Place]:
-        """Wait at `lane`, whose policy would rather choose later, and choose again."""
-        began = time.monotonic()
-        try:
-            await lane.hold.wait(ask.request, facts.held_until)
-        finally:
-            facts.queued += time.monotonic() - began
-        return self._place(ask, facts, 0.0)
-
-    async def _wait_for_place(self, ask: Ask, facts: Facts, lane: Lane) -> tuple[Lane, Place]:
-        """Wait at `lane`, which is full. Raises Refused when the turn does not come in time."""
-        began, before = time.monotonic(), facts.queued
-        model = ask.model
-        falls_back = not model.fallback or lane.name != model.to  # whether all of its pools have been asked
-        again: Lane | None = None  # where its turn has come already
+    async def _wait(self, ask: Ask, facts: Facts, lane: Lane,
+                    waiting: Waiting[Visit]) -> tuple[Lane, Reservation]:  # fmt: skip
+        """Wait for a turn at `lane`; after a while, look for a place in the fallbacks, too."""
+        began, before, place = time.monotonic(), facts.queued, waiting
         while True:
-            patience = (QUEUE_WAIT if falls_back else model.fallback_after) - (time.monotonic() - began)
-            waiting = lane.turnstile.wait_for_room(max(0.0, patience), lane is again)
-            turn = asyncio.get_running_loop().create_task(waiting)
+            visit = place.item
+            timer = self._look_elsewhere(ask, lane, visit)
             try:
-                await turn
-                # One that is tried again may not go where others can: at the head it would keep their room from them.
-                again = None if facts.tried else lane
-            except Refused:
-                if falls_back:
-                    raise
-                falls_back, again = True, None
+                await visit.turn
             except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled() and turn.exception() is None:
-                    lane.turnstile.release()  # its turn had come: the next one has it
+                if visit.reservation is not None:
+                    lane.give_back(visit.reservation, ask.request, time.monotonic())
+                lane.admission.leave(place)
                 raise
-            facts.queued = before + time.monotonic() - began
-            lane, place = self._place(ask, facts, model.fallback_after if falls_back else 0.0)
-            if place is not lane.turnstile:
-                if place is lane.hold:
-                    lane.turnstile.release()  # it leaves the room that it was called for
-                return lane, place
-            if facts.queued >= QUEUE_WAIT:
-                raise Refused("no model server had room in time", reason="queue_timeout", retry_after=2.0)
+            finally:
+                facts.queued = before + time.monotonic() - began
+                if timer is not None:
+                    timer.cancel()
+            if visit.reservation is not None:
+                return lane, visit.reservation
+            found = self._elsewhere(ask, facts, lane, visit)
+            if found is None:
+                visit.turn = Turn()
+                continue
+            lane.admission.leave(place)
+            lane, taken = found
+            if isinstance(taken, Reservation):
+                return lane, taken
+            place = taken
 
-    def route(self, lane: Lane, request: Request, facts: Facts) -> Reservation | None:
-        """Look, pick and take; None where the policy would rather choose later, and may.
-
-        Not a coroutine: no lock is needed and no herd can form.
-        """
-        now = time.monotonic()
-        fleet = lane.fleet
-        snapshot: Snapshot = fleet.snapshot(now, facts.tried)
-        may_wait = now < facts.held_until and not facts.tried
-        if not may_wait:
-            request = request._replace(may_wait=False)
-        decision: Decision = lane.policy.pick(request, snapshot)
-        if may_wait and decision.wait > 0.0:
-            facts.held_until = min(facts.held_until, now + min(decision.wait, HOLD))
+    def _look_elsewhere(self, ask: Ask, lane: Lane, visit: Visit) -> asyncio.TimerHandle | None:
+        """When one who waits has waited long enough to look into the fallbacks; None where there are none left."""
+        model = ask.model
+        if lane.name != model.to or not model.fallback:
             return None
-        facts.candidates = self.decisions.capture(snapshot, decision, lane.policy.TERMS)
-        reservation = fleet.reserve(decision, request, now)
-        facts.tries += 1
-        if facts.on_sent is not None:
-            facts.on_sent()
-        facts.pool, facts.policy, facts.reason = lane.name, lane.policy_name, decision.reason
-        facts.endpoint, facts.forecast = reservation.endpoint.id, decision.forecast
-        facts.tried = (*facts.tried, reservation.endpoint.id)
-        return reservation
+        after = max(_LOOK_AGAIN, model.fallback_after)
+        return asyncio.get_running_loop().call_later(after, visit.turn.take)
+
+    def _elsewhere(self, ask: Ask, facts: Facts, lane: Lane, visit: Visit) -> Place | None:
+        """A place in another pool for one who waits at `lane`; None: it goes on waiting there.
+
+        Where it may wait there no longer, another pool may also let it wait. Raises why it was refused.
+        """
+        names = (ask.model.to, *ask.model.fallback)
+        first = names.index(lane.name) + 1 if lane.name in names else len(names)
+        if visit.error is not None:
+            try:
+                return self._offer(ask, facts, first)
+            except Refused:  # (NoEndpoint is one)
+                raise visit.error from None
+        now = time.monotonic()
+        for name in names[first:]:
+            other = self.lanes.get(name)
+            if other is None or len(other.desk):
+                continue
+            try:
+                found = other.desk.route(other.visit(facts, self.decisions), ask.request, now, may_hold=False)
+            except NoEndpoint:
+                continue
+            if isinstance(found, Reservation):
+                return other, found
+        return None
+
+    def _displaced(self, facts: Facts, reply: Outlet, error: UpstreamError) -> None:
+        """Filler that gave way waits again, unless its answer has begun; a job's goes back to where it is kept."""
+        if reply.started or facts.on_sent is not None:
+            raise error
+        facts.aborted, facts.relay = facts.aborted + 1, None
+        facts.tries -= 1
+        facts.tried = facts.tried[:-1]
 
     def _see_failure(self, lane: Lane, relay: Relay, error: UpstreamError, facts: Facts) -> bool:
         """Note a failed try. True when there may be another one."""
@@ -257,7 +262,7 @@ class Proxy:
             fields += b"x-headway-predicted-ttft-ms: %d\r\n" % round(forecast.ttft * 1000.0)
         relay = facts.relay = Relay(reply, backend, reservation, lane.config.timeouts, fields, ask.error_event,
                                     ask.request.stream, self._editor(ask, lane, backend))  # fmt: skip
-        relay.on_first = lane.hold.changed
+        relay.on_first = lane.admission.changed
         lane.relays.add(relay)
         return relay
 

@@ -69,3 +69,12 @@ class UpstreamError(HeadwayError):
         super().__init__(message, status=status, code="upstream_timeout" if status == 504 else "upstream_failed")
         self.cause = cause
         self.sent = sent
+
+
+class Displaced(UpstreamError):
+    """Filler that was taken off its endpoint, to make room for others: nobody failed, and it may come again."""
+
+    def __init__(self) -> None:
+        super().__init__("gave way to other requests", cause="displaced", status=503)
+        self.code = "displaced"
+        self.retry_after = 1.0

@@ -26,12 +26,12 @@ class Deadline(Order[T]):
         self._heap: list[tuple[float, float, int, Cell[T]]] = []
         self._serial = count()
         self._count = 0
-        self._cost = 0.0
+        self.cost = 0.0
 
     def push(self, waiting: Waiting[T]) -> None:
         heappush(self._heap, (waiting.until, waiting.since, next(self._serial), Cell(waiting)))
         self._count += 1
-        self._cost += waiting.cost
+        self.cost += waiting.cost
 
     def push_front(self, waiting: Waiting[T]) -> None:
         self.push(waiting)
@@ -55,7 +55,7 @@ class Deadline(Order[T]):
     def remove(self, waiting: Waiting[T]) -> None:
         Cell.empty(waiting)
         self._count -= 1
-        self._cost = self._cost - waiting.cost if self._count else 0.0
+        self.cost = self.cost - waiting.cost if self._count else 0.0
         if len(self._heap) > 2 * self._count + _SLACK:
             self._heap = [entry for entry in self._heap if entry[3].waiting is not None]
             heapify(self._heap)
@@ -66,7 +66,7 @@ class Deadline(Order[T]):
 
     def ahead(self, waiting: Waiting[T]) -> float:
         if self._count > _SCANNED:
-            return self._cost
+            return self.cost
         found = (entry[3].waiting for entry in self._heap if entry[0] <= waiting.until)
         return sum(one.cost for one in found if one is not None)
 

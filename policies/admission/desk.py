@@ -44,7 +44,7 @@ HOLD = 10.0  # seconds: no policy holds a request longer for a better choice
 FEW = 200  # streams that have ended before a predictor is trusted to know what an endpoint carries
 # What is ahead must drain in this share of the time that is left: how fast it drains is only known roughly, and those
 # that are served at the last moment are late as soon as anything is slower than it was.
-PATIENCE = 0.5
+PATIENCE = 0.35
 
 
 class Guest(Protocol):
@@ -131,7 +131,7 @@ class Desk(Generic[G]):
 
     def offer(self, guest: G, request: Request, now: float) -> Reservation | Waiting[G]:
         """A request has come, or comes back for a further try. Raises Refused and NoEndpoint."""
-        if len(self.room):
+        if len(self.room) and not guest.avoid:
             waiting = Waiting(guest, request, now, math.inf)
             if self.room.blocks(waiting):
                 return self._wait(waiting, self._patience(guest, request, now))
@@ -143,8 +143,8 @@ class Desk(Generic[G]):
         """Look, pick, judge and take. Raises NoEndpoint. Not to be interrupted."""
         fleet, predictor, avoid = self.fleet, self.fleet.predictor, guest.avoid
         snapshot = self._look(guest, request, now)
-        if snapshot is None:
-            return self.judge.patience(request, predictor, now)
+        if snapshot is None:  # who was let in once is not held to its promise again
+            return Verdict(False) if avoid else self.judge.patience(request, predictor, now)
         if avoid or not may_hold:
             request = request._replace(may_wait=False)
         decision = self.pick(request, snapshot)
@@ -354,7 +354,7 @@ class Desk(Generic[G]):
         """Filler that must be taken off its endpoint now; it comes back to wait."""
         return self.filler.victims(self.fleet, now) if self.filler is not None else []
 
-    def gone(self, row: int) -> None:
+    def row_left(self, row: int) -> None:
         """The endpoint in this row has left; another may get the row."""
         self.adaptive.forget(row)
 

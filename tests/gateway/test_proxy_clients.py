@@ -9,6 +9,7 @@ from gateway.config.types import EndpointSpec, Model, Pick
 from gateway.core.health import Evidence
 from gateway.wire.pool import EndpointPool
 from gateway.wire.upstream import UpstreamConnection
+from policies.admission.base import ClassRule
 from tests.support.client import chat, post
 from tests.support.gateway import Running, config, pool
 from tests.support.loop import on_uvloop, until
@@ -55,9 +56,9 @@ async def test_a_client_that_goes_away_while_waiting_for_room_leaves_the_queue()
             await up.arrived.wait()
             second.send(post())
             lane = gateway.gateway.proxy.lanes["p"]
-            await until(lambda: len(lane.turnstile) == 1, "the second request in the queue")
+            await until(lambda: len(lane.desk) == 1, "the second request in the queue")
             second.writer.close()
-            await until(lambda: len(lane.turnstile) == 0, "an empty queue")
+            await until(lambda: len(lane.desk) == 0, "an empty queue")
             first.writer.close()
             await gateway.settled(2)
             assert [record.ended for record in gateway.records.all] == ["client_gone"] * 2 and up.posts == 1
@@ -86,7 +87,7 @@ async def test_a_request_waits_here_for_its_turn_and_goes_when_there_is_room() -
             gateway.client() as b,
             gateway.client() as c,
         ):
-            waiting = gateway.gateway.proxy.lanes["p"].turnstile
+            waiting = gateway.gateway.proxy.lanes["p"].desk
             for number, client in enumerate((a, b, c)):
                 client.send(post(None, "/v1/chat/completions", f"x-number: {number}"))
                 await until(lambda n=number: up.posts == 1 and len(waiting) == n)  # type: ignore[misc]
@@ -134,7 +135,7 @@ async def test_a_full_queue_refuses_at_once_unless_there_is_a_fallback() -> None
                 gateway.client() as first,
                 gateway.client() as second,
             ):
-                gateway.gateway.proxy.lanes["p"].turnstile._limit = 0
+                gateway.gateway.proxy.lanes["p"].admit_by([ClassRule(limit=0)], None)
                 first.send(post())
                 await busy.arrived.wait()
                 said = await second.ask()
@@ -154,7 +155,7 @@ async def test_who_waits_when_every_endpoint_goes_down_is_told_at_once() -> None
             await busy.arrived.wait()
             second.send(post())
             lane = gateway.gateway.proxy.lanes["p"]
-            await until(lambda: len(lane.turnstile) == 1)
+            await until(lambda: len(lane.desk) == 1)
             for _ in range(2):
                 lane.fleet.see(0, Evidence.REFUSED, gateway.gateway.now())
             first.writer.close()
@@ -237,7 +238,7 @@ async def test_who_waits_for_a_fallback_since_the_first_pool_is_down_gets_the_pl
             first.send(post())
             await spare.arrived.wait()
             second.send(post())
-            await until(lambda: len(lanes["q"].turnstile) == 1, "a request that waits at the fallback")
+            await until(lambda: len(lanes["q"].desk) == 1, "a request that waits at the fallback")
             gate.set()
             for client in (first, second):
                 said = await client.answer()
@@ -258,12 +259,12 @@ async def test_a_turn_that_comes_as_its_client_leaves_goes_to_the_next() -> None
             first.send(post())
             await busy.arrived.wait()
             second.send(post())
-            await until(lambda: len(lane.turnstile) == 1)
+            await until(lambda: len(lane.desk) == 1)
             own = second.writer.get_extra_info("sockname")
             connections = gateway.gateway.server.connections
             leaving = next(c for c in connections if c.transport.get_extra_info("peername") == own)
             third.send(post())
-            await until(lambda: len(lane.turnstile) == 2)
+            await until(lambda: len(lane.desk) == 2)
             (relay,) = lane.relays
             relay.abandon()  # the place is free: the second one's turn has come …
             # … and its client leaves when the turn's task has ended, and before its story goes on.
@@ -285,7 +286,7 @@ async def test_who_waits_hears_of_room_that_no_answer_made_and_of_the_end_of_all
             await busy.arrived.wait()
             second.send(post())
             lane = gateway.gateway.proxy.lanes["p"]
-            await until(lambda: len(lane.turnstile) == 1)
+            await until(lambda: len(lane.desk) == 1)
             gateway.next_config = config(pool([busy, new], endpoints=(full, EndpointSpec(new.url, max_concurrency=1))))
             assert (await gateway.gateway.reload())[0]
             assert (await asyncio.wait_for(second.answer(), 5.0)).named["x-headway-endpoint"] == new.url
@@ -293,7 +294,7 @@ async def test_who_waits_hears_of_room_that_no_answer_made_and_of_the_end_of_all
             second.send(post())
             await until(lambda: new.posts == 2)
             third.send(post())
-            await until(lambda: len(lane.turnstile) == 1)
+            await until(lambda: len(lane.desk) == 1)
             answer = asyncio.ensure_future(third.answer())
 
             def is_told_when_all_are_down() -> bool:
@@ -319,7 +320,7 @@ async def test_who_comes_later_goes_behind_those_who_wait() -> None:
             first.send(post())
             await busy.arrived.wait()
             second.send(post(chat(user="second")))
-            await until(lambda: len(lane.turnstile) == 1)
+            await until(lambda: len(lane.desk) == 1)
             lane.fleet.limit[0] = 3.0  # there is room now, and nobody has been told yet
             third.send(post(chat(user="third")))
             await until(lambda: busy.posts == 3, "both requests at their endpoint")

@@ -100,7 +100,7 @@ class Running:
         lanes = self.gateway.proxy.lanes.values()
         counted = sum(float(lane.fleet.ours.sum() + lane.fleet.prefill.sum() + lane.fleet.output.sum()
                             + lane.fleet.decoding.sum()) for lane in lanes)  # fmt: skip
-        waiting = sum(len(lane.turnstile) + len(lane.hold) + len(lane.relays) for lane in lanes)
+        waiting = sum(len(lane.desk) + len(lane.relays) for lane in lanes)
         return counted + waiting + self.gateway.server.buffered
 
     async def settled(self, records: int | None = None) -> None:

@@ -18,7 +18,7 @@ from tests.support.loop import on_uvloop
 from tests.support.upstream import SSE_HEAD, Line, Received, Upstream, answer, chunk
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
-HESITANT = Pick("tests.gateway.test_hold_chaos:Hesitant")
+HESITANT = Pick("tests.gateway.test_admit_chaos:Hesitant")
 
 
 class Hesitant(PredictedLatency):
