@@ -52,11 +52,10 @@ class Line:
         self.waiting: deque[Reservation] = deque()  # dispatched, not started, in that order
 
 
-# Rows of the table. The first eleven are what a prediction is a sum of; see `Predictor.predict`.
-(ONE, DECODING, WAITING, CONTEXT, QUEUE, PAIRS, RECENT_WORK, OTHERS, ENDS, ACTIVE, CAPACITY, BEAT, EXTRA,
- RUNNING) = range(14)  # fmt: skip
-SUMMED = 11
-ROWS = 14
+# Rows of the table. The first twelve are what a prediction is a sum of.
+(ONE, DECODING, WAITING, CONTEXT, OTHERS, QUEUE, PAIRS, RECENT_WORK, ENDS, CAPACITY, CACHED, SQUARE, ACTIVE, BEAT,
+ EXTRA, RUNNING) = range(16)  # fmt: skip
+SUMMED, ROWS = SQUARE + 1, RUNNING + 1
 UNLIMITED = 1e15  # tokens, where nobody said how many the KV cache holds
 RENEW = 100.0  # seconds after which fading sums get a new zero
 
@@ -69,13 +68,14 @@ class Books:
     prefill seconds sent lately (fading with RECENT; see `fade`), OTHERS the requests of other gateways, ENDS when the
     running iteration would end if it took no time but for its prompt, ACTIVE 1 where one is running, CAPACITY the KV
     tokens that fit; BEAT when the running iteration began, EXTRA the seconds and RUNNING the tokens of the prompt in
-    it.
+    it. CACHED, and its SQUARE, are what is cached there of the prompt that was last asked about (`formula`).
     """
 
     def __init__(self, size: int = 8):
         self.lines: dict[int, Line] = {}
         self.capacity = UNLIMITED
         self.table: Floats = np.zeros((ROWS, 0))
+        self.has_others = False  # perhaps: somewhere requests of other gateways are
         self._zero = 0.0  # the moment that fading sums are kept relative to
         self.reach(size)
 

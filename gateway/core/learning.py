@@ -12,7 +12,7 @@ too.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -101,7 +101,7 @@ class Learning:
         self.ttft.learn(f.regime, seconds, f.ttft, f.ttft_base)
         if f.waits:
             return  # a full cache says how long others take to finish, not what an iteration costs
-        self._move_pace(row, f.features.tolist(), f.rest, seconds)
+        self._move_pace(row, f.features, f.rest, seconds)
         self.window.add_first(row, seconds, f.rest, f.tokens, f.decoding, f.context, f.pairs)
         self._fit_if_due(now)
 
@@ -132,7 +132,7 @@ class Learning:
         self.window.add_rest(row, seconds, steps, decoding, context, worked)
         self._fit_if_due(now)
 
-    def _move_pace(self, row: int, x: list[float], rest: float, seconds: float) -> None:
+    def _move_pace(self, row: int, x: Sequence[float], rest: float, seconds: float) -> None:
         parts = [price * quantity for price, quantity in zip(self.prices.each, x, strict=True)]
         changed = self.paces.learn(row, parts[1] + parts[2] + parts[3], sum(parts[4:]), parts[0] + rest, seconds)
         if changed:

@@ -62,6 +62,8 @@ class Predictor:
         `ttft` to its first token, `tpot` between tokens after it, `tpot_now` the same without it, `work` of prefill
         that it costs there, `rho` the share of time that prefill takes there. `cached`: tokens of its prompt that the
         candidates hold already (None: nobody does).
+
+        What is given is good until the next one is asked for: its arrays are written over.
         """
         fleet, now = snapshot.fleet, snapshot.now
         if self._silent and self._silent[0][0] <= now:
@@ -245,7 +247,9 @@ class Predictor:
     def see_others(self, others: Floats) -> None:
         """How many requests of others are where: one value per row."""
         self._reach(len(others))
-        np.clip(np.nan_to_num(others), 0.0, MOST_OTHERS, out=self.books.others[: len(others)])
+        seen = self.books.others[: len(others)]
+        np.clip(np.nan_to_num(others), 0.0, MOST_OTHERS, out=seen)
+        self.books.has_others = bool(seen.any())
 
     def forget(self, row: int) -> None:
         """The endpoint in this row is gone."""

@@ -156,11 +156,11 @@ def forecast_of(learning: Learning, row: int, s: Situation) -> Forecast:
     one, two, three = learning.added(s.decoding, s.tokens / rounds)
     f = Forecast()
     f.tokens, f.decoding, f.context, f.pairs, f.rest = s.tokens, s.decoding, s.context, s.pairs, s.rest
-    f.features = np.array((1.0, rounds, rounds * s.decoding, rounds * s.context, rounds * one, rounds * two,
-                           rounds * three, s.pairs))  # fmt: skip
+    f.features = (1.0, rounds, rounds * s.decoding, rounds * s.context, rounds * one, rounds * two, rounds * three,
+                  s.pairs)  # fmt: skip
     decode, prefill = learning.paces.decode.item(row), learning.paces.prefill.item(row)
     factors = np.array((1.0, *[decode] * 3, *[prefill] * 4))
-    f.ttft_base = float(f.features * factors @ np.array(learning.prices.each)) + s.rest
+    f.ttft_base = float(np.array(f.features) * factors @ np.array(learning.prices.each)) + s.rest
     f.waits = False
     f.regime = SATURATED if rounds > 1 else QUEUED if s.rest else IDLE
     f.ttft = f.ttft_base * learning.ttft.regimes[f.regime].correction()
