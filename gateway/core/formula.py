@@ -73,8 +73,9 @@ class Formula:
 
     def predict(self, prompt: float, snapshot: Snapshot, cached: Floats | None) -> Prediction:
         """See `Predictor.predict`; `prompt` in tokens."""
+        fade = self._books.fade(snapshot.now)  # first: it may move the zero of what is copied
         s = self._sheet(snapshot)
-        self._add_up(s, prompt, snapshot.now, cached)
+        self._add_up(s, prompt, snapshot.now, fade, cached)
         self._first_token(s)
         np.subtract(s.free_after, s.work, s.free_after)
         np.maximum(s.free, self._least_free, out=s.spares)
@@ -98,7 +99,7 @@ class Formula:
 
     # --- sums ----------------------------------------------------------------------------------------------------
 
-    def _add_up(self, s: Sheet, prompt: float, now: float, cached: Floats | None) -> None:
+    def _add_up(self, s: Sheet, prompt: float, now: float, fade: float, cached: Floats | None) -> None:
         """All sums in one product; the matrix gets what changes with every request. Its constants: `_take_prices`."""
         prices = self._learnt.prices.each
         if prices is not self._prices or self._chunk != self._learnt.chunk:
@@ -109,7 +110,7 @@ class Formula:
         matrix[to.PACE_AFTER, ONE] = RECENT * (prices[1] + prices[2] + prices[3] * prompt)
         matrix[to.LEFT, ONE] = now + prices[0]
         matrix[to.TOKENS, ONE] = matrix[to.OVER, ONE] = matrix[to.ALONE, ONE] = prompt
-        matrix[to.FREE_NOW, RECENT_WORK] = matrix[to.FREE_AFTER, RECENT_WORK] = -self._books.fade(now)
+        matrix[to.FREE_NOW, RECENT_WORK] = matrix[to.FREE_AFTER, RECENT_WORK] = -fade
         matrix[to.PAIRS_ALL, ONE] = matrix[to.PAIRS_OWN, ONE] = prices[7] * prompt * prompt / 2.0
         if cached is None:
             s.cached.fill(0.0)
@@ -187,12 +188,11 @@ class Formula:
         add(s.added, s.pairs, s.added)
         multiply(chunk, s.slow_prefill, chunk)
         multiply(work, s.slow_prefill, work)
-        # A boundary that nobody heard was one all the same. Where only others' requests run, none was ever heard.
+        # A boundary that nobody heard was one all the same. Where nothing of ours runs, nothing is left: see `ENDED`.
         divide(left, iteration, spare)
         np.ceil(spare, left)
         maximum(left, self._one, out=left)
         np.subtract(left, spare, left)
-        multiply(left, s.active, left)
         add(left, rounds, ttft)
         multiply(ttft, iteration, ttft)
         add(ttft, chunk, ttft)

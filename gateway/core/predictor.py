@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gateway.core.books import CAPACITY, PAUSE, UNLIMITED, Books, Line
+from gateway.core.books import CAPACITY, ENDED, PAUSE, UNLIMITED, Books, Line
 from gateway.core.formula import Formula
 from gateway.core.learning import Learning
 from gateway.core.prediction import Prediction, PredictorReport, Prior
@@ -140,9 +140,11 @@ class Predictor:
         if line is None:
             return
         if now - line.beat > line.pause:
-            line.beat = self.books.beat[row] = self.books.ends[row] = now
+            line.beat = self.books.beat[row] = now
             if line.busy:
                 self._begin(line, row, line.waiting[0].fleet.decoding.item(row) if line.waiting else 0.0, now, None)
+            elif self.books.decoding.item(row) > 0.0:
+                self.books.ends[row] = now
 
     def _begin(self, line: Line, row: int, decoding: float, at: float, arrived: float | None) -> None:
         """An iteration begins at `at`; prompts sent until `arrived` may be in it."""
@@ -157,8 +159,7 @@ class Predictor:
             factor = learnt.paces.prefill.item(row)
             extra = factor * (learnt.price(decoding, chunk) + prices[7] * line.running_pairs)
         books.extra[row] = extra
-        books.ends[row] = at + extra
-        books.active[row] = 1.0 if decoding > 0.0 or chunk > 0.0 else 0.0
+        books.ends[row] = at + extra if decoding > 0.0 or chunk > 0.0 else ENDED
         line.pause = PAUSE * learnt.paces.decode.item(row) * prices[1]
 
     def started(self, reservation: Reservation, now: float) -> None:

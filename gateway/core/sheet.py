@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gateway.core.books import ACTIVE, CACHED, DECODING, QUEUE, SQUARE, SUMMED
+from gateway.core.books import CACHED, DECODING, QUEUE, SQUARE, SUMMED
 from gateway.core.types import Floats, Rows
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ class Sheet:
     present: Floats
     cached: Floats
     square: Floats
-    active: Floats
     slow_decode: Floats
     slow_prefill: Floats
 
@@ -100,4 +99,4 @@ class Sheet:
 
     def _cut(self, table: Floats) -> None:
         self.table, self.summed, self.present = table, table[:SUMMED], table[DECODING:QUEUE]
-        self.cached, self.square, self.active = table[CACHED], table[SQUARE], table[ACTIVE]
+        self.cached, self.square = table[CACHED], table[SQUARE]

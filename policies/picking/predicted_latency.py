@@ -167,12 +167,12 @@ class PredictedLatency(Policy):
         """
         position = int(scores.argmin())
         best = scores.item(position)
-        near = (scores <= best * (1.0 + (TIE if cached is None else WARMER))).nonzero()[0]
-        if cached is not None and len(near) > 1:
+        if cached is not None and cached.item(cached.argmax()) > cached.item(position):
+            near = (scores <= best * (1.0 + WARMER)).nonzero()[0]
             warmest = int(near[cached[near].argmax()])
             if cached.item(warmest) > cached.item(position):
                 return warmest, "warmest of those nearly at the least cost"
-            near = near[scores[near] <= best * (1.0 + TIE)]
+        near = (scores <= best * (1.0 + TIE)).nonzero()[0]
         if len(near) <= 1:
             return position, "least cost"
         random, requests = snapshot.random.random, snapshot.requests

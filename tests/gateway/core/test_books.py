@@ -10,13 +10,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.core.books import NEVER, PAUSE, RECENT, RENEW, Books
+from gateway.core.books import ENDED, NEVER, PAUSE, RECENT, RENEW, Books
 from gateway.core.fleet import Fleet
 from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN, Load
 from tests.support.predicting import PLAIN, ask, endpoint, finish, make_pool, predictor_of, send
 
-EMPTY = ("queue", "pairs", "context", "extra", "running", "decoding", "waiting", "active")
+EMPTY = ("queue", "pairs", "context", "extra", "running", "decoding", "waiting")
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -109,6 +109,8 @@ class AnyOrder(RuleBasedStateMachine):
             assert not waiting or line.busy or books.queue[row] == 0.0
             if not here:
                 assert all(getattr(books, name)[row] == 0.0 for name in EMPTY)
+            runs = books.decoding[row] > 0.0 or books.running[row] > 0.0
+            assert (books.ends[row] > ENDED) == runs
 
     def teardown(self) -> None:
         if not hasattr(self, "open"):

@@ -11,16 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.books import RECENT
 from gateway.core.fleet import Fleet
-from gateway.core.prediction import Prediction
-from gateway.core.sheet import FREE_NOW, ITERATION, ROUNDS, Sheet
 from gateway.core.types import Decision, Outcome
 from policies.picking import check
 from policies.picking.predicted_latency import FEASIBLE, PredictedLatency
 from policies.picking.weighing import HARM_FROM, TPOT_SHARE, TTFT_SHARE
 from tests.support.picking import make_request
-from tests.support.predicting import ask, crowd, make_pool, predictor_of, send
+from tests.support.predicting import ask, crowd, make_pool, prediction_of, predictor_of, send
 
 SLO = {"ttft_slo": 0.5, "tpot_slo": 0.02}
 
@@ -28,19 +25,14 @@ SLO = {"ttft_slo": 0.5, "tpot_slo": 0.02}
 def tell(fleet: Fleet, ttft: Sequence[float], tpot: Sequence[float] = (), tpot_now: Sequence[float] = (),
          work: Sequence[float] = (), batch: Sequence[float] = ()) -> None:  # fmt: skip
     """From now on this is predicted, whatever is asked; one value per candidate."""
-    count, predictor = len(ttft), predictor_of(fleet)
 
     def of(values: Sequence[float], otherwise: float) -> np.ndarray:
-        return np.array(values if len(values) else [otherwise] * count, float)
+        return np.array(values if len(values) else [otherwise] * len(ttft), float)
 
     paced = of(tpot, 0.01)
     now = of(tpot_now, 0.01) if len(tpot_now) else paced
-    sheet = Sheet(count)
-    sheet.look_at(predictor.books, predictor.learnt.paces)
-    sheet.rows[FREE_NOW], sheet.rows[ROUNDS], sheet.rows[ITERATION] = RECENT, 1.0, 0.01
-    sheet.steps[:], sheet.work[:], sheet.batch[:] = (ttft, now, paced), of(work, 0.0), of(batch, 0.0)
-    made = Prediction(sheet, np.arange(count), 1.0, 1.0, 0.01, 0.01)
-    predictor.predict = lambda request, snapshot, cached=None: made  # type: ignore[method-assign]
+    made = prediction_of(fleet, of(ttft, 0.0), paced, now, of(work, 0.0), of(batch, 0.0))
+    fleet.predictor.predict = lambda request, snapshot, cached=None: made
 
 
 def pick(policy: PredictedLatency, fleet: Fleet, request=None, now: float = 0.0) -> Decision:
