@@ -119,7 +119,7 @@ class Formula:
             # One token is always worked off. Of p tokens with c cached, (p - c)(c + (p - c) / 2) = (p² - c²) / 2 pairs.
             np.minimum(cached, max(prompt - 1.0, 0.0), out=s.cached)
             np.multiply(s.cached, s.cached, s.square)
-        np.dot(matrix, s.summed, s.sums)
+        matrix.dot(s.summed, s.sums)
 
     def _add_others(self, s: Sheet) -> None:
         """What other gateways have there: as many requests as were scraped, decoding, with contexts like ours.
@@ -183,7 +183,7 @@ class Formula:
         add(s.beside, spare, s.beside)
         maximum(s.sizes, self._knee1, out=s.above1)
         maximum(s.sizes, self._knee2, out=s.above2)
-        np.dot(self._slopes, s.pieces, s.added)
+        self._slopes.dot(s.pieces, s.added)
         multiply(chunk, rounds, chunk)
         add(s.added, s.pairs, s.added)
         multiply(chunk, s.slow_prefill, chunk)
@@ -245,7 +245,8 @@ class Formula:
         """Seconds to the first token of so long a prompt on an idle endpoint of this pool, nothing cached."""
         rounds = math.ceil(prompt / self._learnt.chunk)
         prices = self._learnt.prices.each
-        each = prices[1] + self._learnt.price(0.0, prompt / rounds)
+        one, two, three = self._learnt.pieces(prompt / rounds)
+        each = prices[1] + prices[4] * one + prices[5] * two + prices[6] * three
         return prices[0] + rounds * each + prices[7] * prompt * prompt / 2.0
 
     def idle_tpot(self) -> float:

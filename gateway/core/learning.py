@@ -72,10 +72,11 @@ class Learning:
 
     def added(self, decoding: float, chunk: float) -> tuple[float, float, float]:
         """What a chunk adds to an iteration with so many decodes: tokens up to the first knee, between and beyond."""
-        before, after = self._pieces(decoding), self._pieces(decoding + chunk)
+        before, after = self.pieces(decoding), self.pieces(decoding + chunk)
         return after[0] - before[0], after[1] - before[1], after[2] - before[2]
 
-    def _pieces(self, tokens: float) -> tuple[float, float, float]:
+    def pieces(self, tokens: float) -> tuple[float, float, float]:
+        """Of so many tokens in an iteration those up to the first knee, between the knees and beyond."""
         knee1, knee2 = self.prices.knees
         if tokens <= knee1:
             return tokens, 0.0, 0.0

@@ -30,7 +30,7 @@ LONGEST = 256 * 1024
 # Departures that are gathered before the index is swept for them, and the blocks that one insertion sweeps.
 SWEEP_AT = 32
 SWEEP_STEP = 256
-MOST_UNPACKED = 256  # masks; 2 MB with 1,000 rows in each
+MOST_UNPACKED = 512  # masks; 4 MB with 1,000 rows in each
 # Tokens of a row's predictions after which an older one has lost about two thirds of its say, and the tokens of
 # faith that it starts with.
 MEMORY = 200_000.0
@@ -200,11 +200,11 @@ class PrefixIndex:
             bit = self._bit_of[row] = self._take_bit()
             self._live |= 1 << bit
             self._row_of_bit[bit] = row
-            self._rows_in.clear()
         return bit
 
     def _take_bit(self) -> int:
         if self._free:
+            self._rows_in.clear()  # some may be of that bit's last row
             return self._free.pop()
         bit = self._bits
         self._bits += 1

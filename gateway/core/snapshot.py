@@ -39,7 +39,10 @@ class Snapshot:
 
         Of a table, the same part of each of its rows.
         """
-        return values[..., : len(self.rows)] if self.whole else values.take(self.rows, -1)
+        count = len(self.rows)
+        if not self.whole:
+            return values.take(self.rows, -1)
+        return values if values.shape[-1] == count else values[..., :count]
 
     @property
     def random(self) -> Random:

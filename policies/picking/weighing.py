@@ -62,7 +62,7 @@ class Weighing:
         self._lay_out(p, promise)
         self._given[:] = p.sheet.steps
         self._cached[:] = 0.0 if cached is None else cached
-        np.dot(self._steps, self._ahead, self._stepped)
+        self._steps.dot(self._ahead, self._stepped)
         np.tanh(self._stepped, self._stepped)
         np.multiply(p.sheet.batch, p.sheet.work, self._delayed)
         np.multiply(self._delayed, self._worse, self._harmed)
