@@ -108,7 +108,7 @@ class Formula:
             self._add_others(s)
         matrix = self._matrix
         matrix[to.PACE_AFTER, ONE] = RECENT * (prices[1] + prices[2] + prices[3] * prompt)
-        matrix[to.LEFT, ONE] = now + prices[0]
+        matrix[to.ELAPSED, ONE] = now + prices[0]
         matrix[to.TOKENS, ONE] = matrix[to.OVER, ONE] = matrix[to.ALONE, ONE] = prompt
         matrix[to.FREE_NOW, RECENT_WORK] = matrix[to.FREE_AFTER, RECENT_WORK] = -fade
         matrix[to.PAIRS_ALL, ONE] = matrix[to.PAIRS_OWN, ONE] = prices[7] * prompt * prompt / 2.0
@@ -148,9 +148,9 @@ class Formula:
         matrix[to.PACE_NOW, [ONE, DECODING, WAITING, CONTEXT, QUEUE]] = batch
         matrix[to.PACE_AFTER] = matrix[to.PACE_NOW]
         # Room in an iteration; tokens to do; how long ago the running one would have ended; KV tokens too many.
-        matrix[to.ROUNDS, [ONE, DECODING, OTHERS]] = self._chunk, -1.0, -1.0
+        matrix[to.ROOM, [ONE, DECODING, OTHERS]] = self._chunk, -1.0, -1.0
         matrix[to.TOKENS, [QUEUE, CACHED]] = 1.0, -1.0
-        matrix[to.LEFT, ENDS] = -1.0
+        matrix[to.ELAPSED, ENDS] = -1.0
         matrix[to.OVER, [CONTEXT, QUEUE, CAPACITY]] = 1.0, 1.0, -FULL
         # Of RECENT seconds, what prefill leaves; seconds of attention; who is in the batch, and in an iteration.
         matrix[[to.FREE_NOW, to.FREE_AFTER], ONE] = RECENT
@@ -170,14 +170,14 @@ class Formula:
     def _first_token(self, s: Sheet) -> None:
         """Rounds, the work of the prompt, the rest of the running iteration; of these, the time to the first token."""
         multiply, add, divide, maximum = np.multiply, np.add, np.divide, np.maximum
-        iteration, rounds, chunk, work, left, ttft, spare = (
-            s.iteration, s.rounds, s.chunk, s.work, s.left, s.ttft, s.spare)  # fmt: skip
-        multiply(iteration, s.slow_decode, iteration)
-        multiply(s.pace_now, s.slow_decode, s.pace_now)
-        multiply(s.pace_after, s.slow_decode, s.pace_after)
-        maximum(rounds, self._least_room, out=rounds)
-        divide(s.tokens, rounds, rounds)
-        np.ceil(rounds, rounds)
+        left, rounds, chunk, ttft, spare = s.left, s.rounds, s.chunk, s.ttft, s.spare
+        multiply(s.slowed, s.slow_decode, s.slowed)
+        maximum(s.room, self._least_room, out=s.room)
+        divide(s.passing, s.units, s.spares)
+        np.ceil(s.spares, s.whole)
+        # A boundary that nobody heard was one all the same. Where nothing of ours runs, nothing is left: see `ENDED`.
+        maximum(left, self._one, out=left)
+        np.subtract(left, spare, left)
         # What prompts add to an iteration: each round's share of all tokens, and, as the harm it does, its own alone.
         divide(s.tokens, rounds, spare)
         add(s.beside, spare, s.beside)
@@ -186,15 +186,9 @@ class Formula:
         self._slopes.dot(s.pieces, s.added)
         multiply(chunk, rounds, chunk)
         add(s.added, s.pairs, s.added)
-        multiply(chunk, s.slow_prefill, chunk)
-        multiply(work, s.slow_prefill, work)
-        # A boundary that nobody heard was one all the same. Where nothing of ours runs, nothing is left: see `ENDED`.
-        divide(left, iteration, spare)
-        np.ceil(spare, left)
-        maximum(left, self._one, out=left)
-        np.subtract(left, spare, left)
+        multiply(s.added, s.slow_prefill, s.added)
         add(left, rounds, ttft)
-        multiply(ttft, iteration, ttft)
+        multiply(ttft, s.iteration, ttft)
         add(ttft, chunk, ttft)
         add(ttft, self._overhead, ttft)
 
@@ -231,7 +225,7 @@ class Formula:
         f.ttft_base = rows[to.TTFT]
         # What its own prefill does to others it does not do to itself: that is over when its own tokens come.
         prices = learnt.prices.each
-        more = s.slow_decode.item(i) * (prices[2] + prices[3] * p.prompt) / (1.0 - min(rho, LONGEST_RHO))
+        more = s.slow_decode.item(0, i) * (prices[2] + prices[3] * p.prompt) / (1.0 - min(rho, LONGEST_RHO))
         f.tpot_base = p.level + p.lasting * (f.pace_now + more - p.level)
         interval = learnt.ttft.regimes[f.regime]
         f.ttft = f.ttft_base * interval.correction()

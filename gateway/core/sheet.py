@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from gateway.core.paces import Paces
 
 # Rows that are sums of the books' table, then rows that are made of them: three each above the first and the second
-# knee, two that are added to an iteration, three of what is predicted, two for what is on the way to something.
-(ITERATION, PACE_NOW, PACE_AFTER, ROUNDS, TOKENS, LEFT, OVER, FREE_NOW, FREE_AFTER, PAIRS_ALL, PAIRS_OWN, BATCH, BEFORE,
- BESIDE, ALONE) = range(15)  # fmt: skip
+# knee, two that are added to an iteration, two counts of iterations, three of what is predicted, two to spare.
+(PACE_NOW, PACE_AFTER, ITERATION, ROOM, ELAPSED, TOKENS, OVER, FREE_NOW, FREE_AFTER, PAIRS_ALL, PAIRS_OWN, BATCH,
+ BEFORE, BESIDE, ALONE) = range(15)  # fmt: skip
 SUMS = ABOVE1 = 15
-ABOVE2, ADDED, TTFT, SPARE, HEIGHT = 18, 21, 23, 26, 28
+ABOVE2, ADDED, LEFT, ROUNDS, TTFT, SPARE, HEIGHT = 18, 21, 23, 24, 25, 28, 30
 
 
 class Sheet:
@@ -31,13 +31,14 @@ class Sheet:
 
     rows: Floats  # all of them
     sums: Floats  # those that come out of one product
+    levels: Floats  # four times an iteration with all that are there, without and with this request
     iteration: Floats  # that runs there now, without prompts
-    pace_now: Floats  # four times an iteration with all that are there, of which `paced` is made
-    pace_after: Floats  # the same with this request
-    levels: Floats  # both
-    rounds: Floats  # iterations until the prompt is done; before, the tokens that fit in one
+    slowed: Floats  # these three, which a slow endpoint makes longer
+    room: Floats  # for prompt tokens in an iteration
+    units: Floats  # `iteration` and `room`
+    elapsed: Floats  # since the running iteration would have ended if it took no time but for its prompt
     tokens: Floats  # of prompts, before it and its own
-    left: Floats  # iterations until the running one ends; before, seconds since it would have
+    passing: Floats  # `elapsed` and `tokens`
     over: Floats  # KV tokens too many
     free: Floats  # of four seconds, how many prefill leaves: without and with this request
     free_now: Floats
@@ -49,16 +50,20 @@ class Sheet:
     above1: Floats  # the same, or the first knee where that is more
     above2: Floats
     pieces: Floats  # all nine
-    added: Floats  # by prompts to iterations:
-    chunk: Floats  # all rounds
-    work: Floats  # this prompt alone
+    added: Floats  # by prompts, to iterations:
+    chunk: Floats  # by all of them to all rounds
+    work: Floats  # by this one alone
+    left: Floats  # iterations until the running one ends
+    rounds: Floats  # iterations until the prompt is done
+    whole: Floats  # both
     steps: Floats  # what comes of it all:
     ttft: Floats  # the first token
     paced: Floats  # the time of a token now, and with this request, shape (2, candidates)
     spare: Floats
     spares: Floats
 
-    # Of the candidates: their part of the books' table, of that what is summed and what is there, and their paces.
+    # Of the candidates: their part of the books' table, of that what is summed and what is there, and their paces, as
+    # often as there are rows to multiply with them.
     table: Floats
     summed: Floats
     present: Floats
@@ -72,30 +77,35 @@ class Sheet:
         self.even: Floats = np.full(count, 1.0 / count)
         self.rows = rows = np.zeros((HEIGHT, count))
         self.sums = rows[:SUMS]
-        self.iteration, self.pace_now, self.pace_after = rows[:ROUNDS]
-        self.levels = rows[PACE_NOW:ROUNDS]
-        self.rounds, self.tokens, self.left, self.over = rows[ROUNDS:FREE_NOW]
+        self.levels, self.slowed, self.iteration = rows[:ITERATION], rows[:ROOM], rows[ITERATION]
+        self.room, self.units = rows[ROOM], rows[ITERATION:ELAPSED]
+        self.elapsed, self.tokens, self.over = rows[ELAPSED:FREE_NOW]
+        self.passing = rows[ELAPSED:OVER]
         self.free = rows[FREE_NOW:PAIRS_ALL]
         self.free_now, self.free_after = self.free
         self.pairs, self.batch, self.beside = rows[PAIRS_ALL:BATCH], rows[BATCH], rows[BESIDE]
         self.sizes, self.above1, self.above2 = rows[BEFORE:ABOVE1], rows[ABOVE1:ABOVE2], rows[ABOVE2:ADDED]
-        self.pieces, self.added = rows[BEFORE:ADDED], rows[ADDED:TTFT]
-        self.chunk, self.work = self.added
+        self.pieces, self.added, self.whole = rows[BEFORE:ADDED], rows[ADDED:LEFT], rows[LEFT:TTFT]
+        self.chunk, self.work, self.left, self.rounds = rows[ADDED:TTFT]
         self.steps, self.ttft, self.paced = rows[TTFT:SPARE], rows[TTFT], rows[TTFT + 1 : SPARE]
         self.spare, self.spares = rows[SPARE], rows[SPARE:HEIGHT]
-        self._views_of: tuple[Floats | None, Floats | None] = None, None
+        factors = np.ones((5, count))
+        self.slow_decode, self.slow_prefill = factors[:3], factors[3:]
+        self._views_of: tuple[Floats | None, int] = None, 0
 
     def look_at(self, books: Books, paces: Paces) -> None:
-        """The candidates are the first ones: views of the books and the paces, for as long as those are the same."""
-        if self._views_of[0] is not books.table or self._views_of[1] is not paces.decode:
+        """The candidates are the first ones: nothing is copied that is the same as before."""
+        table, changes = self._views_of
+        if table is not books.table:
             self._cut(books.table[:, : self.count])
-            self.slow_decode, self.slow_prefill = paces.decode[: self.count], paces.prefill[: self.count]
-            self._views_of = books.table, paces.decode
+        if table is not books.table or changes != paces.changes:
+            self.slow_decode[:], self.slow_prefill[:] = paces.decode[: self.count], paces.prefill[: self.count]
+            self._views_of = books.table, paces.changes
 
     def copy(self, books: Books, paces: Paces, rows: Rows) -> None:
         """The candidates are these: a copy of their part, which is good for one prediction."""
         self._cut(books.table.take(rows, 1))
-        self.slow_decode, self.slow_prefill = paces.decode.take(rows), paces.prefill.take(rows)
+        self.slow_decode[:], self.slow_prefill[:] = paces.decode.take(rows), paces.prefill.take(rows)
 
     def _cut(self, table: Floats) -> None:
         self.table, self.summed, self.present = table, table[:SUMMED], table[DECODING:QUEUE]
