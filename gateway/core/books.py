@@ -56,8 +56,8 @@ class Line:
 
 
 # Rows of the table. The first twelve are what a prediction is a sum of.
-(ONE, DECODING, WAITING, CONTEXT, OTHERS, QUEUE, PAIRS, RECENT_WORK, ENDS, CAPACITY, CACHED, SQUARE, BEAT, EXTRA,
- RUNNING) = range(15)  # fmt: skip
+(ONE, DECODING, WAITING, CONTEXT, OTHERS, QUEUE, PAIRS, RECENT_WORK, ENDS, CAPACITY, CACHED, SQUARE, EXTRA,
+ RUNNING) = range(14)  # fmt: skip
 SUMMED, ROWS = SQUARE + 1, RUNNING + 1
 UNLIMITED = 1e15  # tokens, where nobody said how many the KV cache holds
 RENEW = 100.0  # seconds after which fading sums get a new zero
@@ -70,8 +70,8 @@ class Books:
     each iteration, QUEUE the prompt tokens that are in no iteration yet and PAIRS their attention, RECENT_WORK the
     prefill seconds sent lately (fading with RECENT; see `fade`), OTHERS the requests of other gateways, ENDS when the
     running iteration would end if it took no time but for its prompt (ENDED where none runs), CAPACITY the KV tokens
-    that fit; BEAT when the running iteration began, EXTRA the seconds and RUNNING the tokens of the prompt in it.
-    CACHED, and its SQUARE, are what is cached there of the prompt that was last asked about (`formula`).
+    that fit; EXTRA the seconds and RUNNING the tokens of the prompt in the running iteration. CACHED, and its SQUARE,
+    are what is cached there of the prompt that was last asked about (`formula`).
     """
 
     def __init__(self, size: int = 8):
@@ -93,14 +93,14 @@ class Books:
         self.table[:, : before.shape[1]] = before
         self.decoding, self.waiting, self.context = self.table[DECODING], self.table[WAITING], self.table[CONTEXT]
         self.queue, self.pairs, self.recent = self.table[QUEUE], self.table[PAIRS], self.table[RECENT_WORK]
-        self.others, self.ends, self.beat = self.table[OTHERS], self.table[ENDS], self.table[BEAT]
+        self.others, self.ends = self.table[OTHERS], self.table[ENDS]
         self.extra, self.running = self.table[EXTRA], self.table[RUNNING]
 
     def _clear(self, row: int) -> None:
         self.table[:, row] = 0.0
         self.table[ONE, row] = 1.0
         self.table[CAPACITY, row] = self.capacity
-        self.table[BEAT, row], self.table[ENDS, row] = -NEVER, ENDED
+        self.table[ENDS, row] = ENDED
 
     def fade(self, now: float) -> float:
         """What to multiply RECENT_WORK with to have it as of `now`."""
@@ -115,8 +115,11 @@ class Books:
         decoding = fleet.decoding.item(row)
         self.decoding[row] = decoding
         self.waiting[row] = fleet.ours.item(row) - decoding
-        runs = decoding > 0.0 or self.running.item(row) > 0.0
-        self.ends[row] = self.beat.item(row) + self.extra.item(row) if runs else ENDED
+        if decoding > 0.0 or self.running.item(row) > 0.0:
+            line = self.lines.get(row)
+            self.ends[row] = self.extra.item(row) + (line.beat if line is not None else -NEVER)
+        else:
+            self.ends[row] = ENDED
 
     def line(self, row: int, now: float) -> Line:
         line = self.lines.get(row)

@@ -140,7 +140,7 @@ class Predictor:
         if line is None:
             return
         if now - line.beat > line.pause:
-            line.beat = self.books.beat[row] = now
+            line.beat = now
             if line.busy:
                 self._begin(line, row, line.waiting[0].fleet.decoding.item(row) if line.waiting else 0.0, now, None)
             elif self.books.decoding.item(row) > 0.0:
@@ -150,7 +150,7 @@ class Predictor:
         """An iteration begins at `at`; prompts sent until `arrived` may be in it."""
         books, learnt = self.books, self.learnt
         prices = learnt.prices.each
-        line.beat = books.beat[row] = at
+        line.beat = at
         if arrived is None:
             arrived = at - prices[0]
         chunk = books.turn(line, row, learnt.room(decoding), arrived)

@@ -50,10 +50,11 @@ def places(fleet: Fleet, rows: list[int], sent: list[tuple[int, float, float]], 
         capacity = float(fleet.kv_capacity[row])
         if not capacity > 0.0:
             capacity = predictor.prior.kv_tokens or math.inf
+        beat = books.lines[row].beat if row in books.lines else 0.0
         found.append(Place(
             ours, decoding, others, float(books.queue[row]), float(books.pairs[row]), float(books.context[row]),
-            float(books.beat[row] + books.extra[row]), decoding > 0.0 or float(books.running[row]) > 0.0, recent,
-            capacity, float(paces.decode[row]), float(paces.prefill[row]),
+            beat + float(books.extra[row]), decoding > 0.0 or float(books.running[row]) > 0.0, recent, capacity,
+            float(paces.decode[row]), float(paces.prefill[row]),
         ))  # fmt: skip
     add_others(found)
     return found
