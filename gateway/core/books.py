@@ -29,6 +29,9 @@ RECENT = 4.0  # seconds over which the prefill work sent to an endpoint is avera
 # Sounds of one boundary come spread over some time: a pause of this share of an iteration starts a new one.
 PAUSE = 0.35
 NEVER = 1e9  # seconds ago, of what has not happened
+# Where no iteration runs, it ended so long ago: as a float, any number of iterations of it is a whole number, so that
+# nothing is left of the last one (`Formula` needs no other sign).
+ENDED = -1e30
 
 Pieces = tuple[float, float, float]
 
@@ -52,11 +55,10 @@ class Line:
         self.waiting: deque[Reservation] = deque()  # dispatched, not started, in that order
 
 
-# Rows of the table. The first eleven are what a prediction is a sum of; see `Predictor.predict`.
-(ONE, DECODING, WAITING, CONTEXT, QUEUE, PAIRS, RECENT_WORK, OTHERS, ENDS, ACTIVE, CAPACITY, BEAT, EXTRA,
+# Rows of the table. The first twelve are what a prediction is a sum of.
+(ONE, DECODING, WAITING, CONTEXT, OTHERS, QUEUE, PAIRS, RECENT_WORK, ENDS, CAPACITY, CACHED, SQUARE, EXTRA,
  RUNNING) = range(14)  # fmt: skip
-SUMMED = 11
-ROWS = 14
+SUMMED, ROWS = SQUARE + 1, RUNNING + 1
 UNLIMITED = 1e15  # tokens, where nobody said how many the KV cache holds
 RENEW = 100.0  # seconds after which fading sums get a new zero
 
@@ -67,15 +69,16 @@ class Books:
     DECODING and WAITING count our requests (first token come or not), CONTEXT the KV tokens that our decodes read in
     each iteration, QUEUE the prompt tokens that are in no iteration yet and PAIRS their attention, RECENT_WORK the
     prefill seconds sent lately (fading with RECENT; see `fade`), OTHERS the requests of other gateways, ENDS when the
-    running iteration would end if it took no time but for its prompt, ACTIVE 1 where one is running, CAPACITY the KV
-    tokens that fit; BEAT when the running iteration began, EXTRA the seconds and RUNNING the tokens of the prompt in
-    it.
+    running iteration would end if it took no time but for its prompt (ENDED where none runs), CAPACITY the KV tokens
+    that fit; EXTRA the seconds and RUNNING the tokens of the prompt in the running iteration. CACHED, and its SQUARE,
+    are what is cached there of the prompt that was last asked about (`formula`).
     """
 
     def __init__(self, size: int = 8):
         self.lines: dict[int, Line] = {}
         self.capacity = UNLIMITED
         self.table: Floats = np.zeros((ROWS, 0))
+        self.has_others = False  # perhaps: somewhere requests of other gateways are
         self._zero = 0.0  # the moment that fading sums are kept relative to
         self.reach(size)
 
@@ -90,15 +93,14 @@ class Books:
         self.table[:, : before.shape[1]] = before
         self.decoding, self.waiting, self.context = self.table[DECODING], self.table[WAITING], self.table[CONTEXT]
         self.queue, self.pairs, self.recent = self.table[QUEUE], self.table[PAIRS], self.table[RECENT_WORK]
-        self.others, self.ends, self.active = self.table[OTHERS], self.table[ENDS], self.table[ACTIVE]
-        self.beat = self.table[BEAT]
+        self.others, self.ends = self.table[OTHERS], self.table[ENDS]
         self.extra, self.running = self.table[EXTRA], self.table[RUNNING]
 
     def _clear(self, row: int) -> None:
         self.table[:, row] = 0.0
         self.table[ONE, row] = 1.0
         self.table[CAPACITY, row] = self.capacity
-        self.table[BEAT, row] = self.table[ENDS, row] = -NEVER
+        self.table[ENDS, row] = ENDED
 
     def fade(self, now: float) -> float:
         """What to multiply RECENT_WORK with to have it as of `now`."""
@@ -113,8 +115,11 @@ class Books:
         decoding = fleet.decoding.item(row)
         self.decoding[row] = decoding
         self.waiting[row] = fleet.ours.item(row) - decoding
-        self.active[row] = 1.0 if decoding > 0.0 or self.running.item(row) > 0.0 else 0.0
-        self.ends[row] = self.beat.item(row) + self.extra.item(row)
+        if decoding > 0.0 or self.running.item(row) > 0.0:
+            line = self.lines.get(row)
+            self.ends[row] = self.extra.item(row) + (line.beat if line is not None else -NEVER)
+        else:
+            self.ends[row] = ENDED
 
     def line(self, row: int, now: float) -> Line:
         line = self.lines.get(row)

@@ -9,8 +9,10 @@ its prompts; Sarathi-Serve, OSDI'24, for the schedule). A new prompt waits for t
 for the prompts before it, a chunk budget at a time; the decodes beside it are stretched by the share of time that
 other people's prompts take, 1 / (1 - rho).
 
-All that is a plain sum comes from one product of a small matrix with the books' table: at 64 endpoints numpy's calls
-cost more than its arithmetic, so their number is what counts. No loop over endpoints.
+At 64 endpoints numpy's calls cost more than its arithmetic, so their number is what counts: all that is a plain sum
+comes from one product of a small matrix with the books' table, F from a second one, and each call writes into a row
+that is there already (`sheet`). No loop over endpoints. Nothing is kept of the sums from one prediction to the next:
+tokens come from every endpoint between two requests, so every column would have to be made anew.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gateway.core import sheet as to
 from gateway.core.books import (
-    ACTIVE,
+    CACHED,
     CAPACITY,
     CONTEXT,
     DECODING,
@@ -32,6 +35,7 @@ from gateway.core.books import (
     QUEUE,
     RECENT,
     RECENT_WORK,
+    SQUARE,
     SUMMED,
     WAITING,
     Books,
@@ -39,6 +43,7 @@ from gateway.core.books import (
 from gateway.core.learning import IDLE, PACE_REGIMES, QUEUED, SATURATED, Learning
 from gateway.core.prediction import Prediction
 from gateway.core.prices import LEAST_ROOM
+from gateway.core.sheet import Sheet
 from gateway.core.types import Floats, Forecast
 
 if TYPE_CHECKING:
@@ -56,160 +61,172 @@ class Formula:
 
     def __init__(self, learnt: Learning, books: Books):
         self._learnt, self._books = learnt, books
-        # One-element arrays: numpy takes them faster than Python's numbers.
-        self._matrix = np.zeros((11, SUMMED))
-        self._even = np.empty(0)
-        self._sees_others = False
+        self._matrix = np.zeros((to.SUMS, SUMMED))
+        self._whole, self._part = Sheet(1), Sheet(1)
+        self._sees_others, self._others_context = False, 0.0
         self._prices: tuple[float, ...] = ()
         self._chunk = 0.0
-        self._nothing, self._least_room = np.zeros(1), np.array([LEAST_ROOM])
-        self._longest_rho, self._per_recent = np.array([LONGEST_RHO]), np.array([1.0 / RECENT])
+        # Arrays of no dimension: the form in which numpy takes a number fastest.
+        self._one, self._least_room = np.array(1.0), np.array(LEAST_ROOM)
+        self._least_free = np.array((1.0 - LONGEST_RHO) * RECENT)
         self._take_prices(learnt.prices.each)
 
     def predict(self, prompt: float, snapshot: Snapshot, cached: Floats | None) -> Prediction:
         """See `Predictor.predict`; `prompt` in tokens."""
-        now, column = snapshot.now, snapshot.column
-        learnt, books = self._learnt, self._books
-        paces = learnt.paces
-        table = column(books.table)
-        slow_decode, slow_prefill = column(paces.decode), column(paces.prefill)
-        own: Floats | float
-        if cached is None:
-            own = prompt
-            own_pairs: Floats | float = prompt * prompt / 2.0
-        else:
-            own = np.maximum(prompt - cached, 1.0)
-            own_pairs = own * (cached + own / 2.0)
-        # Sums in one product: the iteration as it is, as it will be, and with this one in it; tokens and pairs before
-        # it, room in an iteration, when the running one ends, KV tokens too many, all that decode, the share of time
-        # that prefill takes, all the context that is read.
-        sums = self._sums(prompt, now, table).dot(table[:SUMMED])
-        sums[:3] *= slow_decode
-        iteration, tokens, pairs = sums[0], sums[3], sums[4]
-        tokens += own
-        pairs += own_pairs
-        rounds = np.ceil(tokens / np.maximum(sums[5], self._least_room))
-        sizes = np.empty((3, len(iteration)))
-        sizes[0] = decoding = sums[8]
-        np.divide(tokens, rounds, out=sizes[1])
-        np.add(sizes[0], own, out=sizes[2])
-        sizes[1] += sizes[0]
-        pieces = np.maximum(sizes - self._knees, self._nothing)
-        added = self._slopes.dot(pieces.reshape(3, -1)).reshape(3, -1)
-        added[1:] -= added[0]
-        added[1:] *= slow_prefill
-        rest = sums[6]
-        rest += iteration
-        late = rest < self._nothing
-        np.mod(rest, iteration, out=rest, where=late)
-        rest *= table[ACTIVE]  # where only others' requests run, no boundary was heard
-        attention = slow_prefill * self._pair
-        ttft = iteration + added[1]
-        ttft *= rounds
-        ttft += rest
-        ttft += attention * pairs
-        ttft += self._overhead
-        work = attention * own_pairs
-        work += added[2]
-        shares = np.empty((2, len(iteration)))
-        shares[0] = sums[9]
-        np.multiply(work, self._per_recent, out=shares[1])
-        shares[1] += shares[0]
-        rho = shares[0]
-        paced = sums[1:3] / (1.0 - np.minimum(shares, self._longest_rho))
-        # The pool evens out what is uneven now, so only a part of each difference lasts.
-        levels = paced.dot(self._evenly(len(iteration)))
-        lasting = paced * learnt.lasting
-        lasting += (levels * (1.0 - learnt.lasting))[:, None]
-        waits = self._waits_for_room(sums[10], sums[7], paced[0]) if sums[7].max() > 0.0 else None
-        if waits is not None:
-            ttft += waits
-        return Prediction(ttft, lasting[1], lasting[0], work, decoding + table[WAITING], rho, snapshot.rows, rest,
-                          rounds, tokens, pairs, decoding, sums[10], paced[0], levels.item(0),
-                          prompt, waits)  # fmt: skip
+        fade = self._books.fade(snapshot.now)  # first: it may move the zero of what is copied
+        s = self._sheet(snapshot)
+        self._add_up(s, prompt, snapshot.now, fade, cached)
+        self._first_token(s)
+        np.subtract(s.free_after, s.work, s.free_after)
+        np.maximum(s.free, self._least_free, out=s.spares)
+        np.divide(s.levels, s.spares, s.paced)
+        level, level_after = s.paced.dot(s.even).tolist()
+        waits = self._waits_for_room(s) if s.over.item(s.over.argmax()) > 0.0 else None
+        return Prediction(s, snapshot.rows, prompt, self._learnt.lasting, level, level_after, waits)
 
-    def _evenly(self, count: int) -> Floats:
-        if len(self._even) != count:
-            self._even = np.full(count, 1.0 / count)
-        return self._even
+    def _sheet(self, snapshot: Snapshot) -> Sheet:
+        """Where this prediction is worked out."""
+        count = len(snapshot.rows)
+        if snapshot.whole:
+            if self._whole.count != count:
+                self._whole = Sheet(count)
+            self._whole.look_at(self._books, self._learnt.paces)
+            return self._whole
+        if self._part.count != count:
+            self._part = Sheet(count)
+        self._part.copy(self._books, self._learnt.paces, snapshot.rows)
+        return self._part
 
-    def _sums(self, prompt: float, now: float, table: Floats) -> Floats:
-        """The matrix that makes the sums from the books' table, for a prompt of so many tokens; shape (11, SUMMED)."""
+    # --- sums ----------------------------------------------------------------------------------------------------
+
+    def _add_up(self, s: Sheet, prompt: float, now: float, fade: float, cached: Floats | None) -> None:
+        """All sums in one product; the matrix gets what changes with every request. Its constants: `_take_prices`."""
         prices = self._learnt.prices.each
-        matrix = self._matrix
         if prices is not self._prices or self._chunk != self._learnt.chunk:
             self._take_prices(prices)
-        matrix[2, ONE] = prices[1] + prices[2] + prices[3] * prompt
-        matrix[6, ONE] = -now - prices[0]
-        matrix[7, ONE] = prompt
-        fade = self._books.fade(now) / RECENT
-        matrix[9, RECENT_WORK] = fade
-        means = table[:SUMMED].dot(self._evenly(table.shape[1])).tolist()
-        if means[OTHERS] > 0.0 or self._sees_others:
-            self._add_others(means)
-        return matrix
+        if self._books.has_others or self._sees_others:
+            self._add_others(s)
+        matrix = self._matrix
+        matrix[to.PACE_AFTER, ONE] = RECENT * (prices[1] + prices[2] + prices[3] * prompt)
+        matrix[to.ELAPSED, ONE] = now + prices[0]
+        matrix[to.TOKENS, ONE] = matrix[to.OVER, ONE] = matrix[to.ALONE, ONE] = prompt
+        matrix[to.FREE_NOW, RECENT_WORK] = matrix[to.FREE_AFTER, RECENT_WORK] = -fade
+        matrix[to.PAIRS_ALL, ONE] = matrix[to.PAIRS_OWN, ONE] = prices[7] * prompt * prompt / 2.0
+        if cached is None:
+            s.cached.fill(0.0)
+            s.square.fill(0.0)
+        else:
+            # One token is always worked off. Of p tokens with c cached, (p - c)(c + (p - c) / 2) = (p² - c²) / 2 pairs.
+            np.minimum(cached, max(prompt - 1.0, 0.0), out=s.cached)
+            np.multiply(s.cached, s.cached, s.square)
+        matrix.dot(s.summed, s.sums)
 
-    def _add_others(self, means: list[float]) -> None:
+    def _add_others(self, s: Sheet) -> None:
         """What other gateways have there: as many requests as were scraped, decoding, with contexts like ours.
 
         What of theirs waits is not known, and to guess it made choices worse: with four gateways, adding the mean share
         to queue and rho brought attainment from 0.95 down to 0.90. That a first token comes later for it is learnt as
         the correction of its regime.
         """
-        matrix, prices = self._matrix, self._prices
-        self._sees_others = means[OTHERS] > 0.0
-        self._learnt.see_others(means[OTHERS] / max(0.1, means[OTHERS] + means[DECODING] + means[WAITING]))
-        context = means[CONTEXT] / means[DECODING] if means[DECODING] > 0.0 else 0.0
-        matrix[:3, OTHERS] = prices[2] + prices[3] * context
-        matrix[5, OTHERS] = -1.0
-        matrix[7, OTHERS], matrix[10, OTHERS] = context, context
+        decoding, waiting, context, others = s.present.dot(s.even).tolist()
+        self._sees_others = others > 0.0
+        self._learnt.see_others(others / max(0.1, others + decoding + waiting))
+        each = self._others_context = context / decoding if decoding > 0.0 else 0.0
+        matrix, more = self._matrix, self._prices[2] + self._prices[3] * each
+        matrix[to.ITERATION, OTHERS] = more
+        matrix[to.PACE_NOW, OTHERS] = matrix[to.PACE_AFTER, OTHERS] = RECENT * more
+        matrix[to.OVER, OTHERS] = each
 
     def _take_prices(self, prices: tuple[float, ...]) -> None:
         """New prices, or another chunk budget: lay them out for the products."""
         self._prices, self._chunk = prices, self._learnt.chunk
         overhead, base, decode, context, slope1, slope2, slope3, pair = prices
         matrix = self._matrix
-        matrix[0, [ONE, DECODING, CONTEXT]] = base, decode, context
-        matrix[1, [ONE, DECODING, WAITING, CONTEXT, QUEUE]] = base, decode, decode, context, context
-        matrix[2] = matrix[1]
-        matrix[3, QUEUE] = matrix[4, PAIRS] = matrix[6, ENDS] = 1.0
-        matrix[5, [ONE, DECODING]] = self._chunk, -1.0
-        matrix[7, [CONTEXT, QUEUE, CAPACITY]] = 1.0, 1.0, -FULL
-        matrix[8, [DECODING, OTHERS]] = matrix[10, CONTEXT] = 1.0
-        knee1, knee2 = self._learnt.prices.knees
-        self._knees = np.array((0.0, knee1, knee2)).reshape(3, 1, 1)
-        self._slopes = np.array((slope1, slope2 - slope1, slope3 - slope2))
-        self._pair, self._overhead = np.array([pair]), np.array([overhead])
+        # The iteration as it is; as it will be, without and with this request.
+        matrix[to.ITERATION, [ONE, DECODING, CONTEXT]] = base, decode, context
+        batch = np.array((base, decode, decode, context, context)) * RECENT
+        matrix[to.PACE_NOW, [ONE, DECODING, WAITING, CONTEXT, QUEUE]] = batch
+        matrix[to.PACE_AFTER] = matrix[to.PACE_NOW]
+        # Room in an iteration; tokens to do; how long ago the running one would have ended; KV tokens too many.
+        matrix[to.ROOM, [ONE, DECODING, OTHERS]] = self._chunk, -1.0, -1.0
+        matrix[to.TOKENS, [QUEUE, CACHED]] = 1.0, -1.0
+        matrix[to.ELAPSED, ENDS] = -1.0
+        matrix[to.OVER, [CONTEXT, QUEUE, CAPACITY]] = 1.0, 1.0, -FULL
+        # Of RECENT seconds, what prefill leaves; seconds of attention; who is in the batch, and in an iteration.
+        matrix[[to.FREE_NOW, to.FREE_AFTER], ONE] = RECENT
+        matrix[to.PAIRS_ALL, [PAIRS, SQUARE]] = pair, -pair / 2.0
+        matrix[to.PAIRS_OWN, SQUARE] = -pair / 2.0
+        matrix[to.BATCH, [DECODING, OTHERS, WAITING]] = 1.0
+        matrix[to.BEFORE : to.ALONE + 1, [DECODING, OTHERS]] = 1.0
+        matrix[to.ALONE, CACHED] = -1.0
+        self._knee1, self._knee2 = (np.array(knee) for knee in self._learnt.prices.knees)
+        # F of the larger sizes less F of the one before: by piece, each of them for three sizes.
+        slopes = np.array((slope1, slope2 - slope1, slope3 - slope2))
+        self._slopes = np.kron(slopes, np.array(((-1.0, 1.0, 0.0), (-1.0, 0.0, 1.0))))
+        self._overhead = np.array(overhead)
 
-    def _waits_for_room(self, held: Floats, over: Floats, pace: Floats) -> Floats:
-        """Seconds until the KV cache has room for so many tokens more.
+    # --- what is no sum ------------------------------------------------------------------------------------------
+
+    def _first_token(self, s: Sheet) -> None:
+        """Rounds, the work of the prompt, the rest of the running iteration; of these, the time to the first token."""
+        multiply, add, divide, maximum = np.multiply, np.add, np.divide, np.maximum
+        left, rounds, chunk, ttft, spare = s.left, s.rounds, s.chunk, s.ttft, s.spare
+        multiply(s.slowed, s.slow_decode, s.slowed)
+        maximum(s.room, self._least_room, out=s.room)
+        divide(s.passing, s.units, s.spares)
+        np.ceil(s.spares, s.whole)
+        # A boundary that nobody heard was one all the same. Where nothing of ours runs, nothing is left: see `ENDED`.
+        maximum(left, self._one, out=left)
+        np.subtract(left, spare, left)
+        # What prompts add to an iteration: each round's share of all tokens, and, as the harm it does, its own alone.
+        divide(s.tokens, rounds, spare)
+        add(s.beside, spare, s.beside)
+        maximum(s.sizes, self._knee1, out=s.above1)
+        maximum(s.sizes, self._knee2, out=s.above2)
+        self._slopes.dot(s.pieces, s.added)
+        multiply(chunk, rounds, chunk)
+        add(s.added, s.pairs, s.added)
+        multiply(s.added, s.slow_prefill, s.added)
+        add(left, rounds, ttft)
+        multiply(ttft, s.iteration, ttft)
+        add(ttft, chunk, ttft)
+        add(ttft, self._overhead, ttft)
+
+    def _waits_for_room(self, s: Sheet) -> Floats:
+        """Seconds until the KV cache has room for so many tokens more; the first token waits for it.
 
         What finishes gives back what it holds: all that is held, once in the time of a mean answer.
         """
-        waits: Floats = np.clip(over / np.maximum(held, 1.0), 0.0, 1.0) * (self._learnt.mean_output * pace)
+        held = s.table[CONTEXT] + s.table[OTHERS] * self._others_context
+        waits: Floats = np.clip(s.over / np.maximum(held, 1.0), 0.0, 1.0) * (self._learnt.mean_output * s.paced[0])
+        s.ttft += waits
         return waits
+
+    # --- for one endpoint ----------------------------------------------------------------------------------------
 
     def forecast(self, prediction: Prediction, position: int) -> Forecast:
         """The prediction for the candidate at `position`, with its 90 % interval, in a form that can be learnt from."""
-        p, i, learnt = prediction, position, self._learnt
-        rounds = p.rounds.item(i)
+        p, i, learnt, s = prediction, position, self._learnt, prediction.sheet
+        rows, table = s.rows[:, i].tolist(), s.table[:, i].tolist()
+        rounds, rho = rows[to.ROUNDS], 1.0 - rows[to.FREE_NOW] / RECENT
         f = Forecast()
-        f.tokens, f.pairs = p.tokens.item(i), p.pairs.item(i)
-        f.decoding, f.context = p.decoding.item(i), p.context.item(i)
-        f.work, f.pace_now, f.pace_level = p.work.item(i), p.pace_now.item(i), p.pace_level
+        f.tokens = rows[to.TOKENS]
+        f.pairs = table[PAIRS] + (p.prompt * p.prompt - table[SQUARE]) / 2.0
+        f.decoding, f.context = rows[to.BEFORE], table[CONTEXT] + table[OTHERS] * self._others_context
+        f.work, f.pace_now, f.pace_level = rows[to.ADDED + 1], rows[to.TTFT + 1], p.level
         one, two, three = learnt.added(f.decoding, f.tokens / rounds)
         # Without the factors of its endpoint: they may be others when the answer comes.
-        f.features = np.array((1.0, rounds, rounds * f.decoding, rounds * f.context, rounds * one, rounds * two,
-                               rounds * three, f.pairs))  # fmt: skip
+        f.features = (1.0, rounds, rounds * f.decoding, rounds * f.context, rounds * one, rounds * two,
+                      rounds * three, f.pairs)  # fmt: skip
         waits = 0.0 if p.waits is None else p.waits.item(i)
-        f.rest, f.waits = p.rest.item(i) + waits, waits > 0.0
+        f.rest, f.waits = rows[to.LEFT] * rows[to.ITERATION] + waits, waits > 0.0
         f.regime = SATURATED if rounds > 1.0 or f.waits else QUEUED if f.rest > 0.0 else IDLE
-        f.pace_regime = min(PACE_REGIMES - 1, int(p.rho.item(i) * 5.0))
-        f.ttft_base = p.ttft.item(i)
+        f.pace_regime = min(PACE_REGIMES - 1, int(rho * 5.0))
+        f.ttft_base = rows[to.TTFT]
         # What its own prefill does to others it does not do to itself: that is over when its own tokens come.
         prices = learnt.prices.each
-        more = learnt.paces.decode.item(int(p.rows[i])) * (prices[2] + prices[3] * p.prompt)
-        f.tpot_base = p.tpot_now.item(i) + learnt.lasting * more / (1.0 - min(p.rho.item(i), LONGEST_RHO))
+        more = s.slow_decode.item(0, i) * (prices[2] + prices[3] * p.prompt) / (1.0 - min(rho, LONGEST_RHO))
+        f.tpot_base = p.level + p.lasting * (f.pace_now + more - p.level)
         interval = learnt.ttft.regimes[f.regime]
         f.ttft = f.ttft_base * interval.correction()
         f.ttft_low, f.ttft_high = f.ttft * math.exp(interval.low), f.ttft * math.exp(interval.high)
@@ -222,7 +239,8 @@ class Formula:
         """Seconds to the first token of so long a prompt on an idle endpoint of this pool, nothing cached."""
         rounds = math.ceil(prompt / self._learnt.chunk)
         prices = self._learnt.prices.each
-        each = prices[1] + self._learnt.price(0.0, prompt / rounds)
+        one, two, three = self._learnt.pieces(prompt / rounds)
+        each = prices[1] + prices[4] * one + prices[5] * two + prices[6] * three
         return prices[0] + rounds * each + prices[7] * prompt * prompt / 2.0
 
     def idle_tpot(self) -> float:

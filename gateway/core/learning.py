@@ -12,7 +12,7 @@ too.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -72,10 +72,11 @@ class Learning:
 
     def added(self, decoding: float, chunk: float) -> tuple[float, float, float]:
         """What a chunk adds to an iteration with so many decodes: tokens up to the first knee, between and beyond."""
-        before, after = self._pieces(decoding), self._pieces(decoding + chunk)
+        before, after = self.pieces(decoding), self.pieces(decoding + chunk)
         return after[0] - before[0], after[1] - before[1], after[2] - before[2]
 
-    def _pieces(self, tokens: float) -> tuple[float, float, float]:
+    def pieces(self, tokens: float) -> tuple[float, float, float]:
+        """Of so many tokens in an iteration those up to the first knee, between the knees and beyond."""
         knee1, knee2 = self.prices.knees
         if tokens <= knee1:
             return tokens, 0.0, 0.0
@@ -101,7 +102,7 @@ class Learning:
         self.ttft.learn(f.regime, seconds, f.ttft, f.ttft_base)
         if f.waits:
             return  # a full cache says how long others take to finish, not what an iteration costs
-        self._move_pace(row, f.features.tolist(), f.rest, seconds)
+        self._move_pace(row, f.features, f.rest, seconds)
         self.window.add_first(row, seconds, f.rest, f.tokens, f.decoding, f.context, f.pairs)
         self._fit_if_due(now)
 
@@ -132,7 +133,7 @@ class Learning:
         self.window.add_rest(row, seconds, steps, decoding, context, worked)
         self._fit_if_due(now)
 
-    def _move_pace(self, row: int, x: list[float], rest: float, seconds: float) -> None:
+    def _move_pace(self, row: int, x: Sequence[float], rest: float, seconds: float) -> None:
         parts = [price * quantity for price, quantity in zip(self.prices.each, x, strict=True)]
         changed = self.paces.learn(row, parts[1] + parts[2] + parts[3], sum(parts[4:]), parts[0] + rest, seconds)
         if changed:

@@ -32,11 +32,15 @@ SLIGHT = 0.02
 
 
 class Paces:
-    """Log factors by row. `decode` and `prefill` are the factors in use: arrays of at least `size` ones at first."""
+    """Log factors by row. `decode` and `prefill` are the factors in use: arrays of at least `size` ones at first.
+
+    `changes` counts how often they became others.
+    """
 
     def __init__(self, size: int = 8):
         self.decode: Floats = np.ones(size)
         self.prefill: Floats = np.ones(size)
+        self.changes = 0
         self._rows: dict[int, Pace] = {}
         self._answers = 0
         self.doubt = 1.0  # times as noisy as answers are where this gateway is the only one
@@ -46,6 +50,7 @@ class Paces:
         """Make room for rows below `size`."""
         missing = size - len(self.decode)
         if missing > 0:
+            self.changes += 1
             self.decode = np.concatenate((self.decode, np.ones(missing)))
             self.prefill = np.concatenate((self.prefill, np.ones(missing)))
 
@@ -53,6 +58,7 @@ class Paces:
         self._rows.pop(row, None)
         if row < len(self.decode):
             self.decode[row] = self.prefill[row] = 1.0
+            self.changes += 1
 
     def learn(self, row: int, decoding: float, prefilling: float, rest: float, seconds: float) -> bool:
         """`seconds` were observed where so many of decoding, prefilling and neither are predicted for factors of 1.
@@ -104,6 +110,7 @@ class Paces:
 
     def pool(self) -> None:
         """Refresh the factors in use: what cannot be told apart becomes equal."""
+        self.changes += 1
         rows = [*self._rows]
         paces = [self._rows[row] for row in rows]
         if len(rows) < 2:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gateway.core.books import RECENT
+from gateway.core.sheet import Sheet
 from gateway.core.types import Floats, Rows
 
 
@@ -31,27 +33,59 @@ class Prior:
     sure: bool = False
 
 
-@dataclass(slots=True)
 class Prediction:
-    """One value per candidate, in seconds: see `Predictor.predict`. `batch` counts sequences decoding or waiting."""
+    """For each candidate, in seconds: see `Predictor.predict`. Good until the predictor is asked for the next one.
 
-    ttft: Floats
-    tpot: Floats
-    tpot_now: Floats
-    work: Floats
-    batch: Floats
-    rho: Floats
-    rows: Rows
-    rest: Floats
-    rounds: Floats
-    tokens: Floats
-    pairs: Floats
-    decoding: Floats
-    context: Floats
-    pace_now: Floats
-    pace_level: float
-    prompt: float
-    waits: Floats | None = None
+    `sheet` has what was worked out. A pace there now is `lasting` for an answer's life as far as it differs from the
+    pool's mean, `level` (without this request) or `level_after`; the properties say what comes of that. `waits`: for
+    room in the KV cache, which is in `ttft`; None where all have room.
+    """
+
+    __slots__ = ("lasting", "level", "level_after", "prompt", "rows", "sheet", "waits")
+
+    def __init__(self, sheet: Sheet, rows: Rows, prompt: float, lasting: float, level: float, level_after: float,
+                 waits: Floats | None = None):  # fmt: skip
+        self.sheet, self.rows, self.prompt = sheet, rows, prompt
+        self.lasting, self.level, self.level_after = lasting, level, level_after
+        self.waits = waits
+
+    @property
+    def ttft(self) -> Floats:
+        """Until the first token."""
+        return self.sheet.ttft
+
+    @property
+    def tpot_now(self) -> Floats:
+        """Between tokens after that, without this request."""
+        return self._evened(self.sheet.paced[0], self.level)
+
+    @property
+    def tpot(self) -> Floats:
+        """Between tokens after that, with it."""
+        return self._evened(self.sheet.paced[1], self.level_after)
+
+    def _evened(self, paced: Floats, level: float) -> Floats:
+        return level + self.lasting * (paced - level)
+
+    @property
+    def work(self) -> Floats:
+        """Of prefill, that this prompt costs."""
+        return self.sheet.work
+
+    @property
+    def batch(self) -> Floats:
+        """Sequences that decode or wait."""
+        return self.sheet.batch
+
+    @property
+    def rho(self) -> Floats:
+        """The share of time that prefill takes."""
+        return 1.0 - self.sheet.free_now / RECENT
+
+    @property
+    def rest(self) -> Floats:
+        """Until the running iteration ends."""
+        return self.sheet.left * self.sheet.iteration
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gateway.core.books import CAPACITY, PAUSE, UNLIMITED, Books, Line
+from gateway.core.books import CAPACITY, ENDED, PAUSE, UNLIMITED, Books, Line
 from gateway.core.formula import Formula
 from gateway.core.learning import Learning
 from gateway.core.prediction import Prediction, PredictorReport, Prior
@@ -62,6 +62,8 @@ class Predictor:
         `ttft` to its first token, `tpot` between tokens after it, `tpot_now` the same without it, `work` of prefill
         that it costs there, `rho` the share of time that prefill takes there. `cached`: tokens of its prompt that the
         candidates hold already (None: nobody does).
+
+        What is given is good until the next one is asked for: its arrays are written over.
         """
         fleet, now = snapshot.fleet, snapshot.now
         if self._silent and self._silent[0][0] <= now:
@@ -138,15 +140,17 @@ class Predictor:
         if line is None:
             return
         if now - line.beat > line.pause:
-            line.beat = self.books.beat[row] = self.books.ends[row] = now
+            line.beat = now
             if line.busy:
                 self._begin(line, row, line.waiting[0].fleet.decoding.item(row) if line.waiting else 0.0, now, None)
+            elif self.books.decoding.item(row) > 0.0:
+                self.books.ends[row] = now
 
     def _begin(self, line: Line, row: int, decoding: float, at: float, arrived: float | None) -> None:
         """An iteration begins at `at`; prompts sent until `arrived` may be in it."""
         books, learnt = self.books, self.learnt
         prices = learnt.prices.each
-        line.beat = books.beat[row] = at
+        line.beat = at
         if arrived is None:
             arrived = at - prices[0]
         chunk = books.turn(line, row, learnt.room(decoding), arrived)
@@ -155,8 +159,7 @@ class Predictor:
             factor = learnt.paces.prefill.item(row)
             extra = factor * (learnt.price(decoding, chunk) + prices[7] * line.running_pairs)
         books.extra[row] = extra
-        books.ends[row] = at + extra
-        books.active[row] = 1.0 if decoding > 0.0 or chunk > 0.0 else 0.0
+        books.ends[row] = at + extra if decoding > 0.0 or chunk > 0.0 else ENDED
         line.pause = PAUSE * learnt.paces.decode.item(row) * prices[1]
 
     def started(self, reservation: Reservation, now: float) -> None:
@@ -245,7 +248,9 @@ class Predictor:
     def see_others(self, others: Floats) -> None:
         """How many requests of others are where: one value per row."""
         self._reach(len(others))
-        np.clip(np.nan_to_num(others), 0.0, MOST_OTHERS, out=self.books.others[: len(others)])
+        seen = self.books.others[: len(others)]
+        np.clip(np.nan_to_num(others), 0.0, MOST_OTHERS, out=seen)
+        self.books.has_others = bool(seen.any())
 
     def forget(self, row: int) -> None:
         """The endpoint in this row is gone."""

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gateway.core.types import Floats
+from gateway.core.types import Floats, Rows
 
 SMALLEST = 128
 GROWTH = 16
@@ -30,6 +30,7 @@ LONGEST = 256 * 1024
 # Departures that are gathered before the index is swept for them, and the blocks that one insertion sweeps.
 SWEEP_AT = 32
 SWEEP_STEP = 256
+MOST_UNPACKED = 512  # masks; 4 MB with 1,000 rows in each
 # Tokens of a row's predictions after which an older one has lost about two thirds of its say, and the tokens of
 # faith that it starts with.
 MEMORY = 200_000.0
@@ -76,6 +77,7 @@ class PrefixIndex:
         # A row has a bit only while its endpoint is there; a bit is used again only after a sweep.
         self._bit_of: dict[int, int] = {}
         self._row_of_bit = np.zeros(64, np.intp)
+        self._rows_in: dict[int, Rows] = {}  # masks that were unpacked lately
         self._live = 0
         self._dead: list[int] = []
         self._free: list[int] = []
@@ -89,40 +91,57 @@ class PrefixIndex:
     def __len__(self) -> int:
         return len(self._rows_of)
 
-    def match(self, chains: Sequence[int], size: int) -> Floats:
+    def match(self, chains: Sequence[int], size: int, whole: float = 0.0) -> Floats:
         """Bytes of the prompt that each row probably holds: `size` values, one per row, 0 where nothing is known.
 
         The match ends somewhere in the first block that differs: its middle is taken, which may be beyond the prompt.
-        `size` is more than any row that was inserted (the length of a fleet column is).
+        `size` is more than any row that was inserted (the length of a fleet column is). With `whole`, the length of the
+        prompt, shares of it instead, at most 1.
         """
         matched = np.zeros(size)
         holders, length = self._live, 0.0
-        find = self._rows_of.get
-        for chain, middle in zip(chains, _MIDDLES, strict=False):
-            still = holders & find(chain, 0)
-            if still != holders:
-                if length:
-                    self._write(matched, holders & ~still, length)
-                if not still:
-                    return matched
-                holders = still
+        before: int | None = holders
+        for mask, middle in zip(map(self._rows_of.get, chains), _MIDDLES, strict=False):
+            if mask is not before:  # mostly it is the very same object: see `insert`
+                before, still = mask, holders & (mask or 0)
+                if still != holders:
+                    if length:
+                        self._write(matched, holders & ~still, length, whole)
+                    if not still:
+                        return matched
+                    holders = still
             length = middle
         if length:
-            self._write(matched, holders, length)
+            self._write(matched, holders, length, whole)
         return matched
 
-    def _write(self, matched: Floats, mask: int, length: float) -> None:
+    def _write(self, matched: Floats, mask: int, length: float, whole: float) -> None:
+        rows = self._rows_in.get(mask)
+        if rows is None:
+            rows = self._unpack(mask)
+        matched[rows] = min(1.0, length / whole) if whole else length
+
+    def _unpack(self, mask: int) -> Rows:
+        """The rows in a mask; remembered, since one conversation after the other asks for the same."""
         bits = np.unpackbits(np.frombuffer(mask.to_bytes(self._bits // 8 + 1, "little"), np.uint8), bitorder="little")
-        matched[self._row_of_bit[bits.nonzero()[0]]] = length
+        if len(self._rows_in) >= MOST_UNPACKED:
+            self._rows_in.clear()
+        rows = self._rows_in[mask] = self._row_of_bit[bits.nonzero()[0]]
+        return rows
 
     def insert(self, chains: Sequence[int], row: int) -> None:
         """These blocks were sent to this row."""
         bit = 1 << self._bit(row)
         blocks = self._rows_of
+        find, touch, before, after = blocks.get, blocks.move_to_end, -1, -1
         # From the end to the beginning: what is forgotten first is then a chain's end, as in the engines.
         for chain in reversed(chains):
-            blocks[chain] = blocks.get(chain, 0) | bit
-            blocks.move_to_end(chain)
+            mask = find(chain, 0)
+            if mask is not before:  # blocks with the same rows get one mask between them
+                before, after = mask, mask if mask & bit else mask | bit
+            if after is not mask:
+                blocks[chain] = after
+            touch(chain)
         while len(blocks) > self.max_blocks:
             blocks.popitem(last=False)
         if self._sweeping:
@@ -185,6 +204,7 @@ class PrefixIndex:
 
     def _take_bit(self) -> int:
         if self._free:
+            self._rows_in.clear()  # some may be of that bit's last row
             return self._free.pop()
         bit = self._bits
         self._bits += 1

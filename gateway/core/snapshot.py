@@ -23,13 +23,13 @@ class Snapshot:
     Every column has one value per candidate, in the order of `rows`.
     """
 
-    __slots__ = ("fleet", "now", "rows", "_all")
+    __slots__ = ("fleet", "now", "rows", "whole")
 
     def __init__(self, fleet: Fleet, now: float, rows: Rows, whole: bool):
         self.fleet = fleet
         self.now = now
         self.rows = rows
-        self._all = whole
+        self.whole = whole  # the rows are 0, 1, 2 and so on
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -39,7 +39,10 @@ class Snapshot:
 
         Of a table, the same part of each of its rows.
         """
-        return values[..., : len(self.rows)] if self._all else values[..., self.rows]
+        count = len(self.rows)
+        if not self.whole:
+            return values.take(self.rows, -1)
+        return values if values.shape[-1] == count else values[..., :count]
 
     @property
     def random(self) -> Random:
@@ -77,7 +80,7 @@ class Snapshot:
             np.subtract(now, fleet.at, out=fleet.aged)
             fleet.aged_at = now
         shown = fleet.table[:5]
-        part = shown[:, : len(self.rows)] if self._all else shown[:, self.rows]
+        part = shown[:, : len(self.rows)] if self.whole else shown[:, self.rows]
         return part.astype(np.float32)
 
     @property

@@ -95,7 +95,7 @@ class Forecast:
     tpot_base: float
     regime: int
     pace_regime: int
-    features: Floats
+    features: tuple[float, ...]
     rest: float
     waits: bool
     work: float

@@ -32,8 +32,6 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-import numpy as np
-
 from gateway.core.prediction import Prediction
 from gateway.core.predictor import Predictor
 from gateway.core.snapshot import Snapshot
@@ -42,17 +40,15 @@ from policies.picking.base import Policy
 from policies.picking.options import number, whole
 from policies.picking.power_of_two import PowerOfTwo
 from policies.picking.warmth import Caches, Warmth
+from policies.picking.weighing import Promise, Weighing
 
 # Where nothing is promised: so many times the first token of an idle endpoint, and the pace of one alone.
 TTFT_TIMES, TPOT_TIMES = 4.0, 2.5
 FEASIBLE = 0.25  # of what an idle endpoint would take: the fastest of a mixed pool takes so much less, at most
 LEAST_TTFT = 0.1  # seconds; nobody notices less
-TTFT_SHARE, TPOT_SHARE, HARM_FROM = 2.5, 0.5, 1.05
-LOGISTIC = 1.702
 NARROWEST, WIDEST = 0.1, 0.5  # spreads
 TIE = 0.001  # of the best score
 WARMER = 0.05
-_ONE, _MOST = np.ones(1), np.full(1, 60.0)  # numpy takes them faster than Python's numbers
 BINDINGS = ("auto", "always", "never")
 BURSTY = 1.5  # coefficient of variation of arrivals from which a late choice gained more than it cost
 GAPS_MEMORY, GAPS_ENOUGH = 10.0, 20.0  # seconds, arrivals
@@ -108,6 +104,7 @@ class PredictedLatency(Policy):
         self._may_wait = late_binding != "never"
         self._always_waits = late_binding == "always"
         self._gaps = Gaps()
+        self._weighing = Weighing()
 
     def pick(self, request: Request, snapshot: Snapshot) -> Decision:
         predictor = snapshot.fleet.predictor
@@ -117,16 +114,14 @@ class PredictedLatency(Policy):
         prediction = predictor.predict(request, snapshot, cached)
         if not predictor.calibrated:
             return self._guess(request, snapshot, predictor, prediction, warmth)
-        terms, scores = self._score(request, predictor, prediction)
-        if cached is not None:
-            terms[5] = cached
+        scores, terms = self._weighing.weigh(prediction, self._promise(request, predictor), cached)
         position, why = self._lowest(scores, snapshot, cached)
-        row = int(snapshot.rows[position])
+        row = snapshot.rows.item(position)
         wait = self._wait(request, snapshot, predictor, terms.item(0, position))
         if warmth is not None and not wait:
             self._caches.send(request, warmth, position, row)
         forecast = predictor.forecast(prediction, position)
-        held = 0.0 if cached is None else float(cached[position])
+        held = 0.0 if cached is None else cached.item(position)
         each = forecast.tpot * 1e3
         reason = f"first token in {forecast.ttft:.3f} s, then {each:.1f} ms each; {why}, of {len(scores)}"
         return Decision(row, reason, scores, held, forecast, terms, wait)
@@ -146,29 +141,13 @@ class PredictedLatency(Policy):
         wait = min(LONGEST_WAIT, slack / 2.0)
         return wait if wait > SHORTEST_WAIT else 0.0
 
-    def _score(self, request: Request, predictor: Predictor, p: Prediction) -> tuple[Floats, Floats]:
-        ttft_slo, tpot_slo = self._promised(request, predictor)
-        ttft_spread = min(WIDEST, max(NARROWEST, predictor.learnt.ttft.spread))
-        tpot_spread = min(WIDEST, max(NARROWEST, predictor.learnt.tpot.spread))
-        steps = np.empty((3, len(p.ttft)))
-        terms = np.empty((6, len(p.ttft)))
-        steps[0], steps[1], steps[2] = p.ttft, p.tpot_now, p.tpot
-        scores = np.array((TTFT_SHARE / ttft_slo, 0.0, TPOT_SHARE / tpot_slo)).dot(steps)
-        # The logistic function, close to the normal distribution's: 1 / (1 + exp(k (from - x))).
-        first, each = LOGISTIC / ttft_spread, LOGISTIC / tpot_spread
-        steps *= np.array(((-first / ttft_slo,), (-each / tpot_slo,), (-each / tpot_slo,)))
-        steps += np.array(((first,), (each,), (each * HARM_FROM,)))
-        np.minimum(steps, _MOST, out=steps)
-        np.exp(steps, out=steps)
-        steps += _ONE
-        risks = terms[2:5]
-        np.reciprocal(steps, out=risks)
-        delayed = p.batch * p.work
-        delayed *= self.harm / (predictor.mean_output * tpot_slo)
-        risks[2] *= delayed
-        terms[0], terms[1], terms[5] = p.ttft, p.tpot, 0.0
-        scores += np.add.reduce(risks)
-        return terms, scores
+    def _promise(self, request: Request, predictor: Predictor) -> Promise:
+        """What it is weighed by."""
+        ttft, tpot = self._promised(request, predictor)
+        learnt = predictor.learnt
+        ttft_spread = min(WIDEST, max(NARROWEST, learnt.ttft.spread))
+        tpot_spread = min(WIDEST, max(NARROWEST, learnt.tpot.spread))
+        return Promise(ttft, tpot, ttft_spread, tpot_spread, self.harm / (learnt.mean_output * tpot))
 
     def _promised(self, request: Request, predictor: Predictor) -> tuple[float, float]:
         ttft, tpot = request.ttft_slo, request.tpot_slo
@@ -188,12 +167,11 @@ class PredictedLatency(Policy):
         """
         position = int(scores.argmin())
         best = scores.item(position)
-        if cached is not None:
+        if cached is not None and cached.item(cached.argmax()) > cached.item(position):
             near = (scores <= best * (1.0 + WARMER)).nonzero()[0]
-            if len(near) > 1:
-                warmest = int(near[cached[near].argmax()])
-                if cached.item(warmest) > cached.item(position):
-                    return warmest, "warmest of those nearly at the least cost"
+            warmest = int(near[cached[near].argmax()])
+            if cached.item(warmest) > cached.item(position):
+                return warmest, "warmest of those nearly at the least cost"
         near = (scores <= best * (1.0 + TIE)).nonzero()[0]
         if len(near) <= 1:
             return position, "least cost"

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from typing import NamedTuple
 
 from gateway.core.prefixes import PrefixIndex, hash_blocks
 from gateway.core.snapshot import Snapshot
@@ -18,11 +16,9 @@ from gateway.core.types import Floats, Outcome, Request
 
 # Predictions that are kept for answers that never come. Each outcome takes its own away, so this is not reached.
 MOST_PENDING = 16_384
-_WHOLE = np.ones(1)  # numpy takes it faster than Python's number
 
 
-@dataclass(frozen=True, slots=True)
-class Warmth:
+class Warmth(NamedTuple):
     """For one request: `share` of the prompt's bytes that match, `trust` in it; one value per candidate."""
 
     chains: Sequence[int]
@@ -49,10 +45,7 @@ class Caches:
         """How warm each candidate is for this request."""
         size = len(snapshot.fleet.ours)
         chains = hash_blocks(request.prompt, request.model)
-        share = snapshot.column(self._index.match(chains, size))
-        if chains:
-            share /= len(request.prompt)
-            np.minimum(share, _WHOLE, out=share)
+        share = snapshot.column(self._index.match(chains, size, len(request.prompt)))
         trust = snapshot.column(self._index.reliability(size))
         return Warmth(chains, share, trust, request.prompt_tokens)
 

@@ -8,13 +8,15 @@ from random import Random
 
 import numpy as np
 
+from gateway.core.books import RECENT
 from gateway.core.fleet import Fleet
 from gateway.core.health import Rule
 from gateway.core.learning import IDLE, QUEUED, SATURATED, Learning
-from gateway.core.prediction import Prior
+from gateway.core.prediction import Prediction, Prior
 from gateway.core.predictor import Predictor
 from gateway.core.reservation import Reservation
-from gateway.core.types import UNKNOWN, Decision, Endpoint, Forecast, Outcome, Request
+from gateway.core.sheet import Sheet
+from gateway.core.types import UNKNOWN, Decision, Endpoint, Floats, Forecast, Outcome, Request
 from gateway.core.window import Window
 
 # Round figures, so that a reader can do the sums: 10 ms an iteration, 10 µs a token up to the first knee.
@@ -54,6 +56,16 @@ def send(fleet: Fleet, row: int, request: Request, now: float, cached: float = 0
     """Dispatch it there, with or without a prediction."""
     made = forecast_for(fleet, row, request, now, cached) if forecast else None
     return fleet.reserve(Decision(row, "", cached_tokens=cached, forecast=made), request, now)
+
+
+def prediction_of(fleet: Fleet, ttft: Floats, tpot: Floats, tpot_now: Floats, work: Floats, batch: Floats,
+                  lasting: float = 1.0, level: float = 0.01, level_after: float = 0.01) -> Prediction:  # fmt: skip
+    """One that says so, of the first candidates; nothing waits there. With `lasting` below 1 paces are evened out."""
+    predictor, sheet = predictor_of(fleet), Sheet(len(ttft))
+    sheet.look_at(predictor.books, predictor.learnt.paces)
+    sheet.free[:], sheet.rounds[:], sheet.iteration[:] = RECENT, 1.0, 0.01
+    sheet.steps[:], sheet.work[:], sheet.batch[:] = (ttft, tpot_now, tpot), work, batch
+    return Prediction(sheet, np.arange(len(ttft)), 1.0, lasting, level, level_after)
 
 
 def crowd(fleet: Fleet, row: int, count: int) -> None:
@@ -156,11 +168,11 @@ def forecast_of(learning: Learning, row: int, s: Situation) -> Forecast:
     one, two, three = learning.added(s.decoding, s.tokens / rounds)
     f = Forecast()
     f.tokens, f.decoding, f.context, f.pairs, f.rest = s.tokens, s.decoding, s.context, s.pairs, s.rest
-    f.features = np.array((1.0, rounds, rounds * s.decoding, rounds * s.context, rounds * one, rounds * two,
-                           rounds * three, s.pairs))  # fmt: skip
+    f.features = (1.0, rounds, rounds * s.decoding, rounds * s.context, rounds * one, rounds * two, rounds * three,
+                  s.pairs)  # fmt: skip
     decode, prefill = learning.paces.decode.item(row), learning.paces.prefill.item(row)
     factors = np.array((1.0, *[decode] * 3, *[prefill] * 4))
-    f.ttft_base = float(f.features * factors @ np.array(learning.prices.each)) + s.rest
+    f.ttft_base = float(np.array(f.features) * factors @ np.array(learning.prices.each)) + s.rest
     f.waits = False
     f.regime = SATURATED if rounds > 1 else QUEUED if s.rest else IDLE
     f.ttft = f.ttft_base * learning.ttft.regimes[f.regime].correction()

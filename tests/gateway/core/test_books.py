@@ -10,13 +10,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.core.books import NEVER, PAUSE, RECENT, RENEW, Books
+from gateway.core.books import ENDED, PAUSE, RECENT, RENEW, Books
 from gateway.core.fleet import Fleet
 from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN, Load
 from tests.support.predicting import PLAIN, ask, endpoint, finish, make_pool, predictor_of, send
 
-EMPTY = ("queue", "pairs", "context", "extra", "running", "decoding", "waiting", "active")
+EMPTY = ("queue", "pairs", "context", "extra", "running", "decoding", "waiting")
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -109,6 +109,8 @@ class AnyOrder(RuleBasedStateMachine):
             assert not waiting or line.busy or books.queue[row] == 0.0
             if not here:
                 assert all(getattr(books, name)[row] == 0.0 for name in EMPTY)
+            runs = books.decoding[row] > 0.0 or books.running[row] > 0.0
+            assert (books.ends[row] > ENDED) == runs
 
     def teardown(self) -> None:
         if not hasattr(self, "open"):
@@ -137,7 +139,7 @@ def test_a_long_prompt_is_worked_off_a_budget_at_a_time() -> None:
     send(fleet, 0, ask(5000.0), 1.0)
     books = predictor_of(fleet).books
     assert (books.running[0], books.queue[0]) == (2048.0, 2952.0)
-    assert books.beat[0] == pytest.approx(1.01)  # the way there takes 10 ms
+    assert books.lines[0].beat == pytest.approx(1.01)  # the way there takes 10 ms
     assert books.extra[0] == pytest.approx(0.001 + 0.008 + 1548 * 4e-5 + 1e-9 * 1.25e7 * 2048 / 5000)
     assert boundary(fleet, 1.1) == (2048.0, 904.0)
     assert boundary(fleet, 1.2) == (904.0, 0.0)
@@ -250,7 +252,7 @@ def test_more_rows_keep_what_there_is() -> None:
     books.reach(5)
     books.reach(3)
     assert books.queue.tolist() == [0.0, 7.0, 0.0, 0.0, 0.0] and books.context[0] == 9.0
-    assert books.beat.tolist() == [-NEVER] * 5
+    assert books.ends.tolist() == [ENDED] * 5
     books.queue[4] = 3.0
     assert books.table[:, 4].max() >= 3.0  # names are views
     books.forget(1)

@@ -102,7 +102,7 @@ def test_an_endpoint_whose_cache_is_full_makes_a_prompt_wait() -> None:
     ttft = at_once(fleet, 2.0).ttft
     assert ttft[0] == pytest.approx(ttft[2])
     # 300 tokens too many of 9000 that are held; the mean answer of 200 tokens gives back all that is held.
-    assert ttft[1] - ttft[0] == pytest.approx(300.0 / 9000.0 * 200.0 * at_once(fleet, 2.0).pace_now[1], rel=1e-6)
+    assert ttft[1] - ttft[0] == pytest.approx(300.0 / 9000.0 * 200.0 * at_once(fleet, 2.0).sheet.paced[0, 1], rel=1e-6)
     assert forecast_for(fleet, 1, ask(1000.0), 2.0).regime == SATURATED
     assert forecast_for(fleet, 0, ask(1000.0), 2.0).regime == QUEUED
     assert forecast_for(make_pool(1), 0, ask(1000.0), 2.0).regime == IDLE

@@ -50,10 +50,11 @@ def places(fleet: Fleet, rows: list[int], sent: list[tuple[int, float, float]], 
         capacity = float(fleet.kv_capacity[row])
         if not capacity > 0.0:
             capacity = predictor.prior.kv_tokens or math.inf
+        beat = books.lines[row].beat if row in books.lines else 0.0
         found.append(Place(
             ours, decoding, others, float(books.queue[row]), float(books.pairs[row]), float(books.context[row]),
-            float(books.beat[row] + books.extra[row]), decoding > 0.0 or float(books.running[row]) > 0.0, recent,
-            capacity, float(paces.decode[row]), float(paces.prefill[row]),
+            beat + float(books.extra[row]), decoding > 0.0 or float(books.running[row]) > 0.0, recent, capacity,
+            float(paces.decode[row]), float(paces.prefill[row]),
         ))  # fmt: skip
     add_others(found)
     return found
@@ -82,8 +83,8 @@ def slowly(fleet: Fleet, rows: list[int], request: Request, now: float, cached: 
 
     answer: dict[str, list[float]] = {name: [] for name in FIELDS}
     for i, p in enumerate(places(fleet, rows, sent, now)):
-        held = 0.0 if cached is None else float(cached[i])
-        own = request.prompt_tokens if cached is None else max(request.prompt_tokens - held, 1.0)
+        held = 0.0 if cached is None else min(float(cached[i]), request.prompt_tokens - 1.0)
+        own = request.prompt_tokens - held
         own_pairs = own * (held + own / 2.0)
         iteration = p.decode_factor * (base + decode * p.decoding + context * p.context)
         tokens, pairs = p.queue + own, p.pairs + own_pairs
@@ -188,7 +189,7 @@ def test_all_candidates_at_once_get_what_one_after_the_other_would(seed: int, co
         assert forecast.ttft_base == got.ttft[position]
         # What it is learnt from adds up to what was said.
         decode, prefill = predictor.learnt.paces.decode[row], predictor.learnt.paces.prefill[row]
-        parts = forecast.features * each * np.array((1.0, *[decode] * 3, *[prefill] * 4))
+        parts = np.array(forecast.features) * each * np.array((1.0, *[decode] * 3, *[prefill] * 4))
         assert float(parts.sum()) + forecast.rest == pytest.approx(forecast.ttft_base, rel=1e-7)
         own = decode * (each[2] + each[3] * prompt) / (1.0 - min(float(got.rho[position]), 0.9))
         assert forecast.tpot_base == pytest.approx(got.tpot_now[position] + predictor.learnt.lasting * own)

@@ -103,6 +103,14 @@ def test_many_rows_at_once():
     assert np.count_nonzero(matched) == len(range(0, 1000, 3))
 
 
+def test_a_match_may_be_told_as_a_share_of_the_prompt():
+    index, prompt = PrefixIndex(), make_prompt(1, 2048)
+    index.insert(hash_blocks(prompt[:1024]), 0)
+    index.insert(hash_blocks(prompt), 2)
+    assert index.match(hash_blocks(prompt), 3, 2048).tolist() == [1088 / 2048, 0.0, 1.0]  # no more than all of it
+    assert index.match(hash_blocks(make_prompt(2)), 3, 2048).tolist() == [0.0] * 3
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(1, 12)), max_size=40))
 def test_the_index_agrees_with_a_plain_record_of_what_was_sent(sent):
     index, record = PrefixIndex(), []
@@ -160,7 +168,7 @@ def test_endpoints_may_come_and_go_for_ever():
         assert index.match(shared, 5)[row] == 0
         index.insert(shared, row)
         index.insert(hash_blocks(make_prompt(round_, 1024)), row)
-        assert index.match(shared, 5)[row] == 1088
+        assert index.match(shared, 5).tolist() == [1088 if at <= round_ else 0 for at in range(5)]
     assert index._bits < 5 + 4 * prefixes.SWEEP_AT
 
 
