@@ -17,20 +17,22 @@ import msgspec
 from gateway.answers import TryFailed, forwardable
 from gateway.ask import Ask, Facts
 from gateway.config.types import Config, Key
-from gateway.core.errors import BadRequest, HeadwayError, NotYet, UpstreamError
+from gateway.core.errors import BadRequest, HeadwayError, UpstreamError
 from gateway.dialects import Dialect
 from gateway.fields import own_request_id, request_ids
 from gateway.grants import Grant, TenantLimit
 from gateway.intake import Intake, may_use
 from gateway.jobs.collected import Collected
+from gateway.jobs.http import JobsApi
+from gateway.jobs.wishes import CALLBACK, wants_async
 from gateway.limits import Limiter
 from gateway.outlet import Outlet
 from gateway.paths import MODELS, OWN, is_asynchronous
 from gateway.proxy import Proxy
 from gateway.recorded import recorded
 from gateway.records import RequestRecord
-from gateway.story import Story
-from gateway.wire.above import Sink, Verdict
+from gateway.story import Story, in_a_task
+from gateway.wire.above import Answering, Sink, Verdict
 from gateway.wire.head import RequestHead, WireError
 from gateway.wire.reply import Reply
 
@@ -41,13 +43,15 @@ class Front:
     """Answers requests. `proxy` does the work; `record` is told how each one went. Replaced whole by a reload."""
 
     def __init__(self, config: Config, proxy: Proxy, limiter: Limiter, record: Callable[[RequestRecord], None],
-                 is_ready: Callable[[], bool], known_models: Callable[[str], list[str]]):  # fmt: skip
+                 is_ready: Callable[[], bool], known_models: Callable[[str], list[str]],
+                 jobs: Callable[[], JobsApi | None] = lambda: None):  # fmt: skip
         self._config = config
         self._proxy = proxy
         self._limiter = limiter
         self._record = record
         self._is_ready = is_ready
         self._known_models = known_models
+        self._jobs = jobs
         self.intake = Intake(config, proxy.lengths_of)
         self._new_id = request_ids()
         self._started = int(time.time())
@@ -59,7 +63,7 @@ class Front:
         try:
             head.found = self.intake.screen(head)
             if head.found is not None:
-                _refuse_what_comes_later(head)
+                self._is_for_later(head, head.found.key)
                 return None
             if head.path in OWN or head.path.startswith(MODELS):
                 if head.method not in (b"GET", b"HEAD"):
@@ -68,10 +72,27 @@ class Front:
                     self.intake.key(head)
                 return self._own(head)
             if is_asynchronous(head.path):
-                raise NotYet("files, batches and jobs are not in this version")
+                return self._jobs_api().screen(head, self.intake.key(head))
             raise BadRequest(_no_such_path(head), status=404, code="unknown_path")
         except HeadwayError as error:
             return self._answer_error(error, head)
+
+    def _is_for_later(self, head: RequestHead, key: Key) -> bool:
+        """Whether the client wants its answer later. Raises BadRequest where that, or what it says of it, cannot be."""
+        if b"prefer" not in head.named and CALLBACK not in head.named:
+            return False
+        if wants_async(head):
+            return self._jobs_api().wants(head, key)
+        if CALLBACK in head.named:
+            raise BadRequest("x-headway-callback goes with `Prefer: respond-async`", param=CALLBACK.decode())
+        return False
+
+    def _jobs_api(self) -> JobsApi:
+        jobs = self._jobs()
+        if jobs is None:
+            raise BadRequest("files, batches and jobs are not configured here (`jobs:`)", status=404,
+                             code="jobs_not_configured")  # fmt: skip
+        return jobs
 
     def _answer_error(self, error: HeadwayError, head: RequestHead) -> Verdict:
         return lambda reply: self._fail(error, head, reply, time.time(), time.monotonic(), Facts())
@@ -110,13 +131,15 @@ class Front:
 
     # --- requests that are routed --------------------------------------------------------------------------------
 
-    def handle(self, head: RequestHead, body: bytes, reply: Reply, peer: str) -> Story | None:
+    def handle(self, head: RequestHead, body: bytes, reply: Reply, peer: str) -> Answering | None:
         """A whole request: check it, then begin its story."""
         received, at = time.monotonic(), time.time()
         request_id = own_request_id(head) or self._new_id()
         facts = Facts()
         try:
             ask = self.intake.of_request(head, body, peer, request_id, received)
+            if self._is_for_later(head, ask.key):
+                return self._jobs_api().submit(head, ask.key, ask, body, reply)
         except HeadwayError as error:
             self._fail(error, head, reply, at, received, facts, request_id)
             return None
@@ -173,7 +196,7 @@ class Front:
             ask = self.intake.of_job(head, body, key, klass, request_id, deadline)
             if key.limits is not None:
                 await self._limit(ask)
-            await self._proxy.serve(ask, reply, facts)
+            await in_a_task(self._proxy.serve(ask, reply, facts))
         except asyncio.CancelledError:
             facts.ended = "cancelled"
             raise
@@ -241,13 +264,6 @@ def settle(grant: Grant, facts: Facts, reply: Outlet) -> None:
     else:
         meter = relay.meter
         grant.settle(float(meter.prompt), float(meter.tokens), meter.prompt < 0, now)
-
-
-def _refuse_what_comes_later(head: RequestHead) -> None:
-    """A header that asks for what is not built is refused: a promise taken and not kept would be worse."""
-    for name in (b"prefer", b"x-headway-callback"):
-        if name in head.named and (name != b"prefer" or head.named[name].lower().find(b"respond-async") >= 0):
-            raise NotYet(f"the header {name.decode()} asks for what is not in this version")
 
 
 def _report_bug(error: BaseException) -> None:

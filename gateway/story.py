@@ -97,3 +97,27 @@ class Story:
         if isinstance(waiting, asyncio.Future):
             waiting.cancel()
         self.step(asyncio.CancelledError())
+
+
+async def in_a_task(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Tell a story inside a task, which waits for its end. What it raises is raised here; a cancel is passed on."""
+    end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def told() -> None:
+        try:
+            await coroutine
+        except asyncio.CancelledError:
+            end.cancel()
+        except BaseException as error:
+            if not end.done():  # else nobody waits for it any more
+                end.set_exception(error)
+        else:
+            if not end.done():
+                end.set_result(None)
+
+    story = Story(told(), lambda bug: None)
+    story.step(None)
+    try:
+        await end
+    finally:
+        story.cancel()

@@ -70,7 +70,7 @@ class Dispatcher:
     """One per process. `owner` is unique to this life of it; `lease`, in seconds."""
 
     def __init__(self, store: Store, executor: Executor, owner: str, observe: Observer, random: Random,
-                 classes: Classes, lease: float = LEASE):  # fmt: skip
+                 classes: Classes, lease: float = LEASE, hands: Hands | None = None):  # fmt: skip
         self._store = store
         self._executor = executor
         self._owner = owner
@@ -86,13 +86,17 @@ class Dispatcher:
         self._supplying: asyncio.Task[None] | None = None
         self._claiming: asyncio.Task[list[Claim]] | None = None
         self._loops: list[asyncio.Task[None]] = []
-        self.hands = Hands()
+        self.hands = hands if hands is not None else Hands()
         self.stats: Stats | None = None  # of the store, about a second old; None: it was never seen
 
     @property
     def is_cut_off(self) -> bool:
         """The store is away."""
         return self._insist.is_away
+
+    @property
+    def why_away(self) -> str:
+        return self._insist.why
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()

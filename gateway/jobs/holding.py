@@ -6,6 +6,7 @@ Left to others: everything that is done with them (`dispatcher`).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
@@ -21,12 +22,13 @@ Kind = tuple[str, str]  # class and model
 
 
 class Held:
-    """A claim in our hands. `klass`: what it runs as."""
+    """A claim in our hands, `since` when (wall clock). `klass`: what it runs as."""
 
-    __slots__ = ("claim", "is_hurried", "is_lost", "klass", "state", "task")
+    __slots__ = ("claim", "is_hurried", "is_lost", "klass", "since", "state", "task")
 
     def __init__(self, claim: Claim):
         self.claim = claim
+        self.since = time.time()
         self.klass = claim.klass
         self.state: State = IN_LINE
         self.is_lost = False  # somebody else's by now, or ended: nothing is written about it
@@ -76,7 +78,10 @@ class Hands:
         return self._count[kind, IN_LINE]
 
     def of(self, kind: Kind) -> int:
-        return sum(self._count[kind, state] for state in (PARKED, IN_LINE, SENT, DONE))
+        return sum(self.by_state(kind).values())
+
+    def by_state(self, kind: Kind) -> dict[str, int]:
+        return {state: self._count[kind, state] for state in (PARKED, IN_LINE, SENT, DONE)}
 
     def take(self, claim: Claim) -> Held:
         held = Held(claim)

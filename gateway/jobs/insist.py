@@ -15,11 +15,12 @@ T = TypeVar("T")
 
 
 class Insistence:
-    """`is_away` tells whether the last answer was that there is none."""
+    """`is_away` tells whether the last answer was that there is none, `why` what was last said about it."""
 
     def __init__(self, random: Random):
         self._random = random
         self.is_away = False
+        self.why = ""
 
     async def on(self, call: Callable[[], Awaitable[T]]) -> T:
         """The call's answer, however long the store is away."""
@@ -27,8 +28,8 @@ class Insistence:
         while True:
             try:
                 answer = await call()
-            except StoreUnavailable:
-                self.is_away = True
+            except StoreUnavailable as error:
+                self.is_away, self.why = True, error.detail
                 await asyncio.sleep(pause * self._random.uniform(0.5, 1.5))
                 pause = min(LONGEST_PAUSE, pause * 2.0)
             else:

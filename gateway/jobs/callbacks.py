@@ -1,0 +1,209 @@
+"""Tells clients that their job has ended, at the URL they gave: signed, repeated until somebody there says 2xx.
+
+A callback makes this process connect where a client wants, so it is fenced in (server-side request forgery, OWASP A10):
+only hosts that the operator has listed, asked again at each call; never an address that is not public, unless the host
+itself is listed by name (a pattern such as `*.example.com` is not enough), and the address that was checked is the one
+that is connected to; no redirects, no proxies of the environment, a bounded time, an answer nobody reads.
+
+The body is one event as OpenAI's webhooks have them, `{"id", "object": "event", "type": "job.completed", "created_at",
+"data"}`, where `data` is the job as `GET /v1/jobs/{id}` shows it (without its response where that is large:
+`response_omitted`). With a secret it is signed as Standard Webhooks says (standardwebhooks.com): `webhook-id`,
+`webhook-timestamp` (Unix seconds), `webhook-signature: v1,` and the Base64 of an HMAC-SHA256 over
+`{id}.{timestamp}.{body}`. Its key is the secret's bytes; of a secret `whsec_…` what its Base64 stands for. The id stays
+the same when a call is repeated: a receiver can tell.
+
+Left to others: which URL a client may give (`wishes`), keeping what is due (`Store.due_callbacks`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hashlib
+import hmac
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from random import Random
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from gateway import VERSION
+from gateway.config.types import Jobs
+from gateway.jobs.base import Store, StoreUnavailable
+from gateway.jobs.insist import Insistence
+from gateway.jobs.model import Call, Job
+from gateway.jobs.objects import job_object
+from gateway.jobs.wishes import host_of, is_listed
+
+AT_ONCE = 8
+POLL = 1.0  # seconds between looks for calls that are due
+TIMEOUT = aiohttp.ClientTimeout(total=15.0, connect=5.0)
+LEASE = 60.0  # seconds for which a call is nobody else's
+FIRST, LONGEST, SPREAD = 2.0, 3600.0, 0.25
+TRIES = 16  # over about eight hours
+LARGEST = 256 << 10  # bytes of a response that is sent along
+_NAT64 = IPv6Address("64:ff9b::")
+
+
+class Forbidden(OSError):
+    """This host may not be called, or not at this address."""
+
+
+class Callbacks:
+    """One per process. `rules` gives the configuration in use."""
+
+    def __init__(self, store: Store, rules: Callable[[], Jobs], random: Random):
+        self._store = store
+        self._rules = rules
+        self._random = random
+        self._insist = Insistence(random)
+        self._loop: asyncio.Task[None] | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._news = asyncio.Event()
+        self.told: Counter[str] = Counter()  # how calls went: delivered, failed, forbidden, given_up
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop().create_task(self._work())
+
+    def wake(self) -> None:
+        """A job has ended."""
+        self._news.set()
+
+    async def stop(self) -> None:
+        """A call that is cut off here is repeated when its lease has ended."""
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    async def _work(self) -> None:
+        while True:
+            try:
+                self._news.clear()
+                at = time.time()
+                calls = await self._insist.on(lambda: self._store.due_callbacks(AT_ONCE, at + LEASE, at))  # noqa: B023
+                await asyncio.gather(*(self._call(call) for call in calls))
+                if not calls:
+                    await self._rest()
+            except Exception as error:  # a bug of ours: callbacks go on, and the log has the trace
+                context = {"message": "calling back failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
+                await asyncio.sleep(POLL)
+
+    async def _rest(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL):
+                await self._news.wait()
+
+    async def _call(self, call: Call) -> None:
+        how = await self._deliver(call.job)
+        if how == "failed" and call.tries + 1 >= TRIES:
+            how = "given_up"
+        self.told[how] += 1
+        again = time.time() + self._pause(call.tries) if how == "failed" else None
+        try:
+            await self._store.called(call.job.id, again)
+        except StoreUnavailable:  # it is due again when its lease has ended: called twice rather than not at all
+            self.told["repeated"] += 1
+
+    def _pause(self, tries: int) -> float:
+        return min(LONGEST, FIRST * 2.0**tries) * self._random.uniform(1.0 - SPREAD, 1.0 + SPREAD)
+
+    async def _deliver(self, job: Job) -> str:
+        url, rules = job.callback or "", self._rules()
+        host = host_of(url)
+        if host is None or not is_listed(host, rules.callbacks):
+            return "forbidden"
+        body = event(job)
+        headers = headers_of(job.id, body, rules, int(time.time()))
+        try:
+            async with self._client().post(url, data=body, headers=headers, allow_redirects=False) as answer:
+                status = answer.status
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            return "forbidden" if isinstance(error.__cause__, Forbidden) else "failed"
+        if status == 410:
+            return "given_up"
+        return "delivered" if 200 <= status < 300 else "failed"
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(resolver=_Checked(lambda: self._rules().callbacks), use_dns_cache=False,
+                                             limit=AT_ONCE, force_close=True)  # fmt: skip
+            self._session = aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, trust_env=False,
+                                                  cookie_jar=aiohttp.DummyCookieJar())  # fmt: skip
+        return self._session
+
+
+class _Checked(AbstractResolver):
+    """Names to addresses; those that may not be connected to are never handed on."""
+
+    def __init__(self, hosts: Callable[[], tuple[str, ...]]):
+        self._hosts = hosts
+
+    async def resolve(self, host: str, port: int = 0,
+                      family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:  # fmt: skip
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
+        checked: list[ResolveResult] = []
+        for of, _, proto, _, address in found:
+            if host.lower() not in self._hosts() and is_internal(str(address[0])):
+                raise Forbidden(f"{host} leads to the internal address {address[0]}")
+            checked.append(ResolveResult(hostname=host, host=str(address[0]), port=port, family=of, proto=proto,
+                                         flags=socket.AI_NUMERICHOST))  # fmt: skip
+        return checked
+
+    async def close(self) -> None:
+        pass
+
+
+def is_internal(address: str) -> bool:
+    """Whether an address is anything but a public host's, also where a public-looking one stands for it."""
+    ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+    if isinstance(ip, IPv6Address):
+        inside = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inside is None and int(ip) >> 32 == int(_NAT64) >> 32:
+            inside = IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inside is not None:
+            return is_internal(str(inside))
+    return not ip.is_global or ip.is_multicast
+
+
+def event(job: Job) -> bytes:
+    """What is sent."""
+    omitted = job.result is not None and len(job.result.body) > LARGEST
+    data: dict[str, Any] = job_object(replace(job, result=None) if omitted else job)
+    if omitted:
+        data["response_omitted"] = True
+    return msgspec.json.encode({
+        "id": f"evt_{job.id}", "object": "event", "type": f"job.{job.state}",
+        "created_at": int(job.ended_at or job.created_at), "data": data,
+    })  # fmt: skip
+
+
+def headers_of(job_id: str, body: bytes, rules: Jobs, at: int) -> Mapping[str, str]:
+    id_ = f"evt_{job_id}"
+    headers = {"content-type": "application/json", "user-agent": f"headway/{VERSION}",
+               "webhook-id": id_, "webhook-timestamp": str(at)}  # fmt: skip
+    if rules.secret is not None:
+        headers["webhook-signature"] = signature(rules.secret.reveal(), id_, at, body)
+    return headers
+
+
+def signature(secret: str, id_: str, at: int, body: bytes) -> str:
+    """As Standard Webhooks has it."""
+    key = secret.encode()
+    if secret.startswith("whsec_"):
+        with contextlib.suppress(binascii.Error):  # it may be a secret that only looks like one
+            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    made = hmac.new(key, b"%b.%d.%b" % (id_.encode(), at, body), hashlib.sha256).digest()
+    return "v1," + base64.b64encode(made).decode()
