@@ -27,6 +27,7 @@ class Ask:
     stream: bool = False
     include_usage: bool = False
     usage_in_every_chunk: bool = False
+    priority: int = 0
 
 
 def parse_json(body: bytes, content_type: str) -> dict[str, Any]:
@@ -132,6 +133,7 @@ def _ask(body: dict[str, Any], model: str, asked: tuple[bytes, ...], limit: int 
         stream=bool(body.get("stream")),
         include_usage=bool(options.get("include_usage")),
         usage_in_every_chunk=bool(options.get("continuous_usage_stats")),
+        priority=_integer(body, "priority", least=-(2**31)) or 0,
     )
 
 

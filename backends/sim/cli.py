@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--block", type=int, default=16, metavar="N", help="tokens of a KV block (default 16)")
     add("--no-prefix-caching", action="store_true", help="switch the prefix cache off")
     add("--max-queued", type=int, default=0, metavar="N", help="answer 503 with N requests in flight (default: never)")
+    add("--by-priority", action="store_true", help="schedule by the requests' `priority`, the lower number first")
     add("--noise", type=float, default=0.03, metavar="S", help="sigma of an iteration's noise (default 0.03)")
     add("--stalls", type=float, default=0.0, metavar="R", help="stalls per busy second (default 0)")
     add("--stall-seconds", type=float, default=0.1, metavar="S", help="mean length of a stall (default 0.1)")
@@ -89,6 +90,7 @@ def server_options(args: argparse.Namespace) -> list[ServerOptions]:
         noise=args.noise,
         stall_rate=args.stalls,
         stall_seconds=args.stall_seconds,
+        by_priority=args.by_priority,
     )
     made: list[ServerOptions] = []
     for name in args.profile:

@@ -4,6 +4,7 @@ The idea: an engine does nothing but iterations. At each boundary the schedule g
 token (or the next chunk of its prompt), then lets waiting ones in, until the token budget, the sequence slots or the
 KV blocks are used up; the profile says how long that takes; at the end every sequence whose prompt is done has one
 more token. If blocks run out, the latest sequence gives all of its own back and starts again (recompute).
+With scheduling by priority the queue is in the order of (priority, arrival), and the last in that order gives way.
 Continuous batching: Orca (OSDI'22); chunked prefill: Sarathi-Serve (OSDI'24); blocks: PagedAttention (SOSP'23).
 
 Whoever decodes does so in lockstep, so an iteration costs the work of those to whom something happens in it, not of
@@ -15,6 +16,7 @@ and replays an hour in seconds. Text, HTTP and metrics are left to others.
 """
 
 import math
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass
 from random import Random
@@ -40,6 +42,7 @@ class EngineOptions:
     noise: float = 0.0  # sigma of a log-normal factor with mean 1 on every iteration
     stall_rate: float = 0.0
     stall_seconds: float = 0.0  # mean of an exponential
+    by_priority: bool = False  # vLLM's `--scheduling-policy priority`: the lower number first
 
 
 class Engine:
@@ -93,10 +96,15 @@ class Engine:
         self._serial += 1
         generation = Generation(request, self._serial, now, tag)
         self._by_id[request.id] = generation
-        self.waiting.append(generation)
+        self._queue(generation)
         if self._ends_at == math.inf and self._wakes_at == math.inf:
             self._wakes_at = now
         return generation
+
+    def _queue(self, g: Generation) -> None:
+        """At the end of the queue, or where its priority and its arrival put it."""
+        place = bisect_left(self.waiting, g.rank, key=_rank) if self.options.by_priority else len(self.waiting)
+        self.waiting.insert(place, g)
 
     def abort(self, request_id: str, now: float) -> bool:
         """Drop a request and free its blocks at once; False if it is not here (any more)."""
@@ -192,7 +200,8 @@ class Engine:
         decodes = self._decodes.count
         budget = self.options.max_batched_tokens - decodes
         if len(self.running) > decodes:
-            budget = self._schedule_prompt(step, budget)
+            budget = self._schedule_prompt(step, budget) + decodes - self._decodes.count
+            decodes = self._decodes.count  # by priority, decodes may have given way to the prompt
         if self.waiting and not step.preempted:
             budget = self._admit_waiting(step, budget)
         self._tokens = self.options.max_batched_tokens - budget
@@ -221,10 +230,9 @@ class Engine:
         if len(full) <= self.pool.free:
             self._blocks.grow_decodes(full)
             return
-        i = 0
-        while i < len(full) and self._make_place(full[i], 1, step):
-            self._blocks.grow_decodes(full[i : i + 1])
-            i += 1
+        for g in tuple(full):
+            if g.decoding and self._make_place(g, 1, step):
+                self._blocks.grow_decodes([g])
 
     def _schedule_prompt(self, step: Step, budget: int) -> int:
         """The next chunk of the prompt that the last iteration left unfinished; returns what is left of `budget`."""
@@ -268,16 +276,23 @@ class Engine:
             step.started.append(g)
 
     def _make_place(self, g: Generation, need: int, step: Step) -> bool:
-        """Free `need` blocks for a running `g`, at the cost of the latest ones; False if `g` itself had to go."""
+        """Free `need` blocks for a running `g`, at the cost of the last ones; False if `g` itself had to go."""
         while self.pool.free < need:
-            victim = self.running[-1]
+            victim = max(self.running, key=_rank) if self.options.by_priority else self.running[-1]
             self._leave(victim)
             self._blocks.lend(victim)
             victim.phase = Phase.WAITING
             victim.computed = 0
             self.preemptions += 1
             step.preempted.append(victim)
-            self.waiting.appendleft(victim)
+            if self.options.by_priority:
+                self._queue(victim)
+            else:
+                self.waiting.appendleft(victim)
             if victim is g:
                 return False
         return True
+
+
+def _rank(g: Generation) -> tuple[int, int]:
+    return g.rank

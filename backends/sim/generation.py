@@ -22,13 +22,15 @@ class SimRequest:
     """A prompt to answer: lengths in tokens, and the keys of its full blocks.
 
     `keys[i]` stands for block `i` and everything before it, so equal keys mean equal prefixes. Keys may go on into
-    the answer (for those who know it beforehand); blocks without a key are never shared.
+    the answer (for those who know it beforehand); blocks without a key are never shared. The lower `priority` goes
+    first, in an engine that schedules by it.
     """
 
     id: str
     prompt_tokens: int
     output_tokens: int
     keys: Sequence[Hashable] = ()
+    priority: int = 0
 
 
 class Phase(Enum):
@@ -73,6 +75,7 @@ class Generation:
         "output_tokens",
         "phase",
         "preemptions",
+        "priority",
         "prompt_tokens",
         "room",
         "serial",
@@ -86,6 +89,7 @@ class Generation:
         self.prompt_tokens = request.prompt_tokens
         self.output_tokens = request.output_tokens
         self.keys = request.keys
+        self.priority = request.priority
         self.tag = tag
         self.phase = Phase.WAITING
         self.arrived_at = now
@@ -113,6 +117,11 @@ class Generation:
     def goal(self) -> int:
         """Tokens to have in the KV cache before the next one comes out."""
         return self.prompt_tokens + self.generated
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Its place among all, for an engine that schedules by priority: the lowest goes first and stays longest."""
+        return self.priority, self.serial
 
     @property
     def decoding(self) -> bool:

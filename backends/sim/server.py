@@ -198,7 +198,7 @@ class SimServer:
                 output = limit if ask.ignore_eos else self._draw(min(ask.min_tokens, limit), limit)
                 keys = self._keys(prompt, start, output)
                 choice = Choice(exchange, index, start, limit)
-                wanted = SimRequest(f"{self.asked}", tokens, output, keys)
+                wanted = SimRequest(f"{self.asked}", tokens, output, keys, ask.priority)
                 exchange.generations.append(self.engine.submit(wanted, now, choice))
         except QueueFull as error:
             self.drop(exchange)

@@ -23,6 +23,7 @@ class Sequence:
     """A request: the blocks it uses, how many of them it has shown to others, and its tokens."""
 
     request: SimRequest
+    serial: int = 0
     blocks: list[Block] = field(default_factory=list)
     shown: int = 0
     computed: int = 0
@@ -30,6 +31,10 @@ class Sequence:
     decoding: bool = False
     started: bool = False
     chunk: int = 0  # tokens of it in the iteration under way
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return self.request.priority, self.serial
 
     @property
     def wanted(self) -> int:
@@ -65,12 +70,15 @@ class SlowEngine:
         self.known: dict[Hashable, Block] = {}
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        self.hits = 0
+        self.hits = self.serial = 0
         self.under_way = 0  # tokens
         self.ends_at: float | None = None
 
     def submit(self, request: SimRequest) -> None:
-        self.waiting.append(Sequence(request))
+        self.serial += 1
+        self.waiting.append(Sequence(request, self.serial))
+        if self.options.by_priority:
+            self.waiting.sort(key=lambda s: s.rank)
 
     def abort(self, name: str) -> None:
         for queue in (self.waiting, self.running):
@@ -108,22 +116,29 @@ class SlowEngine:
 
     def start(self, event: Event) -> None:
         budget = self.options.max_batched_tokens
+        given: list[Sequence] = []  # who has got its share of this iteration
         for s in list(self.running):
             if s not in self.running:
-                break  # it lost its place to one before it, as did all behind it
+                continue  # it lost its place to another
             s.chunk = min(budget, s.wanted - s.computed)
             fits = s.computed + s.chunk <= len(s.blocks) * self.size
             while self.missing(s) > len(self.unused):
-                latest = self.running.pop()
+                latest = max(self.running, key=lambda s: s.rank) if self.options.by_priority else self.running[-1]
+                self.running.remove(latest)
                 self.give_back(latest)
+                if latest is not s and latest in given:
+                    budget += latest.chunk
                 latest.computed = latest.chunk = 0
                 latest.decoding = False
                 event.preempted.append(latest.request.id)
                 self.waiting.insert(0, latest)
+                if self.options.by_priority:
+                    self.waiting.sort(key=lambda s: s.rank)
                 if latest is s:
                     break
             if s in self.running:
                 budget -= s.chunk
+                given.append(s)
                 self.take(s)
                 if not fits:
                     self.show(s, s.computed if s.decoding else s.computed + s.chunk)

@@ -226,6 +226,34 @@ def test_when_blocks_run_out_the_latest_starts_again_and_still_ends() -> None:
     assert first.generated == second.generated == 60
 
 
+def test_by_priority_the_lower_number_goes_first_and_equals_in_the_order_of_arrival() -> None:
+    one = engine(max_seqs=1, by_priority=True)
+    order: list[str] = []
+    for name, priority in (("running", 9), ("late", 5), ("urgent", -1), ("later", 5)):
+        one.submit(SimRequest(name, 32, 3, priority=priority), 0.0)
+        if name == "running":
+            one.step(0.0)
+    run(one, lambda step: order.extend(g.id for g in step.finished))
+    assert order == ["running", "urgent", "late", "later"]
+
+
+def test_by_priority_it_is_the_least_urgent_that_gives_its_blocks_back_however_old_it_is() -> None:
+    one = engine(kv_tokens=10 * 16, prefix_caching=False, by_priority=True)
+    filler = one.submit(SimRequest("filler", 64, 60, priority=1), 0.0)
+    urgent = one.submit(SimRequest("urgent", 64, 60), 0.0)
+    run(one)
+    assert (filler.preemptions, urgent.preemptions) == (1, 0)
+    assert filler.generated == urgent.generated == 60
+
+
+def test_without_it_priorities_say_nothing() -> None:
+    one = engine(kv_tokens=10 * 16, prefix_caching=False)
+    filler = one.submit(SimRequest("filler", 64, 60, priority=1), 0.0)
+    urgent = one.submit(SimRequest("urgent", 64, 60), 0.0)
+    run(one)
+    assert (filler.preemptions, urgent.preemptions) == (0, 1)
+
+
 def test_a_preempted_request_finds_its_own_blocks_again_if_they_are_still_there() -> None:
     one = engine(kv_tokens=20 * 16)
     one.submit(SimRequest("a", 100, 100), 0.0)

@@ -21,6 +21,7 @@ coming = st.tuples(
     st.integers(1, 50),  # output
     st.integers(0, 2),  # prompt family; 0: shares nothing
     st.integers(0, 80),  # tokens for which there are keys
+    st.integers(-1, 2),  # priority
 )
 stepping = st.tuples(st.just("step"), st.integers(1, 25))
 going = st.tuples(st.just("go"), st.integers(0, 30))
@@ -33,6 +34,7 @@ shapes = st.fixed_dictionaries(
         "block_size": st.sampled_from([1, 4, 16]),
         "prefix_caching": st.booleans(),
         "noise": st.sampled_from([0.0, 0.2]),
+        "by_priority": st.booleans(),
     }
 )
 
@@ -63,10 +65,11 @@ class Pair:
         self.now = 0.0
         self.made: list[Generation] = []
 
-    def come(self, prompt: int, output: int, family: int, keyed: int) -> None:
+    def come(self, prompt: int, output: int, family: int, keyed: int, priority: int = 0) -> None:
         name = str(len(self.made))
         whose = f"family {family}" if family else f"request {name}"
-        request = SimRequest(name, prompt, output, [(whose, i) for i in range(keyed // self.engine.options.block_size)])
+        keys = [(whose, i) for i in range(keyed // self.engine.options.block_size)]
+        request = SimRequest(name, prompt, output, keys, priority)
         if prompt + output <= self.engine.capacity_tokens():
             self.made.append(self.engine.submit(request, self.now))
             self.slow.submit(request)
@@ -111,12 +114,13 @@ def test_a_long_day_short_of_cache_is_that_of_the_slow_model(seed: int) -> None:
         max_seqs=random.choice([6, 12]),
         kv_tokens=random.randrange(200, 500),
         block_size=random.choice([1, 4, 16]),
+        by_priority=seed % 2 == 1,
     )
     pair = Pair(options)
     for _ in range(60):
         for _ in range(random.randrange(4)):
             keyed = random.choice([0, 20, 80, 200])
-            pair.come(random.randint(1, 60), random.randint(1, 130), random.randrange(3), keyed)
+            pair.come(random.randint(1, 60), random.randint(1, 130), random.randrange(3), keyed, random.randrange(3))
         if random.random() < 0.1:
             pair.go(random.randrange(len(pair.made) + 1))
         pair.step(random.randrange(50))
