@@ -28,13 +28,15 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+
 from gateway.core.errors import HeadwayError, NoEndpoint, Refused
 from gateway.core.fleet import Fleet
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Outcome, Request
 from policies.admission.base import ClassRule, Waiting, cost
-from policies.admission.judge import GO, Judge, Verdict
+from policies.admission.judge import GO, Judge, Verdict, given_way
 from policies.admission.limit import AdaptiveLimit
 from policies.admission.room import WaitingRoom
 from policies.admission.shares import Shares
@@ -142,7 +144,8 @@ class Desk(Generic[G]):
               is_late: bool = False) -> Reservation | Verdict:  # fmt: skip
         """Look, pick, judge and take. Raises NoEndpoint. Not to be interrupted."""
         fleet, predictor, avoid = self.fleet, self.fleet.predictor, guest.avoid
-        snapshot = self._look(guest, request, now)
+        restraint = self.shares.restraint(request.tenant, now)
+        snapshot = self._look(guest, request, now, restraint)
         if snapshot is None:  # who was let in once is not held to its promise again
             return Verdict(False) if avoid else self.judge.patience(request, predictor, now)
         if avoid or not may_hold:
@@ -156,7 +159,7 @@ class Desk(Generic[G]):
         elif is_late:
             verdict = self.judge.without_first(request, decision, predictor)
         else:
-            verdict = self.judge.judge(request, decision, predictor, now, self.shares.restraint(request.tenant, now))
+            verdict = self.judge.judge(request, decision, predictor, now, restraint)
         if not verdict.goes:
             return verdict
         guest.chosen(decision, snapshot)
@@ -164,7 +167,7 @@ class Desk(Generic[G]):
         self._admitted(guest, reservation, request, now)
         return reservation
 
-    def _look(self, guest: G, request: Request, now: float) -> Snapshot | None:
+    def _look(self, guest: G, request: Request, now: float, restraint: float) -> Snapshot | None:
         """Who may be chosen; None where all are full. Raises NoEndpoint."""
         fleet = self.fleet
         try:
@@ -173,11 +176,12 @@ class Desk(Generic[G]):
             raise
         except Refused:
             return None
-        if (self._limit < math.inf or self._reserved) and self._all >= self._places(request.klass, snapshot):
+        part = given_way(restraint)
+        if (self._limit < math.inf or self._reserved) and self._all >= part * self._places(request.klass, snapshot):
             return None
         predictor = fleet.predictor
-        if predictor is None or not predictor.calibrated or predictor.learnt.tpot.samples < FEW:
-            narrowed = self._within_limits(snapshot)
+        if predictor is None or not predictor.calibrated or predictor.learnt.tpot.samples < FEW or restraint:
+            narrowed = self._within_limits(snapshot, part)
             if narrowed is None:
                 return None
             snapshot = narrowed
@@ -196,12 +200,13 @@ class Desk(Generic[G]):
                 kept += max(0.0, share * limit - self._inflight.get(name, 0))
         return limit - kept
 
-    def _within_limits(self, snapshot: Snapshot) -> Snapshot | None:
-        """Without those that have as much as they carry, as far as the time between tokens tells."""
+    def _within_limits(self, snapshot: Snapshot, part: float) -> Snapshot | None:
+        """Without those that have this part of what they carry, as far as the time between tokens tells."""
         fleet, rows = self.fleet, snapshot.rows
         self.adaptive.reach(len(fleet.ours))
-        # A limit that the operator set stands by itself: the fleet has seen to it.
-        room = (fleet.ours[rows] < self.adaptive.limits[rows]) | (fleet.limit[rows] < math.inf)
+        # A limit that the operator set stands in place of what was found out.
+        limits = np.where(fleet.limit[rows] < math.inf, fleet.limit[rows], self.adaptive.limits[rows])
+        room = fleet.ours[rows] < part * limits
         if room.all():
             return snapshot
         return Snapshot(fleet, snapshot.now, rows[room], False) if room.any() else None
@@ -212,7 +217,7 @@ class Desk(Generic[G]):
         """Until when a request that may not go before others can use a turn."""
         predictor = self.fleet.predictor
         if request.deadline == request.deadline and predictor is not None and predictor.calibrated:
-            snapshot = self._look(guest, request, now)  # whether its deadline can be met is worth a prediction
+            snapshot = self._look(guest, request, now, 0.0)  # whether its deadline can be met is worth a prediction
             if snapshot is not None:
                 decision = self.pick(request._replace(may_wait=False), snapshot)
                 verdict = self.judge.judge(request, decision, predictor, now)

@@ -29,7 +29,8 @@ from typing import NamedTuple
 from gateway.core.predictor import Predictor
 from gateway.core.types import Decision, Forecast, Outcome, Request
 
-GUARD = 0.7  # of what others are held to, for a tenant that had several times its share
+GUARD = 0.75  # of what others are held to, for a tenant that had several times its share
+UNPROMISED = 2.5  # times the pace of a stream alone: what such a tenant is held to where nothing is promised
 STRETCH = 1.5  # a promise is at least so many times what an idle endpoint takes
 SURE = 1.1  # times the first token of an idle endpoint: it will not come sooner
 
@@ -49,6 +50,11 @@ class Verdict(NamedTuple):
 
 
 GO = Verdict(True)
+
+
+def given_way(restraint: float) -> float:
+    """The share of what others may use that a tenant may, which must give way so much (0 to 1)."""
+    return 1.0 - (1.0 - GUARD) * restraint
 
 
 class Bound:
@@ -134,7 +140,9 @@ class Judge:
             if forecast.ttft + forecast.tpot * request.output_tokens > left:
                 return self._misses_deadline(request, predictor, now)
         ttft_slo, tpot_slo = request.ttft_slo, request.tpot_slo
-        pace = self.margin.share * (1.0 - (1.0 - GUARD) * restraint)
+        pace = self.margin.share * given_way(restraint)
+        if restraint and tpot_slo != tpot_slo:
+            tpot_slo = UNPROMISED * predictor.idle_tpot()
         waited = now - request.arrived
         # Written so that what is not promised (NaN) is never broken.
         if not (waited + forecast.ttft_high > ttft_slo or forecast.tpot > pace * tpot_slo):
