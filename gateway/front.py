@@ -184,12 +184,15 @@ class Front:
         return self.intake.key_of(made)
 
     async def perform(self, path: str, body: bytes, fields: tuple[tuple[bytes, bytes], ...], key: Key, klass: str,
-                      request_id: str, deadline: float, reply: Collected,
-                      sent: Callable[[], None]) -> None:  # fmt: skip
-        """Send a job's request on its way and collect its answer. Raises a HeadwayError where there is none."""
+                      request_id: str, deadline: float, reply: Collected, sent: Callable[[], None],
+                      aborted: int) -> None:  # fmt: skip
+        """Send a job's request on its way and collect its answer. Raises a HeadwayError where there is none.
+
+        It was `aborted` so often before, to make room.
+        """
         head = RequestHead.made(path.encode("latin-1"), fields)
         at, received, facts = time.time(), time.monotonic(), Facts()
-        facts.on_sent = sent
+        facts.on_sent, facts.aborted = sent, aborted
         ask: Ask | None = None
         error: HeadwayError | None = None
         try:

@@ -70,9 +70,12 @@ class Performer(Protocol):
     def key_of(self, digest: bytes | None) -> Key | None: ...
 
     async def perform(self, path: str, body: bytes, fields: tuple[tuple[bytes, bytes], ...], key: Key, klass: str,
-                      request_id: str, deadline: float, reply: Collected,
-                      sent: Callable[[], None]) -> None:  # fmt: skip
-        """Raises a HeadwayError where there is no answer. `deadline` is monotonic, NaN for none."""
+                      request_id: str, deadline: float, reply: Collected, sent: Callable[[], None],
+                      aborted: int) -> None:  # fmt: skip
+        """Raises a HeadwayError where there is no answer. `deadline` is monotonic, NaN for none.
+
+        `aborted`: how often it was stopped to make room; there is an end to that (`filler.aborts`).
+        """
         ...
 
 
@@ -92,7 +95,8 @@ class Execution:
         deadline = time.monotonic() + left if isfinite(left) else nan
         reply = Collected()
         try:
-            await performer.perform(claim.path, claim.body, claim.fields, key, klass, claim.id, deadline, reply, sent)
+            await performer.perform(claim.path, claim.body, claim.fields, key, klass, claim.id, deadline, reply, sent,
+                                    claim.displaced)  # fmt: skip
         except HeadwayError as error:
             return _failed(error, claim.id)
         except Exception as error:  # a bug of ours: it must not look as if the whole process had vanished
@@ -181,6 +185,7 @@ class _Answer(msgspec.Struct, gc=False):
     usage: _Counts | None = None
 
 
+_MOST_TOKENS = 1 << 40  # of one answer that anybody may claim: sums of it fit into every store
 _decode = msgspec.json.Decoder(_Answer).decode
 
 
@@ -194,7 +199,6 @@ def usage_of(body: bytes) -> Usage:
         return Usage()
     given = counts.prompt_tokens_details or counts.input_tokens_details or _Details()
     made = counts.completion_tokens_details or counts.output_tokens_details or _Details()
-    return Usage(
-        counts.prompt_tokens or counts.input_tokens or 0, given.cached_tokens or 0,
-        counts.completion_tokens or counts.output_tokens or 0, made.reasoning_tokens or 0,
-    )  # fmt: skip
+    said = (counts.prompt_tokens or counts.input_tokens, given.cached_tokens,
+            counts.completion_tokens or counts.output_tokens, made.reasoning_tokens)  # fmt: skip
+    return Usage(*(min(max(0, tokens or 0), _MOST_TOKENS) for tokens in said))
