@@ -35,6 +35,7 @@ LARGEST = 0.125  # ... and how much of a limit is kept for another like it
 FLOOR = 1.0 / 16.0  # of a limit that a lease is at least,
 FLOOR_OF_DAY = 1.0 / 256.0  # ... of a day's: what lies idle near its end is refused until tomorrow
 CROWD = 4.0  # gateways, beyond which the floors shrink: together a quarter of the limit at most
+STALE = 0.25  # seconds after which the ledger is asked again before anybody is refused
 NEED = 1.0  # seconds for which a request that got nothing is asked for
 _SLACK = 1e-3
 
@@ -183,7 +184,7 @@ class LeasedAccount(Account):
         if n > lease.size:
             return Shortage(kind, inf)
         missing = n - lease.left - lease.free_by(now)  # (at most so much is free)
-        if missing <= _SLACK:
+        if missing <= _SLACK or now - lease.free_at > STALE:
             return Shortage(kind, EVERY, short=True)
         if kind == "day":
             return Shortage(kind, until_tomorrow(at))

@@ -21,6 +21,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from secrets import token_hex
 from typing import Literal
 
@@ -143,7 +144,8 @@ class SharedLimits:
             await asyncio.sleep(TRY_AGAIN)
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._urgent.wait(), TICK)
+            async with asyncio.timeout(TICK):
+                await self._urgent.wait()
         await asyncio.sleep(max(0.0, self._looked_at + SOONEST - self._clock()))
         self._urgent.clear()
 
@@ -162,13 +164,14 @@ class SharedLimits:
             await self._exchange(due)
         except Silence as silence:
             self._failed(silence)
-        else:
+            return
+        if due:
             self._strikes = 0
-            if self.is_lost:
-                self.is_lost = False
-                if self._was_lost:
-                    self._report("shared_limits_back", "")
-                self._was_lost = False
+        if self.is_lost:
+            self.is_lost = False
+            if self._was_lost:
+                self._report("shared_limits_back", "")
+            self._was_lost = False
 
     def _failed(self, silence: Silence) -> None:
         self._strikes += 1
@@ -204,6 +207,10 @@ class SharedLimits:
                 answers = await self._ask(batch, messages, leaving)
                 for name, message, answer in zip(batch, messages, answers, strict=True):
                     self._hear(accounts[name], name, message, answer)
+            except Silence:
+                for name in batch:
+                    accounts[name].reported_at = -inf  # at once again
+                raise
             finally:
                 for futures in waiting.values():
                     for future in futures:

@@ -21,8 +21,8 @@ local m = cjson.decode(ARGV[1])
 local t = redis.call('TIME')
 local micros = tonumber(t[1]) * 1000000 + tonumber(t[2])
 local raw = redis.call('GET', KEYS[1])
-local s = raw and cmsgpack.unpack(raw)
-if not s or s.v ~= 1 then
+local readable, s = pcall(cmsgpack.unpack, raw or '')
+if not readable or type(s) ~= 'table' or s.v ~= 1 then
   s = {v = 1, line = micros, day = 0, spent = 0,
        full = {requests = 0, tokens = 0}, moved = {requests = 0, tokens = 0}, gateways = {}}
 end
