@@ -9,6 +9,7 @@ time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
 
@@ -20,16 +21,17 @@ _SLACK = 64  # empty cells that are not worth tidying up
 
 
 class Deadline(Order[T]):
-    """By `until`, the earliest first; at one moment in the order in which they came."""
+    """By `until`, or another moment that `key` gives, the earliest first; at one moment in the order they came in."""
 
-    def __init__(self, shares: Shares):
+    def __init__(self, shares: Shares, key: Callable[[Waiting[T]], float] = lambda waiting: waiting.until):
+        self._key = key
         self._heap: list[tuple[float, float, int, Cell[T]]] = []
         self._serial = count()
         self._count = 0
         self.cost = 0.0
 
     def push(self, waiting: Waiting[T]) -> None:
-        heappush(self._heap, (waiting.until, waiting.since, next(self._serial), Cell(waiting)))
+        heappush(self._heap, (self._key(waiting), waiting.since, next(self._serial), Cell(waiting)))
         self._count += 1
         self.cost += waiting.cost
 
@@ -62,12 +64,13 @@ class Deadline(Order[T]):
 
     def leads(self, waiting: Waiting[T]) -> bool:
         first = self.peek()
-        return first is None or waiting.until < first.until
+        return first is None or self._key(waiting) < self._key(first)
 
     def ahead(self, waiting: Waiting[T]) -> float:
         if self._count > _SCANNED:
             return self.cost
-        found = (entry[3].waiting for entry in self._heap if entry[0] <= waiting.until)
+        key = self._key(waiting)
+        found = (entry[3].waiting for entry in self._heap if entry[0] <= key)
         return sum(one.cost for one in found if one is not None)
 
     def __len__(self) -> int:

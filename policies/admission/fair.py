@@ -1,6 +1,7 @@
 """The tenant that has been served least goes next, so that one tenant cannot crowd out another.
 
-Within a tenant, who has least slack goes first: what it is promised orders its own requests and not those of others.
+Within a tenant, who was promised the earliest first token goes first: that orders its own requests and not those of
+others. (Not who has least slack: long prompts would go before short ones, and in an overload fewer would be in time.)
 What a tenant has been served is kept by `shares`, in tokens, and is charged when a request is dispatched and not when
 it is popped: so what went at once counts too, and a request that was popped in vain costs nothing. Between two tenants
 that both wait, what they get differs by at most one request.
@@ -33,7 +34,7 @@ class Fair(Order[T]):
         tenant = waiting.request.tenant
         line = self._lines.get(tenant)
         if line is None:
-            line = self._lines[tenant] = Deadline(self._shares)
+            line = self._lines[tenant] = Deadline(self._shares, _promised)
             heappush(self._heap, (self._shares.used(tenant), next(self._serial), tenant))
         line.push(waiting)
         self._count += 1
@@ -96,3 +97,8 @@ class Fair(Order[T]):
                 return tenant
             heapreplace(heap, (used, serial, tenant))
         return None
+
+
+def _promised(waiting: Waiting[T]) -> float:
+    slo = waiting.request.ttft_slo
+    return waiting.request.arrived + slo if slo == slo else waiting.until
