@@ -34,6 +34,7 @@ Whose = Literal["item", "tenant", "model"]
 
 # Answers of a model server that say "not now" and not "never": too early, too many, conflict, its own time-out.
 _NOT_NOW = frozenset((408, 409, 425, 429))
+_OF_A_LINE = ((b"content-type", b"application/json"),)  # a line of a batch has no header fields of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,8 @@ class Execution:
         deadline = time.monotonic() + left if isfinite(left) else nan
         reply = Collected()
         try:
-            await performer.perform(claim.path, claim.body, claim.fields, key, klass, claim.id, deadline, reply, sent,
+            fields = claim.fields if claim.batch_id is None else _OF_A_LINE
+            await performer.perform(claim.path, claim.body, fields, key, klass, claim.id, deadline, reply, sent,
                                     claim.displaced)  # fmt: skip
         except HeadwayError as error:
             return _failed(error, claim.id)

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = "llama-3.1-8b"
 ALIAS = "gpt-4o-mini"
 KEY = "sk-client"
+OTHER_KEY = "sk-other"  # of another tenant
 ENGINE_KEY = "sk-engine"
 
 # Different in each answer and of no meaning to a client, or (the texts) only as long as they are.
@@ -131,7 +132,7 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
 
 @contextmanager
 def stack(where: Path) -> Iterator[Stack]:
-    """Two servers that want a key, and a gateway with its own key and an alias in front of them."""
+    """Two servers that want a key, and a gateway with keys of its own, an alias and jobs in front of them."""
     words = ("sim", "--profile", "h100_llama-3.1-8b_bf16_tp1", "--count", "2", "--speed", "20")
     with program(*words, "--mean-output", "20", "--api-key", ENGINE_KEY) as sim:
         servers = tuple(read_until(sim, r"(http://\S+) model=")[1] for _ in range(2))
@@ -148,6 +149,8 @@ models:
   {MODEL}: {{to: main, aliases: [{ALIAS}]}}
 keys:
   {KEY}: {{tenant: tests}}
+  {OTHER_KEY}: {{tenant: others}}
+jobs: {{store: "sqlite:jobs.db"}}
 """
         )
         with program("serve", "-c", str(file)) as gateway:
