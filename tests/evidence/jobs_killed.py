@@ -97,7 +97,7 @@ class Trial:
     def bars(self, found: Reckoning) -> list[Bar]:
         wrong, gone = self.singles.outcome()
         print(f"{self.kind}: {self.kills} kills, the first at {self.done_at_kill[1]} and the last at "
-              f"{self.done_at_kill[-1]} items begun, of {self.items} lines and {len(self.singles.accepted)} single jobs")
+              f"{self.done_at_kill[-1]} items begun, of {self.items} lines and {len(self.singles.accepted)} jobs")
         print(f"executions {found.executions}, beyond the first {found.again}; the store says {dict(found.stats)}")
         return [Bar("batch not completed", float(self.status != "completed"), 0),
                 Bar("lines lost", found.lost, 0), Bar("lines with two terminal records", found.doubled, 0),
