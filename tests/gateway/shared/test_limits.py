@@ -293,7 +293,7 @@ async def test_a_redis_that_is_emptied_is_noticed_and_leases_stay(redis_url: str
 async def test_foreign_data_under_its_key_costs_the_ledger_and_not_the_gateway(redis_url: str) -> None:
     with Redis.from_url(redis_url) as by_hand:
         async with members(redis_url, LEARNT, 1) as (member,):
-            (key,) = by_hand.keys("headway:limits:*")  # type: ignore[misc]
+            (key,) = by_hand.keys("headway:limits:*")
             assert b"{acme}" in key
             by_hand.set(key, "not ours")
             member.limiter.admit(member.key, 10.0, 0.0, None, time.monotonic())
