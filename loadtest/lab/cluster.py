@@ -26,11 +26,13 @@ class Station:
     __slots__ = ("engine", "group", "number", "running", "steps", "streams", "suspended", "usage", "waiting", "_left",
                  "_period")  # fmt: skip
 
-    def __init__(self, number: int, group: Group, seed: int, routers: int, tokens_per_event: int):
+    def __init__(self, number: int, group: Group, seed: int, routers: int, tokens_per_event: int,
+                 by_priority: bool = False):  # fmt: skip
         options = EngineOptions(
             max_batched_tokens=group.chunk, max_seqs=group.max_seqs, kv_tokens=group.kv_tokens,
             block_size=group.block_size, prefix_caching=group.prefix_caching, max_queued=group.max_queued,
             noise=group.noise, stall_rate=group.stall_rate, stall_seconds=group.stall_seconds,
+            by_priority=by_priority,
         )  # fmt: skip
         self.number = number
         self.group = group
@@ -109,7 +111,8 @@ def build(scenario: Scenario, seed: int) -> list[Station]:
     """The engines, group after group."""
     groups = [group for group in scenario.groups for _ in range(group.count)]
     routers, period = scenario.routers.count, scenario.traffic.tokens_per_event
-    return [Station(number, group, seed, routers, period) for number, group in enumerate(groups)]
+    by_priority = scenario.fill.priority
+    return [Station(number, group, seed, routers, period, by_priority) for number, group in enumerate(groups)]
 
 
 def keys(item: Item, block_size: int) -> tuple[object, ...]:

@@ -33,6 +33,7 @@ from loadtest.workload import Item
 
 _ABORT, _SWEEP = 7, 8
 SWEEP = 0.1  # seconds
+_BEHIND = 1  # the filler's priority at an engine that schedules by it; the others have 0, which goes first
 FIRST = 10_000_000  # prompts of the filler are numbered from here
 TENANT = "batch"
 _BLOCK = 16
@@ -186,7 +187,7 @@ class Mixed(Simulation):
         station, item = self.stations[flight.reservation.row], flight.item
         idle = station.engine.next_event_at() == math.inf
         station.engine.submit(SimRequest(flight.request.id, item.prompt_tokens, item.output_tokens,
-                                         keys(item, station.group.block_size)), now, flight)  # fmt: skip
+                                         keys(item, station.group.block_size), _BEHIND), now, flight)  # fmt: skip
         if idle:
             self._plan(now, 0, station)
 

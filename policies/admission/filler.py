@@ -86,7 +86,7 @@ class Filler:
         self._loop = Loop()
         self._sent: dict[Reservation, _Sent] = {}
         self._prompts = Prompts(rule.slowdown * NONE_FREE)
-        self._cost = 0.0  # of the prompt that was last let go
+        self._cost = self._seconds = 0.0  # of the prompt that was last let go: arrivals, and how long it takes
         self._looked = self._recounted = -math.inf
         self._ttft_slo = self._tpot_slo = UNKNOWN
         self._ttft = UNKNOWN  # mean of the protected's first tokens without the filler's part
@@ -113,7 +113,7 @@ class Filler:
         """Filler was sent; it has been `aborted` so often before."""
         predictor = reservation.fleet.predictor
         seconds = work(predictor, reservation.row, reservation.uncached) if predictor is not None else 0.0
-        self._ledger.add(reservation, aborted, seconds, now)
+        self._ledger.add(reservation, aborted, seconds, max(seconds, self._seconds), now)
         self._prompts.spend(self._cost)
 
     def ended(self, reservation: Reservation, outcome: Outcome | None, now: float) -> None:
@@ -162,7 +162,7 @@ class Filler:
     def victims(self, fleet: Fleet, now: float) -> list[Reservation]:
         """Filler to abort now, because somebody is there or expected whom it would delay beyond the bounds."""
         predictor = fleet.predictor
-        if predictor is None or not self._ledger.rows or now - self._looked < PAUSE or not predictor.calibrated:
+        if predictor is None or not self._ledger.rows or now - self._looked < PAUSE:
             return []
         self._looked = now
         if now - self._recounted > RECOUNT:
@@ -235,7 +235,7 @@ class Filler:
         self._prompts.earn(rate, now)
         self._cost = 0.0
         row = int(snapshot.rows[open_.argmax()])
-        seconds = occupied(predictor, row, prompt, strain.iteration.item(row))
+        self._seconds = seconds = occupied(predictor, row, prompt, strain.iteration.item(row))
         if chance_of_more(rate * seconds, 0) <= self.rule.slowdown:
             able = snapshot.column(self._ledger.keeps_up(fleet, now, AHEAD))
             return open_ & (able | (unstarted * seconds <= AHEAD * prompt))

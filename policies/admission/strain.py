@@ -42,8 +42,8 @@ class Ledger:
         self._zero = 0.0
         self._each = UNKNOWN  # seconds that a token of the filler takes
 
-    def add(self, reservation: Reservation, aborted: int, work: float, now: float) -> None:
-        """One was sent, `work` seconds of prefill with it."""
+    def add(self, reservation: Reservation, aborted: int, work: float, occupied: float, now: float) -> None:
+        """One was sent, `work` seconds of prefill with it, which take `occupied` seconds there."""
         row = reservation.row
         self.reach(row + 1)
         self.rows.setdefault(row, {})[reservation] = aborted
@@ -51,7 +51,7 @@ class Ledger:
         self.requests[row] += 1.0
         self.context[row] += reservation.prompt
         self._recent[row] += work / self._fade(now)
-        self._since[row] += work
+        self._since[row] += occupied
 
     def remove(self, reservation: Reservation) -> bool:
         """It has ended, somehow. False if it is not (any more) in here."""
