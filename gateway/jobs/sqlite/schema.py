@@ -18,7 +18,7 @@ import sqlite3
 from typing import Any
 
 VERSION = 1
-ROW = 64 * 1024  # bytes of an upload in one row: a worker's claim reads whole rows
+ROW = 16 * 1024  # bytes of an upload in one row: a worker's claim reads whole rows
 BUSY = 5.0  # seconds another process may keep the file to itself
 NO_FILES = 14  # SQLite's SQLITE_CANTOPEN
 
