@@ -17,7 +17,7 @@ from typing import NamedTuple
 from gateway.ask import Ask
 from gateway.classes import asked_class, class_of
 from gateway.config.names import ModelNames
-from gateway.config.types import Config, Key, Model, TrafficClass
+from gateway.config.types import Config, Key, Model, Slo, TrafficClass
 from gateway.core.errors import BadRequest
 from gateway.core.lengths import Lengths
 from gateway.core.types import Request
@@ -33,6 +33,7 @@ ANYONE = Key(b"", "anonymous", None)
 
 # The most answers (`n`, `best_of`) one request may ask for: engines have been brought down by a billion.
 ANSWERS = 128
+_NOTHING = Slo()
 
 
 class Screened(NamedTuple):
@@ -130,11 +131,13 @@ class Intake:
         route = head.path.decode("latin-1")
         prompt = seen.text
         session = head.named.get(b"x-session-id")
+        # What a model promises, it promises to those who wait for an answer; filler waits for a gap.
+        promised = model.slo if klass.filler is None else _NOTHING
         request = Request(
             request_id, model.name, received, prompt, lengths.prompt_tokens(len(prompt), route, key.tenant),
             lengths.expected(route, key.tenant, seen.limit) * seen.answers, bool(seen.stream) or path.streams,
             session.decode("latin-1") if session is not None else seen.prompt_cache_key or seen.user or "", key.tenant,
-            klass.name, tighter(model.slo.ttft, ttft_slo), tighter(model.slo.tpot, tpot_slo),
+            klass.name, tighter(promised.ttft, ttft_slo), tighter(promised.tpot, tpot_slo),
             deadline=deadline, filler=klass.filler is not None,
         )  # fmt: skip
         asks_usage = seen.stream_options is not None and bool(seen.stream_options.include_usage)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +38,12 @@ class Batch:
         return found
 
     def cancel(self) -> None:
-        fetch(f"{self.url}/v1/batches/{self.id}/cancel", {})
+        """Stop it, if it still runs."""
+        try:
+            fetch(f"{self.url}/v1/batches/{self.id}/cancel", {})
+        except urllib.error.HTTPError as answer:
+            if answer.code != 409:  # it has ended
+                raise
 
     def wait_until(self, status: str, patience: float) -> dict[str, Any]:
         """Its state once it has this status (or has ended otherwise, or the time is over)."""

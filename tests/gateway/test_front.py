@@ -342,6 +342,15 @@ async def test_a_request_is_of_the_class_it_asks_for_if_its_key_may_use_it() -> 
 
 
 @on_uvloop
+async def test_what_a_model_promises_it_does_not_promise_to_filler() -> None:
+    for klass, lines, ttft in (("interactive", (), 0.5), ("async", (), math.nan),
+                               ("async", ("x-headway-ttft-slo: 2s",), 2.0)):  # fmt: skip
+        asked = (f"x-headway-class: {klass}", *lines)
+        _, gateway = await one(post(chat(), "/v1/chat/completions", *asked), models=PROMISED)
+        assert gateway.last.ttft_slo == pytest.approx(ttft, nan_ok=True), klass
+
+
+@on_uvloop
 async def test_what_is_no_time_is_no_deadline() -> None:
     for value in ("soon", "-2s", "2", "2030-01-31T12:00:00", "2030-13-31T12:00:00Z"):
         said, _ = await one(post(chat(), "/v1/chat/completions", f"x-headway-deadline: {value}"))
