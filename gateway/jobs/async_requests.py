@@ -23,12 +23,17 @@ _OWN_FIELDS = frozenset((b"x-request-id",))  # of a forwarded request: a job has
 
 
 class AsyncRequests:
-    """What is asked of single jobs. `config` may be replaced; `made` is told that there is a new one."""
+    """What is asked of single jobs. `config` may be replaced.
 
-    def __init__(self, store: Store, config: Config, made: Callable[[], None], eta: EtaOf):
+    `made` hears of new jobs, `cancelled` that some are to stop.
+    """
+
+    def __init__(self, store: Store, config: Config, made: Callable[[], None], cancelled: Callable[[], None],
+                 eta: EtaOf):  # fmt: skip
         self._store = store
         self.config = config
         self._made = made
+        self._cancelled = cancelled
         self._eta = eta
 
     def check(self, visit: Visit) -> None:
@@ -65,7 +70,9 @@ class AsyncRequests:
         return Said(job_object(job, None if job.ended else await in_time(self._eta(job))))
 
     async def cancel(self, visit: Visit, id_: str) -> Said:
-        return Said(job_object(await in_time(self._store.cancel_job(visit.tenant, id_, time.time()))))
+        job = await in_time(self._store.cancel_job(visit.tenant, id_, time.time()))
+        self._cancelled()
+        return Said(job_object(job))
 
     def _hosts(self) -> tuple[str, ...]:
         return self.config.jobs.callbacks if self.config.jobs is not None else ()

@@ -47,13 +47,18 @@ class _Wish(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Batches:
-    """What is asked of batches. `config` and `intake` may be replaced; `made` is told that there is a new one."""
+    """What is asked of batches. `config` and `intake` may be replaced.
 
-    def __init__(self, store: Store, config: Config, intake: Intake, made: Callable[[], None], eta: EtaOf):
+    `made` hears of new batches, `cancelled` that some are to stop.
+    """
+
+    def __init__(self, store: Store, config: Config, intake: Intake, made: Callable[[], None],
+                 cancelled: Callable[[], None], eta: EtaOf):  # fmt: skip
         self._store = store
         self.config = config
         self.intake = intake
         self._made = made
+        self._cancelled = cancelled
         self._eta = eta
 
     async def create(self, visit: Visit, body: bytes) -> Said:
@@ -92,6 +97,7 @@ class Batches:
         batch: Batch = await in_time(self._store.cancel(visit.tenant, id_, time.time()))
         if batch.ended and batch.status != "cancelled":
             raise BadRequest(f"Cannot cancel a batch with status '{batch.status}'.", status=409, code="batch_ended")
+        self._cancelled()
         return Said(batch_object(batch))
 
     async def _check_input(self, visit: Visit, id_: str) -> None:

@@ -31,6 +31,7 @@ from gateway.jobs.model import Claim, Queue, Renewal, Stats
 from gateway.jobs.retry import is_given_up, wait
 
 LEASE = 30.0  # seconds a claim is held without a word
+LEAST_BETWEEN = 0.1  # seconds between renewals, however many cancel their work
 AHEAD = 16  # pieces of work of one class and model that stand in line, at least
 MOST_AHEAD = 512  # ... and at most
 AHEAD_SHARE = 0.5  # ... of those that run, in between
@@ -82,6 +83,7 @@ class Dispatcher:
         self._insist = Insistence(random)
         self._waiting: list[Kind] = []  # of these there is something in the store, earliest deadline first
         self._news = asyncio.Event()
+        self._cancelled = asyncio.Event()
         self._is_new = True
         self._supplying: asyncio.Task[None] | None = None
         self._claiming: asyncio.Task[list[Claim]] | None = None
@@ -107,6 +109,10 @@ class Dispatcher:
         """There is something new in the store."""
         self._is_new = True
         self._news.set()
+
+    def heed(self) -> None:
+        """Something was cancelled: what of it runs here is stopped now, not when leases are renewed next."""
+        self._cancelled.set()
 
     async def stop(self, timeout: float = 0.0) -> None:
         """Claim nothing more. What runs may end within `timeout` seconds; the rest is given back to be begun again."""
@@ -273,13 +279,17 @@ class Dispatcher:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(self._lease / 3.0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._lease / 3.0):
+                    await self._cancelled.wait()
+            self._cancelled.clear()
             there = tuple(self.hands)
             renewal = await self._insist.on(partial(self._renew_all, there))
             for held in there:
                 held.is_lost = held.claim.key in renewal.lost
                 if (held.is_lost or held.claim.key in renewal.stop) and held.state != DONE and held.task is not None:
                     held.task.cancel()
+            await asyncio.sleep(LEAST_BETWEEN)
 
     async def _renew_all(self, there: Iterable[Held]) -> Renewal:
         at = time.time()

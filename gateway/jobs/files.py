@@ -152,7 +152,7 @@ class Upload(Sink):
                 raise BadRequest("put expires_after before the file", code="invalid_form", param=_ANCHOR)
             if writer is None:
                 raise BadRequest("the file is empty", code="empty_file", param="file")
-            made: File = await in_time(writer.finish(time.time()))
+            made: File = await in_time(writer.finish(self._at))  # of which `expires_at` counts
             return made
         except BaseException:
             if writer is not None:  # beside: neither the client nor who stops us waits for it
@@ -173,7 +173,7 @@ class Upload(Sink):
 
     async def _new_file(self) -> Writer:
         """Called with the first piece: by then a small form has been read whole, so its fields may stand anywhere."""
-        at = time.time()
+        self._at = at = time.time()
         self._expires = life = self._life()
         made: Writer = await in_time(self._files.store.new_file(
             self._visit.tenant, self._form.filename or "", PURPOSE, at, None if life is None else at + life

@@ -45,24 +45,30 @@ _METHODS: dict[tuple[str, str], tuple[str, ...]] = {
 }
 
 
+def _nobody() -> None:
+    """Who is told where nobody listens."""
+
+
 async def _unknown(work: Batch | Job) -> Eta | None:
     return None
 
 
 class JobsApi:
-    """One per process; `reconfigure` after a reload. `record` gets one record a request; `made` hears of new work.
+    """One per process; `reconfigure` after a reload. `record` gets one record a request; `made` hears of new work,
+    `cancelled` that some of it is to stop.
 
     `start` begins to validate batches, `stop` ends that and all answers that are still waited for. The store is opened
     and closed by whoever gives it.
     """
 
     def __init__(self, store: Store, config: Config, intake: Intake, record: Callable[[RequestRecord], None], *,
-                 made: Callable[[], None] = lambda: None, eta: EtaOf = _unknown):  # fmt: skip
+                 made: Callable[[], None] = _nobody, cancelled: Callable[[], None] = _nobody,
+                 eta: EtaOf = _unknown):  # fmt: skip
         self._desk = Desk(record)
         self._files = Files(store, self._desk, config)
         self._new_batch = asyncio.Event()
-        self._batches = Batches(store, config, intake, self._new_batch.set, eta)
-        self._requests = AsyncRequests(store, config, made, eta)
+        self._batches = Batches(store, config, intake, self._new_batch.set, cancelled, eta)
+        self._requests = AsyncRequests(store, config, made, cancelled, eta)
         self._made = made
         self._validator = Validator(store, f"validator-{secrets.token_hex(8)}", lambda: self._batches.intake,
                                     lambda: self._files.config.limits.body)  # fmt: skip

@@ -68,7 +68,8 @@ class JobsService:
         self._dispatcher = Dispatcher(self.store, Execution(front), owner, self._observe, random, self._promotion,
                                       hands=hands)  # fmt: skip
         self._callbacks = Callbacks(self.store, self._rules, random)
-        self.api = JobsApi(self.store, config, intake, record, made=self._dispatcher.wake, eta=self._eta)
+        self.api = JobsApi(self.store, config, intake, record, made=self._dispatcher.wake, eta=self._eta,
+                           cancelled=self._dispatcher.heed)
 
     def _rules(self) -> Jobs:
         assert self._config.jobs is not None
