@@ -6,6 +6,8 @@ swallowed.
 
 from __future__ import annotations
 
+from gateway.core.grounds import Grounds
+
 
 class HeadwayError(Exception):
     """Base of all answers that are not a success. `message` is shown to the client, so it names no internals."""
@@ -41,10 +43,14 @@ class NotYet(BadRequest):
 
 
 class Refused(HeadwayError):
-    """Ours, by policy: `reason` is a word of the contract, `retry_after` seconds until it is worth coming back."""
+    """Ours, by policy: `reason` is a word of the contract, `retry_after` seconds until it is worth coming back.
+
+    `grounds`: what it was decided on, where a desk did.
+    """
 
     status = 429
     code = "refused"
+    grounds: Grounds | None = None
 
     def __init__(self, message: str, *, reason: str, status: int = 429, retry_after: float | None = None):
         super().__init__(message, status=status, code=reason)

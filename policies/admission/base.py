@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from gateway.core.types import Request
+from gateway.core.types import Forecast, Request
 
 if TYPE_CHECKING:
     from policies.admission.shares import Shares
@@ -49,10 +49,12 @@ class Waiting(Generic[T]):
     `until`: the latest moment at which a turn is of use, `why` the contract's word for the refusal after it. `asks_at`:
     when it must be asked at the latest, because its policy would rather choose later but not after that (infinite where
     it waits for room). `cost`: tokens, those it will write weighing double. `left`: it waits no longer. `late`: it can
-    no longer keep its promise, and is served after those that can. `cell`: where its order keeps it.
+    no longer keep its promise, and is served after those that can. `cell`: where its order keeps it. `lacked`: what it
+    waits for, and waited for before (words of `gateway.core.grounds`); `forecast`: the last one that would not do.
     """
 
-    __slots__ = ("asks_at", "cell", "cost", "item", "late", "left", "request", "since", "until", "why")
+    __slots__ = ("asks_at", "cell", "cost", "forecast", "item", "lacked", "late", "left", "request", "since", "until",
+                 "why")  # fmt: skip
 
     def __init__(self, item: T, request: Request, since: float, until: float, why: str = "queue_timeout",
                  asks_at: float = inf):  # fmt: skip
@@ -66,6 +68,14 @@ class Waiting(Generic[T]):
         self.late = False
         self.left = False
         self.cell: Cell[T] | None = None
+        self.lacked: tuple[str, ...] = ()
+        self.forecast: Forecast | None = None
+
+    def note(self, lacks: str, forecast: Forecast | None) -> None:
+        """It was asked and could not go, for want of this."""
+        if lacks not in self.lacked:
+            self.lacked = (*self.lacked, lacks)
+        self.forecast = forecast or self.forecast
 
     @property
     def over_at(self) -> float:
