@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--seed", type=int, default=4)
 
     options = parse(__doc__ or "", argv, add)
-    kills = options.kills or (3 if options.short else KINDS[options.kind])
+    kills = options.kills or min(KINDS[options.kind], 3 if options.short else 500)
     items = 120 if options.short and options.items == 5000 else options.items
     return conclude(judge(options.kind, kills, items, options.seed))
 
