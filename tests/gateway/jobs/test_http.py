@@ -111,3 +111,62 @@ def test_a_reload_changes_what_may_be_asked(tmp_path: Path) -> None:
                 assert (await sent(client, upload(body))).status == status
 
     run(tmp_path, test)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_every_answer_survives_a_store_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    monkeypatch.setattr("gateway.jobs.desk.PATIENCE", 0.05)
+
+    async def away(*args: Any, **more: Any) -> Any:
+        if hangs:
+            await asyncio.Event().wait()
+        raise StoreUnavailable("away", retry_after=3.0)
+
+    async def reading(*args: Any, **more: Any) -> AsyncIterator[bytes]:
+        await away()
+        yield b""
+
+    async def test(api: Api) -> None:
+        file = (await api.sdk().files.create(file=("x", lines(said())), purpose="batch")).id
+        for name in "files delete_file batch batches cancel create_batch submit job cancel_job new_file".split():
+            monkeypatch.setattr(api.store, name, away)
+        monkeypatch.setattr(api.store, "read", reading)
+        wish = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        form_type = "content-type: multipart/form-data; boundary=b0"
+        async with api.client() as client:
+            for method, path, body in (
+                ("GET", "/v1/files", b""), ("DELETE", f"/v1/files/{file}", b""),
+                ("GET", f"/v1/files/{file}/content", b""),
+                ("POST", "/v1/files", form(("purpose", b"batch"), ("file", b"x"))), ("GET", "/v1/batches", b""),
+                ("POST", "/v1/batches", json.dumps(wish).encode()), ("GET", "/v1/batches/batch_1", b""),
+                ("POST", "/v1/batches/batch_1/cancel", b""), ("GET", "/v1/jobs/job_1", b""),
+                ("DELETE", "/v1/jobs/job_1", b""), ("POST", "/v1/chat/completions", json.dumps(said()).encode()),
+            ):  # fmt: skip
+                head = (f"{method} {path} HTTP/1.1\r\nhost: a\r\nx-api-key: {ALICE}\r\nprefer: respond-async\r\n"
+                        f"{form_type}\r\ncontent-length: {len(body)}\r\n\r\n")  # fmt: skip
+                answer = await sent(client, head.encode() + body)
+                assert (answer.status, answer.error["code"]) == (503, "jobs_unavailable"), (method, path)
+                assert answer.named["retry-after"] == ("1" if hangs else "3")
+                assert answer.named["x-headway-reason"] == "jobs_unavailable"
+        monkeypatch.undo()
+
+    run(tmp_path, test, validating=False)
+
+
+def test_a_content_that_breaks_in_the_middle_does_not_look_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def reading(*args: Any, **more: Any) -> AsyncIterator[bytes]:
+        yield b"x" * 10
+        raise StoreUnavailable("away")
+
+    async def test(api: Api) -> None:
+        file = (await api.sdk().files.create(file=("x", b"x" * 100), purpose="batch")).id
+        monkeypatch.setattr(api.store, "read", reading)
+        async with api.client() as client:
+            answer = await client.get(f"/v1/files/{file}/content", f"x-api-key: {ALICE}")
+            assert (answer.status, answer.whole) == (200, False)
+
+    run(tmp_path, test, validating=False)
