@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import statistics
 import sys
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,35 +103,25 @@ class Tokens:
         return float(high - low)
 
 
-def generated(sims: Sequence[Sim]) -> float:
-    """Tokens that these engines have written so far."""
-    total = 0.0
-    for sim in sims:
-        with urllib.request.urlopen(f"{sim.url}/metrics", timeout=5) as answer:
-            for line in answer.read().decode().splitlines():
-                if line.startswith("vllm:generation_tokens_total"):
-                    total += float(line.rsplit(None, 1)[1])
-    return total
+def told(sims: Sequence[Sim], what: str) -> float:
+    """A count of these engines, summed."""
+    return float(sum(sim.state()[what] for sim in sims))
 
 
 async def batch_beside(run: Run, sims: list[Sim], plan: Plan, tokens: Tokens, content: bytes) -> None:
     """Begin the batch with the run, sample what is made, stop it at the end."""
     batch = await asyncio.to_thread(submit, run.url, content)
     while run.loop.elapsed < plan.seconds:
-        made = await asyncio.to_thread(generated, sims)
+        made = await asyncio.to_thread(told, sims, "output_tokens")
         tokens.made.append((run.loop.elapsed, made))
         await asyncio.sleep(0.5)
     state = await asyncio.to_thread(batch.state)
-    made = await asyncio.to_thread(generated, sims)
+    made = await asyncio.to_thread(told, sims, "output_tokens")
     own = sum(record.tokens for record in run.records)
-    whole = state["usage"]["output_tokens"] if state.get("usage") else state["request_counts"]["completed"] * LINE[1]
-    inflight = state["request_counts"]["total"] - state["request_counts"]["completed"]
-    tokens.wasted = max(0.0, 1.0 - (whole + min(inflight, _running(sims)) * LINE[1] / 2.0) / max(1.0, made - own))
+    running = await asyncio.to_thread(told, sims, "running")
+    whole, half = state["request_counts"]["completed"] * LINE[1], running * LINE[1] / 2.0
+    tokens.wasted = max(0.0, 1.0 - (whole + half) / max(1.0, made - own))
     await asyncio.to_thread(batch.cancel)
-
-
-def _running(sims: Sequence[Sim]) -> float:
-    return float(sum(sim.state().get("running", 0) for sim in sims))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +138,9 @@ class Figures:
 def one(case: Case, plan: Plan, seed: int, interactive: bool, batch: bool, content: bytes) -> Figures:
     """One run of a case."""
     tokens = Tokens([])
-    items = plan.items(seed) if interactive else [Item(plan.seconds - 0.5, 20, 2)]
+    items = plan.items(seed) if interactive else [Item(0.0, 20, 2)]  # (the clock starts with one)
 
     async def meanwhile(run: Run, sims: list[Sim]) -> None:
-        await run.until(0.0) if not interactive else None
         if batch:
             await batch_beside(run, sims, plan, tokens, content)
 
