@@ -11,7 +11,7 @@ from random import Random
 from typing import Any, cast
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientTimeout, web
 from hypothesis import given
 from hypothesis import strategies as st
 from openai import OpenAI
@@ -186,7 +186,7 @@ async def test_a_store_that_is_away_afterwards_ends_nothing() -> None:
 
 
 async def test_a_receiver_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TIMEOUT", module.aiohttp.ClientTimeout(total=0.1))
+    monkeypatch.setattr(module, "TIMEOUT", ClientTimeout(total=0.1))
     silent = await asyncio.start_server(lambda reader, writer: asyncio.sleep(5), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     due = Due(job(f"http://127.0.0.1:{port}/"))

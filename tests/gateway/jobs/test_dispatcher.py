@@ -17,7 +17,7 @@ from gateway.jobs import dispatcher as module
 from gateway.jobs.dispatcher import AHEAD, Dispatcher
 from gateway.jobs.execute import Again, Done, End, GaveWay
 from gateway.jobs.holding import SENT, Held
-from gateway.jobs.model import Claim, Result
+from gateway.jobs.model import Claim, Result, Stats
 from gateway.jobs.retry import FAILURES
 from tests.support.loop import until
 from tests.support.shelf import Shelf
@@ -95,10 +95,10 @@ async def in_line(claim: Claim, sent: Callable[[], None]) -> End:
     return OK
 
 
-def shelf_of(count: int, **more: str) -> Shelf:
+def shelf_of(count: int, tenant: str = "", model: str = "m") -> Shelf:
     shelf = Shelf()
     for n in range(count):
-        shelf.put(f"{more.get('tenant', '')}{n}", **more)
+        shelf.put(f"{tenant}{n}", tenant=tenant, model=model)
     return shelf
 
 
@@ -185,7 +185,7 @@ async def test_what_was_cancelled_is_stopped_and_given_back() -> None:
         await until(lambda: run.shelf.released["1"] == 1, "it given back")
 
 
-async def test_a_failed_try_is_repeated_later_and_given_up_in_the_end(monkeypatch: object) -> None:
+async def test_a_failed_try_is_repeated_later_and_given_up_in_the_end() -> None:
     async def fails(claim: Claim, sent: Callable[[], None]) -> End:
         sent()
         return Again(nan, FAILURES, "item", NO)
@@ -265,12 +265,12 @@ async def test_a_fleet_that_comes_back_gets_its_work() -> None:
         await until(lambda: len(run.shelf.ended) == 100, "all of it")
 
 
-async def test_a_bug_in_the_store_does_not_end_the_dispatcher(monkeypatch: object) -> None:
+async def test_a_bug_in_the_store_does_not_end_the_dispatcher() -> None:
     shelf = shelf_of(3)
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
     whole, broken = shelf.stats, [True]
 
-    async def stats() -> module.Stats:
+    async def stats() -> Stats:
         if broken[0]:
             broken[0] = False
             raise KeyError("a bug")
@@ -296,7 +296,7 @@ class Hurried(Own):
 
 
 async def test_what_runs_out_of_time_in_line_goes_to_a_better_line() -> None:
-    promoted = []
+    promoted: list[str] = []
 
     async def line(claim: Claim, sent: Callable[[], None]) -> End:
         if run.stage.classes[-1] == "interactive":
