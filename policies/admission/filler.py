@@ -219,11 +219,10 @@ class Filler:
         return needed
 
     def _has_room(self, fleet: Fleet, predictor: Predictor, tokens: float) -> Flags:
-        """Endpoints whose KV cache has room, and whose engine does not say that requests wait."""
+        """Endpoints whose KV cache has room."""
         books, count = predictor.books, len(fleet.ours)
         held = books.context[:count] + fleet.prefill[:count] + LEFT * fleet.output[:count] + tokens
         room: Flags = held <= FULL * books.table[CAPACITY, :count]
-        room &= ~(fleet.waiting[:count] > QUEUED)
         room &= self._ledger.requests[:count] < MOST
         return room
 
@@ -237,13 +236,13 @@ class Filler:
         row = int(snapshot.rows[open_.argmax()])
         self._seconds = seconds = occupied(predictor, row, prompt, strain.iteration.item(row))
         if chance_of_more(rate * seconds, 0) <= self.rule.slowdown:
-            able = snapshot.column(self._ledger.keeps_up(fleet, now, AHEAD))
-            return open_ & (able | (unstarted * seconds <= AHEAD * prompt))
+            left = snapshot.column(self._ledger.backlog(fleet, now, seconds))
+            return open_ & (np.where(left == left, left, unstarted * (seconds / prompt)) <= AHEAD)
         # Endpoints that work off no filler's prompt, this one not counted either.
         elsewhere = len(open_) - 1 - self._ledger.unstarted()
         theirs = occupied(predictor, row, self._arrivals.prompt, float(strain.iteration[snapshot.rows].mean()))
         self._cost = rate * seconds * blocked(rate * theirs, elsewhere)
-        chosen = open_ & (unstarted <= 0.0)
+        chosen = open_ & (unstarted <= 0.0) & ~(snapshot.column(fleet.waiting) > QUEUED)
         return chosen if self._prompts.may_spend(self._cost) else np.zeros_like(open_)
 
     def _shed(self, row: int, late: float, spare: float, strain: Strain, now: float) -> list[Reservation]:

@@ -95,11 +95,11 @@ class Ledger:
                 for column in (self.requests, self.context, self._recent, self._since, self._said)
             )
 
-    def keeps_up(self, fleet: Fleet, now: float, ahead: float) -> Flags:
-        """Endpoints that lately said that nothing waits, and were not sent more than they can have worked off since.
+    def backlog(self, fleet: Fleet, now: float, occupied: float) -> Floats:
+        """Seconds of prefill that wait at each engine, by its own last word and what it was sent since; NaN: it is silent.
 
-        `ahead`: seconds of prefill that they may be sent beforehand. Of plain answers nobody sees the first token, and
-        what they are taken to need is a guess; this is the engine's own word.
+        `occupied`: seconds that one prompt takes. Of plain answers nobody sees the first token, and when they are taken
+        to have started is a guess.
         """
         count = len(fleet.at)
         self.reach(count)
@@ -108,8 +108,8 @@ class Ledger:
         self._since[:count][news] = 0.0
         self._said[:count] = said
         passed = now - said
-        able: Flags = (fleet.waiting[:count] <= 0.0) & (passed < FRESH) & (self._since[:count] <= ahead + passed)
-        return able
+        left: Floats = fleet.waiting[:count] * occupied + self._since[:count] - passed
+        return np.where(passed < FRESH, left, UNKNOWN)
 
     def learn(self, outcome: Outcome | None) -> None:
         """How long a token takes, so that of plain answers it is known about how far they are."""
