@@ -130,7 +130,18 @@ def test_every_answer_survives_a_store_that_is_away(
 
     async def test(api: Api) -> None:
         file = (await api.sdk().files.create(file=("x", lines(said())), purpose="batch")).id
-        for name in "files delete_file batch batches cancel create_batch submit job cancel_job new_file".split():
+        for name in [
+            "files",
+            "delete_file",
+            "batch",
+            "batches",
+            "cancel",
+            "create_batch",
+            "submit",
+            "job",
+            "cancel_job",
+            "new_file",
+        ]:
             monkeypatch.setattr(api.store, name, away)
         monkeypatch.setattr(api.store, "read", reading)
         wish = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
