@@ -47,6 +47,8 @@ class Facts:
     ended = "rejected"
     queued = 0.0
     aborted = 0  # how often it had a place as filler and was taken off it
+    waited_for: tuple[str, ...] = ()  # words of `core.grounds`
+    closed: tuple[tuple[str, str], ...] = ()  # endpoints that it could not have as filler, and why
     overhead = UNKNOWN
     ttft = UNKNOWN
     ttft_there = UNKNOWN  # from the dispatch of the last try; what its forecast is about
@@ -57,3 +59,7 @@ class Facts:
     tried: tuple[str, ...] = ()
     on_sent: Callable[[], None] | None = None  # called when it has got its turn
     raced = False  # a reused connection closed under it: repeated once, and only once
+
+    def note_wait(self, lacked: tuple[str, ...]) -> None:
+        """It waited for these, whatever it had waited for before."""
+        self.waited_for = (*self.waited_for, *(what for what in lacked if what not in self.waited_for))

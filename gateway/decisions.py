@@ -22,6 +22,7 @@ from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Floats, Rows
 from gateway.logs import Output
 from gateway.records import Candidates, Forecast, RequestRecord, Stretch, Work
+from gateway.told import described
 
 # More candidates than this are not all kept: the best `BEST` of them are.
 MANY = 64
@@ -180,6 +181,7 @@ def describe(record: RequestRecord) -> dict[str, object]:
         "slo": {"ttft": _known(record.ttft_slo), "tpot": _known(record.tpot_slo)},
         "predicted": None if record.predicted is None else _plain(record.predicted),
         "work": None if record.work is None else _work(record.work),
+        "admission": None if record.admission is None else described(record.admission),
         "outcome": {
             "status": record.status,
             "ended": record.ended,

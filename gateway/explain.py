@@ -22,6 +22,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from gateway.what_if import TIMES, number, seconds, what_if
+from gateway.words import CLOSED, WAITED_FOR
 
 ADMIN = "http://127.0.0.1:9090"
 TIMEOUT = 10.0
@@ -113,7 +114,7 @@ def _explain_status(error: HTTPError, request_id: str) -> str:
 
 def render(record: Mapping[str, Any]) -> str:
     """The record as text, ending without a line break."""
-    parts = [_head(record), _table(record), _choice(record), _outcome(record)]
+    parts = [_head(record), _admission(record), _table(record), _choice(record), _outcome(record)]
     return _printable("\n\n".join(part for part in parts if part))
 
 
@@ -123,6 +124,26 @@ def _head(record: Mapping[str, Any]) -> str:
              "policy": record.get("policy"), "seed": record["seed"]}  # fmt: skip
     told = ", ".join(f"{name} {value}" for name, value in facts.items() if value not in ("", None))
     return f"request {record['request_id']} at {at}\n{told}"
+
+
+def _admission(record: Mapping[str, Any]) -> str:
+    """What it waited for, what was closed to it, and why it was refused; nothing where it just went."""
+    told, lines = record.get("admission") or {}, []
+    waited = record["outcome"].get("queued")
+    if told.get("waited_for") and waited:
+        names = ", then ".join(WAITED_FOR.get(what, what) for what in told["waited_for"])
+        lines.append(f"waited {seconds(waited)} for {names}")
+    for why, endpoints in told.get("closed", {}).items():
+        lines.append(f"closed to it: {', '.join(endpoints)}, because {CLOSED.get(why, why)}")
+    if told.get("displaced"):
+        lines.append(f"taken off its endpoint to make room: {_times(told['displaced'])}")
+    if told.get("refused"):
+        lines.append(f"refused: {told['refused']['why']}")
+    return "\n".join(lines)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _table(record: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from threading import Condition, Thread
 import msgspec
 
 from gateway.core.types import UNKNOWN
-from gateway.records import RequestRecord
+from gateway.records import Admission, RequestRecord
 
 LEVELS = ("debug", "info", "warning", "error")
 BATCH = 64 << 10
@@ -40,6 +40,8 @@ BURST = 10.0
 PER_SECOND = 1.0
 
 Batch = bytes | Callable[[], bytes]
+
+_AT_ONCE = Admission(())
 
 
 class Output:
@@ -171,6 +173,8 @@ class _Line(msgspec.Struct, gc=False):
     code: str
     tries: int
     queued: float
+    waited_for: tuple[str, ...]
+    displaced: int
     overhead: float
     ttft: float
     tpot: float
@@ -221,13 +225,13 @@ class RequestLog:
         """Note the line of a request that has ended. Never raises; the line comes with the next `flush`."""
         if not self._on:
             return
-        predicted = r.predicted
+        predicted, admission = r.predicted, r.admission or _AT_ONCE
         line = _Line(
             self._clock.text(r.at), "info", "request", r.request_id, r.status, r.ended, r.method, _tidy_path(r.path),
-            r.model, r.pool, r.arm, r.klass, r.tenant, r.stream, r.endpoint, r.policy, r.reason, r.code, r.tries,
-            r.queued, r.overhead, r.ttft, r.tpot, UNKNOWN if predicted is None else predicted.ttft,
-            UNKNOWN if predicted is None else predicted.tpot, r.duration, r.prompt_tokens, r.cached_tokens,
-            r.completion_tokens, r.bytes_in, r.bytes_out,
+            r.model, r.pool, r.arm, r.klass, r.tenant, r.stream, r.endpoint, r.policy, admission.why or r.reason,
+            r.code, r.tries, r.queued, admission.waited_for, admission.displaced, r.overhead, r.ttft, r.tpot,
+            UNKNOWN if predicted is None else predicted.ttft, UNKNOWN if predicted is None else predicted.tpot,
+            r.duration, r.prompt_tokens, r.cached_tokens, r.completion_tokens, r.bytes_in, r.bytes_out,
         )  # fmt: skip
         try:
             text = self._encode(line)

@@ -113,6 +113,7 @@ class Proxy:
                 raise
             finally:
                 facts.queued = before + time.monotonic() - began
+                facts.note_wait(place.lacked)
                 if timer is not None:
                     timer.cancel()
             if visit.reservation is not None:

@@ -12,6 +12,7 @@ from gateway.core.errors import HeadwayError
 from gateway.core.types import UNKNOWN
 from gateway.outlet import Outlet
 from gateway.records import Forecast, RequestRecord, Work
+from gateway.told import admission_of
 from gateway.wire.head import RequestHead
 
 
@@ -21,6 +22,7 @@ def recorded(head: RequestHead, reply: Outlet, at: float, received: float, facts
     relay = facts.relay
     meter = relay.meter if relay is not None else None
     request = ask.request if ask is not None else None
+    went_at_once = error is None and not facts.queued and not facts.aborted and not facts.closed
     return RequestRecord(
         request_id=request.id if request is not None else request_id, at=at, status=reply.status, ended=facts.ended,
         method=head.method.decode("latin-1"), path=head.path.decode("latin-1"),
@@ -38,6 +40,7 @@ def recorded(head: RequestHead, reply: Outlet, at: float, received: float, facts
         prompt_tokens=_count(meter.prompt if meter else -1), cached_tokens=_count(meter.cached if meter else -1),
         completion_tokens=_count(meter.tokens if meter else -1), bytes_in=len(ask.body) if ask is not None else 0,
         bytes_out=reply.bytes_out, candidates=facts.candidates,
+        admission=None if went_at_once else admission_of(facts, request, error),
     )  # fmt: skip
 
 

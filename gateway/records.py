@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gateway.core.grounds import Grounds
 from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN, Floats
 from gateway.core.types import Forecast as CoreForecast
@@ -98,6 +99,21 @@ class Work(msgspec.Struct, frozen=True, gc=False):
                    reservation.fleet.kv_capacity.item(reservation.row), after)  # fmt: skip
 
 
+class Admission(msgspec.Struct, frozen=True, gc=False):
+    """How a request was admitted, where it did not just go: what it waited for, first to last (`core.grounds`).
+
+    `displaced`: how often it was taken off an endpoint to make room; `closed`: the endpoints that filler could not go
+    to, and why. Of a refusal: `why`, in words, the figures behind them, and after how many seconds to come back.
+    """
+
+    waited_for: tuple[str, ...]
+    displaced: int = 0
+    closed: tuple[tuple[str, str], ...] = ()
+    why: str = ""
+    grounds: Grounds | None = None
+    retry_after: float = UNKNOWN
+
+
 class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """One request from its last byte in to its last byte out. Seconds, tokens; NaN or "" where it never came to it.
 
@@ -105,7 +121,8 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     a client invented. `ended` is one of types.ENDINGS, or "rejected" when no try was made. `ttft` counts from the
     arrival of the request's last byte, `ttft_there` from the dispatch of the last try; `tpot` is the mean gap between
     tokens after the first. What was `predicted` for that try is `ttft_there` and `tpot`, each with an interval that
-    should hold 90 %; `work` is what it had to be predicted from, and learnt from.
+    should hold 90 %; `work` is what it had to be predicted from, and learnt from. `admission` is None where it went at
+    once.
     """
 
     request_id: str
@@ -142,3 +159,4 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     bytes_out: int = 0
     seed: int = 0
     candidates: Candidates | None = None
+    admission: Admission | None = None

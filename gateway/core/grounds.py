@@ -25,7 +25,8 @@ class Grounds(NamedTuple):
     `lacked`: what it waited for, first to last, or what was missing when it came. `waited`: how long. `queued`: how
     many of its class wait; `ahead`: until those before it have gone, when it came; `left`: for how long a turn would
     have been of use then. `ttft`: the first token as predicted where it would have gone, at the upper end; `tpot`: its
-    pace there; `whole`: all of the answer. `deadline`: until its deadline.
+    pace there, `share`: how much of a promised one may be used; `whole`: all of the answer. `deadline`: until its
+    deadline.
     """
 
     pool: str
@@ -37,4 +38,5 @@ class Grounds(NamedTuple):
     ttft: float = UNKNOWN
     tpot: float = UNKNOWN
     whole: float = UNKNOWN
+    share: float = 1.0
     deadline: float = UNKNOWN

@@ -13,8 +13,11 @@ from policies.admission.base import Waiting
 from policies.admission.room import WaitingRoom
 
 
-def grounds_of(waiting: Waiting[Any], room: WaitingRoom[Any], pool: str, now: float) -> Grounds:
-    """Of one that will not wait, or waits no longer. What is ahead is known only of who has just come."""
+def grounds_of(waiting: Waiting[Any], room: WaitingRoom[Any], pool: str, share: float, now: float) -> Grounds:
+    """Of one that will not wait, or waits no longer. What is ahead is known only of who has just come.
+
+    `share`: up to how much of a promised pace endpoints are filled.
+    """
     request, forecast = waiting.request, waiting.forecast
     has_come = waiting.since == now
     queued, _ = room.counts(now).get(request.klass, (0, 0.0))
@@ -25,4 +28,4 @@ def grounds_of(waiting: Waiting[Any], room: WaitingRoom[Any], pool: str, now: fl
     if forecast is None:
         return found
     whole = forecast.ttft + forecast.tpot * request.output_tokens
-    return found._replace(ttft=forecast.ttft_high, tpot=forecast.tpot, whole=whole)
+    return found._replace(ttft=forecast.ttft_high, tpot=forecast.tpot, whole=whole, share=share)
