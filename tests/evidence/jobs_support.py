@@ -48,11 +48,15 @@ class Gateway:
     running: Running
 
     @classmethod
-    def made(cls, where: Path, server: str, store: str, **pool: Any) -> Gateway:
+    def made(cls, where: Path, server: str, store: str, interactive: str | None = None, **pool: Any) -> Gateway:
+        """The model `m` of the batch is at `server`; with `interactive`, the model `bench` is there."""
         where.mkdir(parents=True, exist_ok=True)
         port, admin = free_port(), free_port()
         said = configuration(port, admin, [server], "m", engine="http", **pool)
         said["jobs"] = {"store": store}
+        if interactive is not None:
+            said["pools"]["people"] = {"engine": "vllm", "endpoints": [interactive], "pick": "least_tokens"}
+            said["models"]["bench"] = {"to": "people"}
         said["drain"] = {"delay": "0s", "timeout": "10s"}
         file = where / "headway.yaml"
         file.write_text(json.dumps(said, indent=1))
