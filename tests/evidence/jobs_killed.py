@@ -74,7 +74,8 @@ class Trial:
         begun = len(fetch(f"{self.server}/runs", timeout=30.0))
         self.done_at_kill.append(begun)
         left = max(1, self.items + len(self.singles.accepted) - begun)
-        seconds = AT_ONCE * LIFE / 2.0 * self.kills * (1.0 - share) / left
+        between = LIFE if self.kind == "redis-itself" else LIFE / 2.0  # seconds of work between two kills
+        seconds = AT_ONCE * between * self.kills * (1.0 - share) / left
         fetch(f"{self.server}/pause", {"seconds": min(1.0, max(0.002, seconds))})
 
     def one_kill(self, kill: int) -> None:

@@ -187,8 +187,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _, _, url, _, lines, _, size = sys.argv
         return send(url, int(lines), int(size))
     options = parse(__doc__ or "", argv, add)
-    lines, size = (1000, 4_000_000) if options.short else (options.lines, options.bytes)
-    return judge(lines, size, options.short)
+    if options.short:
+        return judge(1000, 4_000_000, True)
+    return judge(options.lines, options.bytes, False)
 
 
 if __name__ == "__main__":
