@@ -62,7 +62,8 @@ LOGISTIC = 1.702
 NARROWEST, WIDEST = 0.1, 0.5  # spreads
 TIE = 0.001  # of the best score
 WARMER = 0.05
-_ONE, _MOST = np.ones(1), np.full(1, 60.0)  # numpy takes them faster than Python's numbers
+# Arrays: numpy takes them faster than Python's numbers.
+_ONE, _MOST, _MOST_RHO = np.ones(1), np.full(1, 60.0), np.full(1, LONGEST_RHO)
 BINDINGS = ("auto", "always", "never")
 BURSTY = 1.5  # coefficient of variation of arrivals from which a late choice gained more than it cost
 GAPS_MEMORY, GAPS_ENOUGH = 10.0, 20.0  # seconds, arrivals
@@ -193,7 +194,7 @@ class PredictedLatency(Policy):
         """What it costs others that a part of this prompt is prefilled a second time: a share of their promises."""
         lost: Floats = cached.max() - cached
         lost *= p.work / np.maximum(p.prompt - cached, _ONE)
-        behind = p.ttft / (1.0 - np.minimum(p.rho, LONGEST_RHO))
+        behind = p.ttft / (_ONE - np.minimum(p.rho, _MOST_RHO))
         behind *= self.harm * TTFT_SHARE / self._promised(request, predictor)[0] * self._gaps.rate / len(cached)
         lost *= behind
         return lost
