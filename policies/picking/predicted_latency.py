@@ -20,11 +20,20 @@ could predict. The plain shares keep the order where every step is near 0 or 1. 
 Scores are shares of what was promised, not seconds: they add up risks of two promises, which seconds cannot.
 
 Warm caches count through tokens that need no prefill, as far as this endpoint's cache has kept such promises before.
+Away from the warmest cache a part of the work is done a second time, and all who come before that endpoint is idle
+again wait for it (the externality of a customer in a queue; Haviv and Ritov, 1998). That is a term of its own:
+
+    again = weight * 2.5 w / S_t * A * tt / (1 - rho)
+
+w: seconds of the prefill that the warmest would not need, A: requests per second for each endpoint, rho: the share of
+time that prefill takes there. Nothing where nobody holds a part of the prompt; under load it is what keeps the hit
+ratio up, which is capacity then. Without it, cold starts with conversations of coding agents ended in a full fleet.
+
 In a burst, when every endpoint has prompts to work off, the request waits here and the choice is made late: measured,
 that gains a point or two of attainment where arrivals come in bursts and nothing where they do not.
 
 Near-equal scores are decided by a warmer cache, then by the fewer requests of two drawn at random. A predictor that has
-lost its calibration is not asked: power of two choices decides then.
+lost its calibration is not asked: power of two choices decides then, or the warmest cache, at a like price in tokens.
 """
 
 from __future__ import annotations
@@ -32,6 +41,9 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import numpy as np
+
+from gateway.core.formula import LONGEST_RHO
 from gateway.core.prediction import Prediction
 from gateway.core.predictor import Predictor
 from gateway.core.snapshot import Snapshot
@@ -40,7 +52,7 @@ from policies.picking.base import Policy
 from policies.picking.options import number, whole
 from policies.picking.power_of_two import PowerOfTwo
 from policies.picking.warmth import Caches, Warmth
-from policies.picking.weighing import Promise, Weighing
+from policies.picking.weighing import TTFT_SHARE, Promise, Weighing
 
 # Where nothing is promised: so many times the first token of an idle endpoint, and the pace of one alone.
 TTFT_TIMES, TPOT_TIMES = 4.0, 2.5
@@ -49,9 +61,11 @@ LEAST_TTFT = 0.1  # seconds; nobody notices less
 NARROWEST, WIDEST = 0.1, 0.5  # spreads
 TIE = 0.001  # of the best score
 WARMER = 0.05
+_ONE, _MOST_RHO = np.ones(1), np.full(1, LONGEST_RHO)
 BINDINGS = ("auto", "always", "never")
 BURSTY = 1.5  # coefficient of variation of arrivals from which a late choice gained more than it cost
 GAPS_MEMORY, GAPS_ENOUGH = 10.0, 20.0  # seconds, arrivals
+LEAST_SPAN = 0.1  # seconds; less says nothing of a rate
 SHORTEST_WAIT, LONGEST_WAIT = 0.002, 0.5  # seconds
 
 
@@ -79,6 +93,11 @@ class Gaps:
             mean = sums[1] / sums[0]
             self.variation = max(0.0, sums[2] / sums[0] / (mean * mean) - 1.0) ** 0.5
 
+    @property
+    def rate(self) -> float:
+        """Arrivals per second."""
+        return self._sums[0] / max(self._sums[1], LEAST_SPAN)
+
 
 class PredictedLatency(Policy):
     """`harm`: the weight of what the request does to others; 0 makes it selfish.
@@ -90,7 +109,7 @@ class PredictedLatency(Policy):
     """
 
     predicts = True
-    TERMS: ClassVar[tuple[str, ...]] = ("ttft", "tpot", "ttft_risk", "tpot_risk", "harm", "cached")
+    TERMS: ClassVar[tuple[str, ...]] = ("ttft", "tpot", "ttft_risk", "tpot_risk", "harm", "cached", "again")
 
     def __init__(self, harm: float = 1.0, ttft: float = 0.0, tpot: float = 0.0, late_binding: str = "auto",
                  max_blocks: int = 65_536):  # fmt: skip
@@ -109,12 +128,16 @@ class PredictedLatency(Policy):
     def pick(self, request: Request, snapshot: Snapshot) -> Decision:
         predictor = snapshot.fleet.predictor
         assert predictor is not None, "predicted_latency needs a predictor"
+        self._gaps.see(request.arrived)
         warmth = self._caches.look(request, snapshot) if request.prompt else None
         cached = warmth.cached if warmth is not None and warmth.chains else None
         prediction = predictor.predict(request, snapshot, cached)
         if not predictor.calibrated:
             return self._guess(request, snapshot, predictor, prediction, warmth)
-        scores, terms = self._weighing.weigh(prediction, self._promise(request, predictor), cached)
+        again = None
+        if cached is not None and cached.any():
+            again = self._again(request, predictor, prediction, cached)
+        scores, terms = self._weighing.weigh(prediction, self._promise(request, predictor), cached, again)
         position, why = self._lowest(scores, snapshot, cached)
         row = snapshot.rows.item(position)
         wait = self._wait(request, snapshot, predictor, terms.item(0, position))
@@ -130,7 +153,6 @@ class PredictedLatency(Policy):
         """Seconds for which a later choice is worth waiting for; 0: choose now."""
         if not (self._may_wait and request.may_wait):
             return 0.0
-        self._gaps.see(request.arrived)
         if not self._always_waits and self._gaps.variation < BURSTY:
             return 0.0
         books = predictor.books
@@ -148,6 +170,15 @@ class PredictedLatency(Policy):
         ttft_spread = min(WIDEST, max(NARROWEST, learnt.ttft.spread))
         tpot_spread = min(WIDEST, max(NARROWEST, learnt.tpot.spread))
         return Promise(ttft, tpot, ttft_spread, tpot_spread, self.harm / (learnt.mean_output * tpot))
+
+    def _again(self, request: Request, predictor: Predictor, p: Prediction, cached: Floats) -> Floats:
+        """What it costs others that a part of this prompt is prefilled a second time: a share of their promises."""
+        lost: Floats = cached.max() - cached
+        lost *= p.work / np.maximum(p.prompt - cached, _ONE)
+        behind = p.ttft / (_ONE - np.minimum(p.rho, _MOST_RHO))
+        behind *= self.harm * TTFT_SHARE / self._promised(request, predictor)[0] * self._gaps.rate / len(cached)
+        lost *= behind
+        return lost
 
     def _promised(self, request: Request, predictor: Predictor) -> tuple[float, float]:
         ttft, tpot = request.ttft_slo, request.tpot_slo
@@ -197,14 +228,17 @@ class PredictedLatency(Policy):
                     snapshot: Snapshot) -> tuple[Decision, int]:  # fmt: skip
         """The warmest endpoint instead, unless more tokens are to be worked off there, those of this prompt included.
 
-        Spreading conversations over all endpoints is what a full fleet cannot afford: every cache holds them then, and
-        none for long. Without this, a predictor that lost its calibration in a cold start never found it again.
+        What the warmest need not do counts once more for each that waits there: about so many will come while it is
+        done. Spreading conversations over all endpoints is what a full fleet cannot afford: every cache holds them
+        then, and none for long. Without it, a predictor that lost its calibration in a cold start never found it again.
         """
         cached = warmth.cached
         warmest = int(cached.argmax())
         if cached.item(warmest) <= cached.item(position):
             return choice, position
+        fleet = snapshot.fleet
         left = snapshot.tokens - cached
+        left += (cached.item(warmest) - cached) * snapshot.column(fleet.ours - fleet.decoding)
         if left.item(warmest) > left.item(position):
             return choice, position
         reason = f"{left.item(warmest):.0f} tokens to do at the warmest, with this prompt"

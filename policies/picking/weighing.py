@@ -19,10 +19,10 @@ TTFT_SHARE, TPOT_SHARE, HARM_FROM = 2.5, 0.5, 1.05
 LOGISTIC = 1.702
 
 # Rows of the table: seconds to the first token, seconds per token without and with the request, ones; the three steps;
-# how much is delayed, the same times its step, what is cached.
-TTFT, NOW, AFTER, ONE, LATE, SLOW, WORSE, DELAYED, HARMED, CACHED = range(10)
+# how much is delayed, the same times its step, what is cached, what work that is done again costs others.
+TTFT, NOW, AFTER, ONE, LATE, SLOW, WORSE, DELAYED, HARMED, CACHED, AGAIN = range(11)
 # What is made of them: the score, then what the record shows.
-SCORE, OF_TTFT, OF_TPOT, OF_LATE, OF_SLOW, OF_HARM, OF_CACHED = range(7)
+SCORE, OF_TTFT, OF_TPOT, OF_LATE, OF_SLOW, OF_HARM, OF_CACHED, OF_AGAIN = range(8)
 
 
 class Promise(NamedTuple):
@@ -42,26 +42,31 @@ class Weighing:
     """The table and the matrices, kept from one request to the next."""
 
     def __init__(self) -> None:
-        self._steps, self._sums = np.zeros((3, ONE + 1)), np.zeros((OF_CACHED + 1, CACHED + 1))
+        self._steps, self._sums = np.zeros((3, ONE + 1)), np.zeros((OF_AGAIN + 1, AGAIN + 1))
         sums = self._sums
         sums[SCORE, [LATE, SLOW]] = sums[OF_LATE, [ONE, LATE]] = sums[OF_SLOW, [ONE, SLOW]] = 0.5
-        sums[OF_TTFT, TTFT] = sums[OF_CACHED, CACHED] = 1.0
+        sums[OF_TTFT, TTFT] = sums[OF_CACHED, CACHED] = sums[SCORE, AGAIN] = sums[OF_AGAIN, AGAIN] = 1.0
         self._make_room(1)
 
     def _make_room(self, count: int) -> None:
-        self._table: Floats = np.ones((CACHED + 1, count))
+        self._table: Floats = np.ones((AGAIN + 1, count))
         table = self._table
         self._given, self._ahead, self._stepped = table[:ONE], table[: ONE + 1], table[LATE : WORSE + 1]
-        self._worse, self._delayed, self._harmed, self._cached = table[WORSE:]
+        self._worse, self._delayed, self._harmed, self._cached, self._again = table[WORSE:]
 
-    def weigh(self, prediction: Prediction, promise: Promise, cached: Floats | None) -> tuple[Floats, Floats]:
-        """Scores, shape (candidates,), and the terms of the record, shape (6, candidates): lower is better."""
+    def weigh(self, prediction: Prediction, promise: Promise, cached: Floats | None,
+              again: Floats | None = None) -> tuple[Floats, Floats]:  # fmt: skip
+        """Scores, shape (candidates,), and the terms of the record, shape (7, candidates): lower is better.
+
+        `cached` in tokens, `again` as it is to be added (None: nothing).
+        """
         p = prediction
         if len(self._cached) != len(p.rows):
             self._make_room(len(p.rows))
         self._lay_out(p, promise)
         self._given[:] = p.sheet.steps
         self._cached[:] = 0.0 if cached is None else cached
+        self._again[:] = 0.0 if again is None else again
         self._steps.dot(self._ahead, self._stepped)
         np.tanh(self._stepped, self._stepped)
         np.multiply(p.sheet.batch, p.sheet.work, self._delayed)

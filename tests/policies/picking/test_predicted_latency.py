@@ -80,14 +80,15 @@ def test_the_score_is_what_the_formula_says(found, ttft_slo, tpot_slo, harm, ttf
         score = TTFT_SHARE * wait + TPOT_SHARE * after + late + slow + hurt
         # Steps are exact to 1e-16 of 1, not of themselves; up to 7e4 times that is what is delayed here.
         assert decision.scores[i] == pytest.approx(score, rel=1e-9, abs=1e-10)
-        assert decision.terms[:, i] == pytest.approx([ttft, tpot * 0.01, late, slow, hurt, 0.0], rel=1e-9, abs=1e-10)
+        terms = [ttft, tpot * 0.01, late, slow, hurt, 0.0, 0.0]
+        assert decision.terms[:, i] == pytest.approx(terms, rel=1e-9, abs=1e-10)
     assert decision.terms.shape == (len(PredictedLatency.TERMS), len(found))
     assert decision.scores[decision.row] <= decision.scores.min() * 1.0011
     assert np.isfinite(decision.scores).all() and decision.wait == 0.0
 
 
 def test_the_table_of_terms_says_what_is_in_it() -> None:
-    assert PredictedLatency.TERMS == ("ttft", "tpot", "ttft_risk", "tpot_risk", "harm", "cached")
+    assert PredictedLatency.TERMS == ("ttft", "tpot", "ttft_risk", "tpot_risk", "harm", "cached", "again")
     assert PredictedLatency.predicts
 
 
@@ -103,7 +104,7 @@ def test_a_row_is_told_apart_from_a_position() -> None:
     fleet = make_pool(4)
     send(fleet, 2, ask(20_000.0), 0.0)
     decision = PredictedLatency().pick(ask(**SLO), fleet.snapshot(0.0, ["e0", "e1"]))
-    assert decision.row == 3 and len(decision.scores) == 2 and decision.terms.shape == (6, 2)
+    assert decision.row == 3 and len(decision.scores) == 2 and decision.terms.shape == (7, 2)
 
 
 # --- whom it spares --------------------------------------------------------------------------------------------------

@@ -20,15 +20,16 @@ def step(x: float) -> float:
     return 1.0 / (1.0 + math.exp(min(700.0, -LOGISTIC * x)))
 
 
-def slowly(p: Prediction, promise: Promise, cached: Floats | None) -> list[list[float]]:
+def slowly(p: Prediction, promise: Promise, cached: Floats | None, again: Floats | None) -> list[list[float]]:
     """For each candidate its score and its terms."""
     found = []
     for i in range(len(p.rows)):
         ttft, before, after = p.ttft[i] / promise.ttft, p.tpot_now[i] / promise.tpot, p.tpot[i] / promise.tpot
         late, slow = step((ttft - 1.0) / promise.ttft_spread), step((before - 1.0) / promise.tpot_spread)
         hurt = promise.harm * p.batch[i] * p.work[i] * step((after - HARM_FROM) / promise.tpot_spread)
-        score = TTFT_SHARE * ttft + TPOT_SHARE * after + late + slow + hurt
-        found.append([score, p.ttft[i], p.tpot[i], late, slow, hurt, 0.0 if cached is None else cached[i]])
+        twice = 0.0 if again is None else again[i]
+        score = TTFT_SHARE * ttft + TPOT_SHARE * after + late + slow + hurt + twice
+        found.append([score, p.ttft[i], p.tpot[i], late, slow, hurt, 0.0 if cached is None else cached[i], twice])
     return found
 
 
@@ -51,9 +52,10 @@ def test_one_product_says_what_plain_sums_say(seed: int) -> None:
         promise = Promise(random.uniform(0.05, 9.0), random.uniform(0.005, 0.5), random.uniform(0.1, 0.5),
                           random.uniform(0.1, 0.5), random.choice([0.0, 0.2, 3.0]))  # fmt: skip
         cached = random.choice([None, np.array([random.random() * 9e3 for _ in prediction.rows])])
-        scores, terms = weighing.weigh(prediction, promise, cached)
+        again = random.choice([None, np.array([random.random() for _ in prediction.rows])])
+        scores, terms = weighing.weigh(prediction, promise, cached, again)
         got = np.concatenate(([scores], terms)).T
-        np.testing.assert_allclose(got, slowly(prediction, promise, cached), rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(got, slowly(prediction, promise, cached, again), rtol=1e-9, atol=1e-11)
 
 
 def test_what_was_weighed_is_the_callers_own() -> None:
