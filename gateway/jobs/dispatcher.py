@@ -35,7 +35,8 @@ LEAST_BETWEEN = 0.1  # seconds between renewals, however many cancel their work
 AHEAD = 16  # pieces of work of one class and model that stand in line, at least
 MOST_AHEAD = 512  # ... and at most
 AHEAD_SHARE = 0.5  # ... of those that run, in between
-MOST_HELD, MOST_BYTES = 2048, 48 << 20  # in our hands, of all kinds
+MOST_HELD = 2048  # of one class and model in our hands
+MOST_BYTES = 48 << 20  # in our hands of all: beyond it, one piece of work at a time
 POLL = 1.0  # seconds between looks at what is in line, where nobody said that there is something new
 LEAST_POLL = 0.1  # ... and between two looks, whoever said so
 HOLD = 5.0  # seconds that a piece of work waits here for a gate
@@ -174,10 +175,11 @@ class Dispatcher:
         """Take what is missing in line for one class and model. Returns how many came."""
         wanted = min(MOST_AHEAD, max(AHEAD, int(self.hands.running(kind) * AHEAD_SHARE)))
         gate = self._gates.of_model(kind)
-        missing = min(wanted - self.hands.waiting(kind), MOST_HELD - len(self.hands))
-        if gate.has_enough or missing <= wanted // 2 or self.hands.bytes > MOST_BYTES:
+        missing = min(wanted - self.hands.waiting(kind), MOST_HELD - self.hands.of(kind))
+        is_heavy = self.hands.bytes > MOST_BYTES
+        if gate.has_enough or missing <= wanted // 2 or (is_heavy and self.hands.of(kind)):
             return 0
-        missing = missing if gate.is_open else 1
+        missing = missing if gate.is_open and not is_heavy else 1
         at = time.time()
         self._claiming = asyncio.get_running_loop().create_task(self._store.claim(
             self._owner, missing, at + self._lease, at, klass=kind[0], model=kind[1],

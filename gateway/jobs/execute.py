@@ -27,6 +27,7 @@ from gateway.answers import TryFailed
 from gateway.config.types import Key
 from gateway.core.errors import BadRequest, HeadwayError, NoEndpoint, Refused, UpstreamError
 from gateway.jobs.collected import Collected
+from gateway.jobs.lines import EXPIRED
 from gateway.jobs.model import Claim, Result, Usage
 from gateway.jobs.retry import FAILURES, SATURATED
 
@@ -100,7 +101,7 @@ class Execution:
             await performer.perform(claim.path, claim.body, fields, key, klass, claim.id, deadline, reply, sent,
                                     claim.displaced)  # fmt: skip
         except HeadwayError as error:
-            return _failed(error, claim.id)
+            return _failed(error, claim)
         except Exception as error:  # a bug of ours: it must not look as if the whole process had vanished
             context = {"message": "a job's request failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
@@ -122,14 +123,16 @@ def _answered(reply: Collected, request_id: str) -> End:
     return Again(nan, SATURATED, "model", result) if reply.status == 429 else Again(nan, FAILURES, "item", result)
 
 
-def _failed(error: HeadwayError, request_id: str) -> End:
+def _failed(error: HeadwayError, claim: Claim) -> End:
+    request_id = claim.id
     if isinstance(error, BadRequest):
         return Done(Result(error.status, _as_body(error), "application/json", request_id))
     result = Result(error=(error.code, error.message), request_id=request_id)
     after = error.retry_after if error.retry_after is not None else nan
     if isinstance(error, Refused):
         if not error.should_retry and not isinstance(error, NoEndpoint):
-            return Done(result)
+            is_late = error.reason == "deadline" and claim.batch_id is not None
+            return Done(EXPIRED if is_late else result)  # in the word that a batch has for it
         return Again(after, 0, "tenant" if error.reason == "tenant_limit" else "model", result)
     if not isinstance(error, UpstreamError):
         return Again(after, FAILURES, "item", result)

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from math import nan
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,6 +115,18 @@ async def test_no_more_is_claimed_than_may_stand_in_line() -> None:
         await until(lambda: run.stage.now == AHEAD, "a full line")
         await asyncio.sleep(0.05)
         assert run.stage.most == AHEAD == len(run.dispatcher.hands)
+
+
+async def test_bodies_in_our_hands_are_bounded_and_no_model_waits_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES", 20_000)
+    shelf = Shelf()
+    for n in range(100):
+        shelf.put(f"large{n}", model="large", body=b"x" * 1000)
+        shelf.put(f"small{n}", model="small", deadline=3e9)
+    async with running(Run(shelf, for_ever)) as run:
+        await until(lambda: run.stage.runs["small0"], "one of the other model")
+        await asyncio.sleep(0.05)
+        assert run.dispatcher.hands.bytes <= 20_000 + AHEAD * 1000
 
 
 async def test_what_runs_makes_room_for_more() -> None:

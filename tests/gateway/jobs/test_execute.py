@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from math import isnan, nan
 
 import pytest
@@ -110,6 +111,17 @@ def test_a_refusal_that_will_never_change_is_final() -> None:
     error.should_retry = False
     end = failing(error)
     assert isinstance(end, Done) and end.result.error == ("deadline", "too late")
+
+
+def test_a_line_of_a_batch_that_is_too_late_has_expired() -> None:
+    error = Refused("too late", reason="deadline")
+    error.should_retry = False
+
+    def play(reply: Collected) -> None:
+        raise error
+
+    end, _ = run(play, replace(CLAIM, batch_id="batch_1"))
+    assert isinstance(end, Done) and end.result.error is not None and end.result.error[0] == "batch_expired"
 
 
 def test_what_had_to_make_room_gave_way() -> None:
