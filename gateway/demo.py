@@ -5,7 +5,8 @@ The idea: nothing is staged. The servers and the gateway are the programs `headw
 anybody would start them, with a configuration file that can be edited while they run. The simulated GPUs run at a
 fraction of their speed, so that a few requests a second are a real load for them and no load for this machine.
 
-Left to others: the programs' lives (`demo_children`), the requests (`demo_traffic`), what is shown (`demo_table`).
+Left to others: the programs' lives (`demo_children`), the requests (`demo_traffic`, `demo_batch`), what is shown
+(`demo_table`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from gateway import VERSION
+from gateway import VERSION, demo_batch
 from gateway.demo_children import Child, DemoError, start, wait_for_byte
 from gateway.demo_table import Screen, Tally, render
 from gateway.demo_traffic import Traffic, ask_json
@@ -103,6 +104,7 @@ class Demo:
     def __init__(self, args: argparse.Namespace, where: Path):
         self._args = args
         self._file = where / "gateway.yaml"
+        self._where = where
         self._tally = Tally(time.monotonic())
         self._children: list[Child] = []
         self._client, self._admin = _claim(PORT), _claim(ADMIN_PORT)
@@ -186,12 +188,14 @@ class Demo:
             f"listen: {HOST}:{self._port}\nadmin: {HOST}:{self._admin_port}\ndrain: {{delay: 0s}}\n"
             f"pools:\n  gpus:\n    engine: vllm\n    pick: {self._args.pick}\n    endpoints:\n{endpoints}"
             f"models:\n  {MODEL}: {{to: gpus, aliases: [gpt-4o-mini]}}\n"
+            f"jobs: {{store: sqlite:jobs.db}}  # work that can wait is kept there\n"
         )
 
     # --- showing -------------------------------------------------------------------------------------------------
 
     def _greeting(self, servers: list[str]) -> str:
         client, admin = f"http://{HOST}:{self._port}", f"http://{HOST}:{self._admin_port}"
+        batch = demo_batch.write(self._where, client, MODEL)
         chat = {"model": MODEL, "stream": True, "max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]}
         taken = [f"Port {wanted} is taken, so the {what} listens on {port}.\n"
                  for wanted, port, what in ((PORT, self._port, "gateway"), (ADMIN_PORT, self._admin_port, "admin page"))
@@ -201,6 +205,8 @@ that serve {MODEL} at {SPEED:.0%} of their real speed, and {self._args.rate:g} r
 {"".join(taken)}
   chat       curl -sN {client}/v1/chat/completions -H 'content-type: application/json' \\
                -d '{json.dumps(chat)}'
+  batch      sh {batch}  # {demo_batch.LINES} requests that can wait
+  queues     curl -s {admin}/api/queues; curl -s {admin}/api/jobs
   models     curl -s {client}/v1/models
   servers    curl -s {admin}/api/endpoints
   metrics    curl -s {admin}/metrics
@@ -219,10 +225,11 @@ that serve {MODEL} at {SPEED:.0%} of their real speed, and {self._args.rate:g} r
             await asyncio.sleep(min(left, EVERY_SHOWN if is_terminal else EVERY_PRINTED))
             try:
                 endpoints = (await ask_json(HOST, self._admin_port, "/api/endpoints"))["pools"]["gpus"]
+                jobs = await ask_json(HOST, self._admin_port, "/api/jobs")
             except (OSError, EOFError, ValueError, KeyError):
                 continue  # between two gateways, or the pool was renamed in the file
             size = shutil.get_terminal_size()
-            screen.show(render(self._tally, endpoints, time.monotonic()), size.columns, size.lines)
+            screen.show(render(self._tally, endpoints, jobs, time.monotonic()), size.columns, size.lines)
 
     def _explain(self) -> str:
         """The command that explains a request, as this one was called."""

@@ -1,7 +1,8 @@
 """The demo's table: where requests go and why, from what any operator has: log lines and `GET /api/endpoints`.
 
 The idea: nothing here knows that this is a demo. One log line per request says who answered, how fast and for which
-reason; the endpoints' page says what is in flight. So what a person sends with curl is counted like anything else.
+reason; the endpoints' page says what is in flight, the jobs' page what waits. So what a person sends with curl is
+counted like anything else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 WINDOW = 15.0  # seconds that tokens/s looks back
 KEPT = 200  # first tokens per endpoint that the median is of
 LATEST = 5  # decisions shown
+ASYNC = "async"  # the class of work that can wait
 
 # A table of 79 columns, so that it fits a terminal of 80.
 HEADINGS = ("endpoint", "GPU", "state", "requests", "share", "in flight", "TTFT p50", "tokens/s")
@@ -27,6 +29,9 @@ class Tally:
         self.failed = 0
         self.last_failure = ""
         self.latest: deque[Mapping[str, Any]] = deque(maxlen=LATEST)
+        self.done = 0
+        self.gave_way = 0
+        self.latest_done: Mapping[str, Any] | None = None
         self._began = now
         self._requests: dict[str, int] = {}
         self._ttft: dict[str, deque[float]] = {}
@@ -34,6 +39,9 @@ class Tally:
 
     def note(self, line: Mapping[str, Any], now: float) -> None:
         """Count one line of the request log."""
+        if line["class"] == ASYNC:
+            self._note_async(line, now)
+            return
         self.total += 1
         if line["ended"] not in ("complete", "client_gone") or line["status"] >= 400:
             self.failed += 1
@@ -46,6 +54,28 @@ class Tally:
         if line["stream"] and line["ttft"] is not None:
             self._ttft.setdefault(endpoint, deque(maxlen=KEPT)).append(line["ttft"])
         self._written.setdefault(endpoint, deque()).append((now, line["completion_tokens"] or 0.0))
+
+    def _note_async(self, line: Mapping[str, Any], now: float) -> None:
+        """A run of work that can wait. One that did not come to its end is run again, so only what is done counts."""
+        self.gave_way += line["code"] == "displaced"
+        if line["ended"] == "complete" and line["status"] < 400:
+            self.done += 1
+            self.latest_done = line
+            self._written.setdefault(ASYNC, deque()).append((now, line["completion_tokens"] or 0.0))
+
+    def waits(self, jobs: Mapping[str, Any], now: float) -> list[str]:
+        """How it stands with work that can wait, as `/api/jobs` and the log tell. Two lines at most."""
+        queues = jobs.get("queues", ())
+        running = sum(queue["here"]["sent"] for queue in queues)
+        waiting = sum(queue["waiting"] + queue["claimed"] for queue in queues) - running
+        if not (self.done or waiting or running):
+            return ["Work that can wait: none yet; the command `batch` above sends some, to run in the gaps"]
+        told = [f"Work that can wait: {self.done} done, {running} running in the gaps, {waiting} waiting, "
+                f"{self._speed(ASYNC, now):.0f} tokens/s; gave way to others: {self.gave_way}"]  # fmt: skip
+        if self.latest_done is not None:
+            line = self.latest_done
+            told.append(f" its latest: {line['request_id']} at {line['endpoint']}, after {line['queued']:.1f} s")
+        return told
 
     def row(self, endpoint: Mapping[str, Any], now: float) -> tuple[str, ...]:
         """The cells of one endpoint, as `/api/endpoints` describes it, in the order of `HEADINGS`."""
@@ -66,12 +96,13 @@ class Tally:
         return sum(tokens for _, tokens in written) / max(1.0, min(WINDOW, now - self._began))
 
 
-def render(tally: Tally, endpoints: Sequence[Mapping[str, Any]], now: float) -> list[str]:
-    """The table as lines: a row an endpoint, then the latest answers, then failures if there are any."""
+def render(tally: Tally, endpoints: Sequence[Mapping[str, Any]], jobs: Mapping[str, Any], now: float) -> list[str]:
+    """The table as lines: a row an endpoint, the latest answers, work that can wait, and failures if there are any."""
     lines = _align([HEADINGS, *(tally.row(endpoint, now) for endpoint in endpoints)])
     lines += ["", "The latest answers: who gave it, first token after, and why it was sent there"]
     lines += _align([(line["request_id"], line["endpoint"], _came_of(line), line["reason"])
                      for line in tally.latest], left=4)  # fmt: skip
+    lines += ["", *tally.waits(jobs, now)]
     if tally.failed:
         lines += ["", f"{tally.failed} of {tally.total} requests failed, the last: {tally.last_failure}"]
     return [_printable(line) for line in lines]

@@ -41,17 +41,17 @@ class Sample:
 
 def samples(model: str, random: Random) -> Iterator[Sample]:
     """Requests without end. The same generator gives the same requests."""
-    systems = [_text(random, _SYSTEM_BYTES) for _ in range(_ASSISTANTS)]
+    systems = [text(random, _SYSTEM_BYTES) for _ in range(_ASSISTANTS)]
     while True:
         kind = random.random()
         if kind < 0.6:
-            messages = [_message("system", random.choice(systems)), _message("user", _text(random, 400))]
+            messages = [_message("system", random.choice(systems)), _message("user", text(random, 400))]
             yield _chat(model, messages, random.randint(60, 200))
         elif kind < 0.85:
-            document = _text(random, random.randint(8_000, 24_000))
+            document = text(random, random.randint(8_000, 24_000))
             yield _chat(model, [_message("user", document)], random.randint(30, 80))
         else:
-            body = {"model": model, "prompt": _text(random, 800), "max_tokens": random.randint(20, 60)}
+            body = {"model": model, "prompt": text(random, 800), "max_tokens": random.randint(20, 60)}
             yield Sample("/v1/completions", json.dumps(body).encode(), b"}")
 
 
@@ -64,7 +64,7 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _text(random: Random, size: int) -> str:
+def text(random: Random, size: int) -> str:
     """Words, about `size` bytes of them."""
     return " ".join(random.choices(_WORDS, k=size // 5 + 1))[:size]
 

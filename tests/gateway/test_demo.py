@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -82,11 +83,17 @@ def test_for_some_seconds_it_serves_shows_the_table_and_ends_well() -> None:
         words = [*asked[1].split(), shown.splitlines()[-1].split()[0]]
         why = subprocess.run([sys.executable, "-m", "gateway", *words], cwd=ROOT, capture_output=True, text=True)
         assert "chosen: 127.0.0.1:" in why.stdout, why.stderr
+        [script] = re.findall(r" sh (\S+)", greeting)
+        if shutil.which("curl"):
+            sent = subprocess.run(["sh", script], capture_output=True, text=True)
+            assert '"object":"batch"' in sent.stdout, sent
         rest = shown + read_rest(process)
     assert process.returncode == 0, rest
     told = re.search(r"stopped\. (\d+) requests answered, (\d+) failed\.", rest)
     assert told and int(told[1]) > 0 and told[2] == "0", rest
     assert "TTFT p50" in rest and "best of 4" in rest
+    if shutil.which("curl"):
+        assert re.search(r"Work that can wait: \d+ done, \d+ running in the gaps, [1-9]\d* waiting", rest), rest
     assert len(addresses(greeting)) == 3  # clients, operators, the server to freeze
     assert not any(is_open(address) for address in addresses(greeting))
 
