@@ -74,7 +74,8 @@ class Trial:
         begun = len(fetch(f"{self.server}/runs", timeout=30.0))
         self.done_at_kill.append(begun)
         left = max(1, self.items + len(self.singles.accepted) - begun)
-        between = LIFE if self.kind == "redis-itself" else LIFE / 2.0  # seconds of work between two kills
+        # Seconds of work between two kills.
+        between = {"redis-itself": LIFE, "two": 10.0 * LIFE}.get(self.kind, LIFE / 2.0)
         seconds = AT_ONCE * between * self.kills * (1.0 - share) / left
         fetch(f"{self.server}/pause", {"seconds": min(1.0, max(0.002, seconds))})
 
