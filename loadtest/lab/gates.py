@@ -1,8 +1,9 @@
 """What lets asynchronous work go in the lab: the project's own filler, and what others do.
 
 `static`: so many per endpoint, always. `threshold`: an endpoint takes more while max(queue / 5, KV / 0.8) is below x
-(the saturation of llm-d's router, which its asynchronous processor asks). It is told the truth of this moment, so it is
-better here than behind a scrape. `none`: nothing goes.
+(the saturation of llm-d's router, which its asynchronous processor asks), as a gateway sees it: by the last scrape,
+with what it has sent since as queued. `threshold_now`: the same told the truth of this moment, which nobody sees.
+`none`: nothing goes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from loadtest.lab.scenario import Fill, Gate, ScenarioError
 from policies.admission.filler import Filler
 
 _QUEUE, _KV = 5.0, 0.8  # what that router calls full
-GATES = ("headway", "static", "threshold", "none")
+GATES = ("headway", "static", "threshold", "threshold_now", "none")
 
 
 class Gatekeeper(Protocol):
@@ -74,7 +75,29 @@ class Static(Baseline):
 
 
 class Threshold(Baseline):
-    """While max(queue / 5, KV / 0.8) < x; what is on its way there counts as queued."""
+    """While max(queue / 5, KV / 0.8) < x by the last scrape; what was sent since counts as queued."""
+
+    def __init__(self, x: float, fleet: Fleet):
+        super().__init__(len(fleet.at))
+        self._x, self._fleet = x, fleet
+        self._since, self._said = np.zeros(len(fleet.at)), fleet.at.copy()
+
+    def admitted(self, reservation: Reservation, request: Request, now: float, aborted: int = 0) -> None:
+        self._since[reservation.row] += 1.0
+
+    def ended(self, reservation: Reservation, outcome: Outcome | None, now: float) -> None:
+        pass
+
+    def _room(self) -> Floats:
+        fleet = self._fleet
+        news = fleet.at != self._said
+        self._since[news], self._said[news] = 0.0, fleet.at[news]
+        queue = np.nan_to_num(fleet.waiting) + self._since
+        return self._x - np.maximum(queue / _QUEUE, np.nan_to_num(fleet.kv_used) / _KV)
+
+
+class ThresholdNow(Baseline):
+    """The same by the engines' own state; what is on its way there counts as queued."""
 
     def __init__(self, stations: Sequence[Station], x: float, fleet: Fleet):
         super().__init__(len(stations))
@@ -97,7 +120,9 @@ def gatekeeper(gate: Gate, fill: Fill, stations: Sequence[Station], fleet: Fleet
     if gate.gate == "static":
         return Static(len(stations), gate.x or math.inf)
     if gate.gate == "threshold":
-        return Threshold(stations, gate.x, fleet)
+        return Threshold(gate.x, fleet)
+    if gate.gate == "threshold_now":
+        return ThresholdNow(stations, gate.x, fleet)
     if gate.gate == "none":
         return Baseline(len(stations))
     raise ScenarioError(f"fill.gates: there is no gate {gate.gate!r}; there are {', '.join(GATES)}")

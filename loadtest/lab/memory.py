@@ -29,6 +29,7 @@ OURS = ("gateway", "policies", "backends", "loadtest")
 # Registries import every room's content; what is used of it is followed from the policy's own module.
 _NOT_FOLLOWED = ("policies.picking",)
 _ENTRANCES = ("loadtest.lab.simulation", "loadtest.lab.figures")
+_MIXED = ("loadtest.lab.mixed", "loadtest.lab.mixed_figures")
 _PREDICTORS = "gateway.core.predictor"
 _LOADED_AT = time.time()  # what is newer on disk is not what was imported
 _DATA = ("backends/sim/profiles.json",)
@@ -67,7 +68,8 @@ class Memory:
 
 def key_of(scenario: Scenario, rate: float, policy: str, options: Mapping[str, object], seed: int, more: object) -> str:
     """The digest of one run; `more` is whatever else decides over what is kept (JSON values)."""
-    said = [asdict(scenario), rate, policy, dict(options), seed, more, source(policy), traces(scenario)]
+    entrances = _MIXED if scenario.fill.gates else ()
+    said = [asdict(scenario), rate, policy, dict(options), seed, more, source(policy, entrances), traces(scenario)]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:40]
 
 
@@ -79,9 +81,9 @@ def traces(scenario: Scenario) -> list[str]:
 
 
 @cache
-def source(policy: str) -> str:
-    """The digest of all source that a run with this policy depends on."""
-    digest, files = hashlib.sha256(), sources(policy)
+def source(policy: str, more: tuple[str, ...] = ()) -> str:
+    """The digest of all source that a run with this policy depends on, and that of `more` modules."""
+    digest, files = hashlib.sha256(), sources(policy, more)
     for path in sorted(files):
         digest.update(path.name.encode() + b"\0" + _meaning(path))
     if max(path.stat().st_mtime for path in files) > _LOADED_AT:
@@ -100,15 +102,15 @@ def _meaning(path: Path) -> bytes:
     return ast.dump(tree).encode()
 
 
-def sources(policy: str) -> set[Path]:
-    """The files behind a run with this policy: the source of ours that it imports, and the profiles."""
+def sources(policy: str, more: tuple[str, ...] = ()) -> set[Path]:
+    """The files behind a run with this policy: the source of ours that it and `more` import, and the profiles."""
     if policy in POLICIES:
         found = POLICIES[policy]
     else:
         name, _, attribute = policy.partition(":")
         found = getattr(import_module(name), attribute)
     root = _root()
-    entrances = [*_ENTRANCES, found.__module__, "policies.picking.base"]
+    entrances = [*_ENTRANCES, *more, found.__module__, "policies.picking.base"]
     modules = _closure(root, entrances, frozenset() if found.predicts else frozenset((_PREDICTORS,)))
     kept = {path for module, path in modules.items() if path is not None and module not in _NOT_FOLLOWED}
     return kept | {root / data for data in _DATA}

@@ -71,7 +71,7 @@ class FillFlight(Flight):
 
 
 class Mixed(Simulation):
-    """The state of one run; `run` it once. `tries` is what the backlog got, `interactive` off leaves the traffic out."""
+    """The state of one run; `run` it once. `tries` is what the backlog got; `interactive` False: no other traffic."""
 
     def __init__(self, scenario: Scenario, rate: float, policy: str, options: Mapping[str, object], seed: int,
                  gate: Gate, interactive: bool = True):  # fmt: skip

@@ -112,3 +112,12 @@ def tokens_over(done: Mixed, begin: float, aborted_too: bool = False) -> tuple[F
     cycle = traffic.on + traffic.off
     within = edges[:-1] % cycle if cycle else np.zeros(len(edges) - 1)
     return every + prompts, within >= traffic.on + SETTLE if cycle else np.zeros(len(within), np.bool_)
+
+
+def series(done: Mixed, every: float) -> list[tuple[float, float]]:
+    """Tokens of the backlog per second over the whole run, by windows of so many seconds (their middles)."""
+    each, _ = tokens_over(done, 0.0)
+    together = max(1, round(every))
+    count = len(each) // together
+    means = each[: count * together].reshape(count, together).mean(axis=1)
+    return [((i + 0.5) * together, float(value)) for i, value in enumerate(means)]

@@ -18,8 +18,9 @@ import yaml
 
 from backends.sim.profiles import UnknownProfile
 from loadtest.lab.arrivals import trace, warped
+from loadtest.lab.gates import GATES
 from loadtest.lab.plan import BEST, FLUID, POOLED, Bar, Plan
-from loadtest.lab.scenario import ARRIVALS, ScenarioError
+from loadtest.lab.scenario import ARRIVALS, Gate, ScenarioError
 from loadtest.lab.trial import Choice
 from policies.picking import check
 
@@ -64,8 +65,8 @@ class _Reader:
 
     def build(self, node: yaml.Node, kind: Any, key: str, given: Mapping[str, object] | None = None) -> Any:
         """A value of type `kind` from `node`; `given` fills fields that are not written."""
-        if kind is Choice and isinstance(node, yaml.ScalarNode):
-            return Choice(node.value)
+        if kind in (Choice, Gate) and isinstance(node, yaml.ScalarNode):
+            return kind(node.value)
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             return self._dataclass(node, kind, key, given or {})
         origin = typing.get_origin(kind)
@@ -166,6 +167,12 @@ def _check(plan: Plan, reader: _Reader, root: yaml.Node) -> None:
     need(plan.routers.count >= 1, "routers.count", "must be at least 1")
     need(study.seeds >= 1, "study.seeds", "must be at least 1")
     need(study.load > 0 or study.rate > 0, "study.load", "must be above 0")
+    if plan.fill.gates:
+        need(study.rate > 0 and plan.routers.count == 1, "fill", "needs study.rate and one router")
+        for gate in plan.fill.gates:
+            need(gate.gate in GATES, "fill.gates", f"there is no gate {gate.gate!r}; there are {', '.join(GATES)}")
+        _check_bars(plan, need, {gate.name for gate in plan.fill.gates})
+        return
     _check_policies(plan, need)
 
 
@@ -173,7 +180,10 @@ def _check_policies(plan: Plan, need: typing.Callable[[bool, str, str], None]) -
     for choice in plan.study.policies:
         if (wrong := check(choice.policy, choice.options)) is not None:
             need(False, "study.policies", wrong.removeprefix("pick: "))
-    names = {choice.name for choice in plan.choices}
+    _check_bars(plan, need, {choice.name for choice in plan.choices})
+
+
+def _check_bars(plan: Plan, need: typing.Callable[[bool, str, str], None], names: set[str]) -> None:
     for bar in plan.study.bars:
         for name in (bar.policy, bar.over):
             known = name in names or name in ("", BEST, POOLED, FLUID)

@@ -14,6 +14,7 @@ from loadtest.lab.bars import Verdict, verdicts
 from loadtest.lab.cells import number, percent, share, show, table
 from loadtest.lab.conditions import conditions, repeats
 from loadtest.lab.figures import WINDOW
+from loadtest.lab.mixed_report import mixed_page, mixed_picture, mixed_table
 from loadtest.lab.picture import Curve, attainment, dots, over_time
 from loadtest.lab.plan import OURS
 from loadtest.lab.study import CURVE_SEEDS, Result, Row
@@ -45,6 +46,8 @@ def write(results: Sequence[Result], folder: Path, command: str) -> Path:
 def page(result: Result, command: str) -> str:
     """The page of one scenario."""
     plan = result.plan
+    if result.mixed is not None:
+        return mixed_page(result, bars_table([("", verdict) for verdict in verdicts(result)]), command)
     parts = [f"# {plan.title}", "", plan.about.strip(), "", *conditions(plan), ""]
     parts += [f"![{plan.title}]({plan.name}.svg)", ""]
     judged = verdicts(result)
@@ -75,6 +78,8 @@ def _bounds(result: Result) -> list[str]:
 
 def policies_table(result: Result) -> list[str]:
     """Every policy: g95, g99, shares of the bounds, and ours over it with the interval."""
+    if result.mixed is not None:
+        return mixed_table(result)
     if not result.plan.study.search:
         return _fixed_table(result)
     pooled = result.reference.mean("g95").value if result.reference else math.nan
@@ -162,6 +167,8 @@ def _name(row: Row) -> str:
 def picture(result: Result) -> str:
     """Attainment against rate; at one rate: over time where something changes, else a dot per policy."""
     plan = result.plan
+    if result.mixed is not None:
+        return mixed_picture(result)
     under = f"SLO {plan.slo.ttft:g} s{' + prefill' if plan.slo.unloaded else ''} / {plan.slo.tpot * _MS:g} ms"
     if plan.study.search:
         curves = [Curve(row.choice.name, row.curve, f"g95 {number(row.mean('g95').value)}")

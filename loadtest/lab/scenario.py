@@ -67,10 +67,10 @@ class Traffic:
 
     `arrivals`: `gamma` gaps with coefficient of variation `cv` (1 is Poisson), the `trace`'s own times stretched to the
     rate, or `sessions`: whole sessions of the trace begin at random and keep their own gaps. With `swing` the rate goes
-    up and down by that share of itself every `period` seconds. With `on` and `off` requests come for so many seconds (at
-    the run's rate), and none for so many; it begins with requests. From the share `later_from` of the requests on, lengths
-    come from `later`. A trace with prefix blocks is taken in its order from a random place on (and its ids are moved
-    when it begins again), lengths without blocks are drawn from it.
+    up and down by that share of itself every `period` seconds. With `on` and `off` requests come for so many seconds
+    (at the run's rate), then none for so many. From the share `later_from` of the requests on, lengths come from
+    `later`. A trace with prefix blocks is taken in its order from a random place on (and its ids are moved when it
+    begins again), lengths without blocks are drawn from it.
     """
 
     sources: tuple[Source, ...] = (Source(trace="azure_conv_2023"),)
@@ -134,16 +134,24 @@ class Routers:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What lets asynchronous work go: `headway`, or one of the baselines of `gates`, with its option `x`."""
+    """What lets asynchronous work go: `headway`, or one of the baselines of `gates`, with its option `x`.
+
+    With `tuned_at` (requests/s) x is found first: the largest one that costs no more than half a point of attainment at
+    that rate, without swing and bursts.
+    """
 
     gate: str = "headway"
     x: float = 0.0
+    tuned_at: float = 0.0
     label: str = ""
 
     @property
     def name(self) -> str:
         """What the report calls it."""
-        return self.label or (f"{self.gate} {self.x:g}" if self.x else self.gate)
+        if self.label:
+            return self.label
+        tuned = f"tuned at {self.tuned_at:g}/s" if self.tuned_at else f"{self.x:g}" if self.x else ""
+        return f"{self.gate} {tuned}".strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 from loadtest.lab.arrivals import draw
 from loadtest.lab.bounds import cache_ceiling, fluid_capacity, pooled
 from loadtest.lab.figures import Figures, Slowed, Windows
+from loadtest.lab.mixed_study import Studied, study_mixed
 from loadtest.lab.plan import FLUID, POOLED, Plan
 from loadtest.lab.scenario import Scenario
 from loadtest.lab.search import Found, place_of, rate_at, search
@@ -69,6 +70,7 @@ class Result:
     rows: list[Row]
     reference: Row | None = None
     seconds: float = 0.0
+    mixed: Studied | None = None  # where a backlog runs beside the traffic: rows are then its gates
 
     def row(self, name: str) -> Row | None:
         """A policy's row, or the pooled server's."""
@@ -148,6 +150,8 @@ def find(scenario: Scenario, choice: Choice, seed: int, start: float, folder: Pa
 def study(plan: Plan, workers: Crew, folder: Path | None) -> Result:
     """Carry out a plan. Raises ScenarioError if it cannot be run."""
     began = time.monotonic()
+    if plan.fill.gates:
+        return _mixed(plan, workers, folder)
     scenario = plan.scenario
     fluid, ceiling, unbounded = bounds_of(scenario)
     rate = plan.study.rate or float(f"{plan.study.load * fluid:.4g}")
@@ -166,6 +170,13 @@ def study(plan: Plan, workers: Crew, folder: Path | None) -> Result:
     _slow(plan, result, workers, folder)
     result.seconds = time.monotonic() - began
     return result
+
+
+def _mixed(plan: Plan, workers: Crew, folder: Path | None) -> Result:
+    done = study_mixed(plan, seeds_of(plan), workers.do, folder)
+    rows = [Row(choice, common=found) for choice, found in done.rows]
+    fluid = fluid_capacity(plan.scenario, draw(plan.scenario, 1.0, FIRST_SEED))
+    return Result(plan, plan.study.rate, fluid, 0.0, 0.0, rows, seconds=done.seconds, mixed=done)
 
 
 def bounds_of(scenario: Scenario) -> tuple[float, float, float]:

@@ -13,9 +13,10 @@ effects decide per endpoint, all in seconds, all multiplied with what the closed
   none may be `slowdown`, which is kept as an account.
 * Room. Its context must fit into the KV cache beside what is there and will be written.
 
-Where nobody is expected nothing of that binds but room, and the engine runs as full as it can be: what makes that safe is
-that running filler is aborted, least progress first, as soon as somebody comes and the effects are beyond their bounds.
-One endpoint in eight stands by at the bound of the batch. An item is aborted at most `aborts` times; after that it goes
+Where nobody is expected nothing of that binds but room, and the engine runs as full as it can be: what makes that safe
+is that running filler is aborted, least progress first, as soon as somebody comes and the effects are beyond their
+bounds. Who will end within a moment by itself is let end: that halves what is lost at the onset of a burst. One
+endpoint in eight stands by at the bound of the batch. An item is aborted at most `aborts` times; after that it goes
 only where it need never be.
 
 Pure: no clock, no I/O. Left to others: who of the filler goes next (the class's queue), sending and aborting.
@@ -136,7 +137,7 @@ class Filler:
         fleet, predictor = snapshot.fleet, snapshot.fleet.predictor
         if predictor is None:
             return self._guess(snapshot)
-        rows, column = snapshot.rows, snapshot.column
+        rows = snapshot.rows
         # Asked first: it notices which plain answers should have started by now.
         seconds = float(predictor.predict(request, snapshot).work.max())
         strain = Strain(fleet, predictor, self._ledger, len(fleet.ours), now)
@@ -148,7 +149,8 @@ class Filler:
         watched = needed | (strain.others > 0.0)
         context = prompt + output / 2.0
         if predictor.calibrated:
-            open_ &= (strain.filler + strain.sequence + strain.context_each * context <= self._bound(predictor)) | ~needed
+            filled = strain.filler + strain.sequence + strain.context_each * context
+            open_ &= (filled <= self._bound(predictor)) | ~needed
             open_ &= (strain.pace(1.0, context, seconds) <= self._pace_limit(strain)) | ~watched
         else:
             open_ &= (self._ledger.requests[: len(open_)] < UNCALIBRATED) | ~watched
@@ -251,7 +253,8 @@ class Filler:
         And by `spare`, to which those count who will be gone by themselves in a moment.
         """
         found = []
-        each, per_token, iteration = strain.sequence.item(row), strain.context_each.item(row), strain.iteration.item(row)
+        each, per_token = strain.sequence.item(row), strain.context_each.item(row)
+        iteration = strain.iteration.item(row)
         running = self._ledger.youngest(row, now)
         for reservation, written, _ in reversed(running):
             if (reservation.expected - written) * iteration > GRACE:

@@ -1,11 +1,11 @@
 """The closed loop of the filler: what it was thought to do to the others, against what it did.
 
-The idea (HyGen, arXiv 2501.14808, inside one engine; here outside of all of them): when a protected request is sent, the
-seconds by which filler should delay its first token are noted; when the token has come, by how much it was
-later than predicted is compared with them. Where effects were right the two have nothing to do with each other; the slope
-between them is what effects must be corrected by. How much of what was
-promised may be used is found by trying: a little more every while, a tenth less when promises were missed beside filler
-(additive increase, multiplicative decrease).
+The idea (HyGen, arXiv 2501.14808, inside one engine; here outside of all of them): when a protected request is sent,
+the seconds by which filler should delay its first token are noted; when the token has come, by how much it was later
+than predicted is compared with them. Where effects were right the two have nothing to do with each other; the slope
+between them is what effects must be corrected by. How much of what was promised may be used is found by trying: a
+little more every while, a tenth less when promises were missed beside filler (additive increase, multiplicative
+decrease).
 
 It also keeps what operators ask: first tokens and paces of the protected with and without filler beside them.
 """
@@ -32,7 +32,7 @@ MISSES = 0.005  # of those answers
 class Interference:
     """What filler has lately done to the protected class. Seconds; NaN where nothing was seen.
 
-    `ttft_with`, `ttft_without`: mean first token with filler on the endpoint and without; `tpot_…` the same of the pace.
+    `ttft_with`, `ttft_without`: mean first token with filler on the endpoint and without; `tpot_…`: of the pace.
     `correction`: what filler does over what was predicted; `use`: the share of a promise that it may use up.
     """
 
@@ -78,7 +78,7 @@ class Loop:
         return min(HIGHEST, max(LOWEST, 1.0 + slope))
 
     def learn(self, outcome: Outcome, predicted: float, effect: float, now: float) -> None:
-        """A protected answer is whole; its first token was `predicted` (NaN: it was not), `effect` of that was filler's."""
+        """A protected answer is whole. Its first token was `predicted` (NaN: it was not), the filler's part `effect`."""
         request = outcome.request
         steps = outcome.output_tokens - 1.0
         pace = (outcome.duration - outcome.ttft) / steps if steps > 0.0 else UNKNOWN

@@ -1,10 +1,10 @@
 """Where a filler's prompt may be worked off: an account of first tokens that find no endpoint free for them.
 
-The idea: an endpoint that works off a prompt is no place for the first token of somebody else, who goes elsewhere as long
-as there is an elsewhere. With so many arrivals, each occupying an endpoint for so long, the share that finds the other
-endpoints all occupied is Erlang's loss formula. So a filler's prompt costs (arrivals while it is worked off) x (their
-share that finds none); the account earns a share of all arrivals, and what costs more than is there waits. With one
-endpoint that becomes what it must: a share of the time.
+The idea: an endpoint that works off a prompt is no place for the first token of somebody else, who goes elsewhere as
+long as there is an elsewhere. With so many arrivals, each occupying an endpoint for so long, the share that finds the
+other endpoints all occupied is Erlang's loss formula. So a filler's prompt costs (arrivals while it is worked off) x
+(their share that finds none); the account earns a share of all arrivals, and what costs more than is there waits. With
+one endpoint that becomes what it must: a share of the time.
 
 How long a prompt occupies an endpoint depends on its chunks: each takes a whole iteration with all that decodes there.
 """

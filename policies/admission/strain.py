@@ -1,10 +1,11 @@
 """What filler does to the others on each endpoint, in seconds: of an iteration, of the share of time prefills take.
 
-The idea: the time of an iteration is a sum of known parts (`gateway.core.formula`), so the part that filler adds is known
-too: so much for each of its sequences, so much for each token of context they read. And a stream's pace is the time of an
-iteration stretched by the share of time that prefills take, 1 / (1 - rho), of which again a part is the filler's.
+The idea: the time of an iteration is a sum of known parts (`gateway.core.formula`), so the part that filler adds is
+known too: so much for each of its sequences, so much for each token of context they read. And a stream's pace is the
+time of an iteration stretched by the share of time that prefills take, 1 / (1 - rho), of which again a part is the
+filler's.
 
-`Ledger` keeps who of the filler is where; `Strain` is one look at all endpoints. What is allowed is decided in `filler`.
+`Ledger` keeps who of the filler is where; `Strain` is one look at all endpoints. What is allowed: see `filler`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ RENEW = 100.0  # seconds after which fading sums get a new zero
 
 
 class Ledger:
-    """The filler in flight, by row. Its sequences, the context they read and the prefill seconds they were sent with."""
+    """The filler in flight, by row: its sequences, the context they read, the prefill seconds they were sent with."""
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[Reservation, int]] = {}  # how often each was aborted before
@@ -96,7 +97,7 @@ class Ledger:
             )
 
     def backlog(self, fleet: Fleet, now: float, occupied: float) -> Floats:
-        """Seconds of prefill that wait at each engine, by its own last word and what it was sent since; NaN: it is silent.
+        """Seconds of prefill that wait at each engine, by its last word and what it was sent since; NaN: it is silent.
 
         `occupied`: seconds that one prompt takes. Of plain answers nobody sees the first token, and when they are taken
         to have started is a guess.
@@ -159,9 +160,11 @@ class Strain:
 
     def alone(self) -> Floats:
         """The pace that there would be without filler."""
-        return (self.iteration - self.filler) / (1.0 - np.minimum(self.rho - self.rho_filler, LONGEST_RHO))
+        pace: Floats = (self.iteration - self.filler) / (1.0 - np.minimum(self.rho - self.rho_filler, LONGEST_RHO))
+        return pace
 
     def pace(self, sequences: float = 0.0, context: float = 0.0, work: float = 0.0) -> Floats:
         """The pace with all that is there, and so many sequences, tokens of context and seconds of prefill more."""
         iteration = self.iteration + self.sequence * sequences + self.context_each * context
-        return iteration / (1.0 - np.minimum(self.rho + work / RECENT, LONGEST_RHO))
+        pace: Floats = iteration / (1.0 - np.minimum(self.rho + work / RECENT, LONGEST_RHO))
+        return pace
