@@ -138,4 +138,4 @@ def interval(at: float, ahead: int, speed: Speed) -> Eta:
     seconds = ahead / speed.rate
     spread = sqrt(speed.dispersion * (1.0 / speed.counted + 1.0 / max(1, ahead)))
     factor = exp(min(WIDEST, spread) * NINE_OF_TEN)
-    return Eta(at + seconds, at + seconds / factor, at + seconds * factor)
+    return Eta(at + seconds, at + seconds / factor, at + seconds * factor, ahead)

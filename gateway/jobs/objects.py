@@ -15,11 +15,15 @@ from gateway.jobs.model import Batch, File, Job, Result, Usage
 
 
 class Eta(NamedTuple):
-    """When something is expected to end (wall clock), and the interval in which it does so nine times of ten."""
+    """When something is expected to end (wall clock), and the interval in which it does so nine times of ten.
+
+    `ahead`: requests that will have ended by then, its own among them.
+    """
 
     at: float
     low: float
     high: float
+    ahead: int
 
 
 EtaOf = Callable[[Batch | Job], Awaitable[Eta | None]]
@@ -80,7 +84,9 @@ def _usage(usage: Usage) -> dict[str, Any]:
 
 
 def _eta(eta: Eta | None) -> dict[str, int] | None:
-    return None if eta is None else {"at": round(eta.at), "low": round(eta.low), "high": round(eta.high)}
+    return None if eta is None else {
+        "at": round(eta.at), "low": round(eta.low), "high": round(eta.high), "ahead": eta.ahead,
+    }  # fmt: skip
 
 
 def _error(error: tuple[str, str]) -> dict[str, str]:

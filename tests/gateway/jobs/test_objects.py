@@ -34,11 +34,11 @@ def test_a_file_is_what_the_client_expects() -> None:
 
 @pytest.mark.parametrize("batch", [BATCH, FULL])
 def test_a_batch_is_what_the_client_expects(batch: Batch) -> None:
-    made = as_client(batch_object(batch, Eta(30.6, 25.0, 90.0)))
+    made = as_client(batch_object(batch, Eta(30.6, 25.0, 90.0, 7)))
     theirs = TheirBatch.model_validate(made, strict=True)
     assert theirs.model_extra is not None and set(theirs.model_extra) == {"headway"}
     assert set(TheirBatch.model_fields) <= set(made)
-    assert made["headway"]["eta"] == {"at": 31, "low": 25, "high": 90}
+    assert made["headway"]["eta"] == {"at": 31, "low": 25, "high": 90, "ahead": 7}
     assert all(value is None or isinstance(value, int) for name, value in made.items() if name.endswith("_at"))
 
 
