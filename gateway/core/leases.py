@@ -2,14 +2,18 @@
 
 The idea: what has not been taken from the common budget is not spent, so however late anybody hears of anybody, the sum
 never exceeds the limit; and what has been taken is spent without asking, so no request waits for a round trip. The
-ledger (a script in one Redis) knows the debt of each rate and how much every gateway keeps of it. What is kept does not
-drain: debt + all that is kept never exceeds the size. A gateway reports what it used, says what it keeps, and asks for
-more; the answer only ever adds. What it gives back it stops using before it says so.
+ledger (a script in one Redis) knows what was charged, and how much every gateway keeps: its lease, and what its
+requests under way hold of it. Charged and kept together never exceed the limit. A gateway reports what it has charged
+in all, says what it keeps, and asks for more; the answer only ever adds, so one that is lost costs nothing but time.
+What a gateway gives back it stops using before it says so.
 
-How much to ask for: what the recent pace needs until the report after the next, the largest request of late, and a
-small floor for the first request after a silence. A request that needs more than that is asked for by name (`need`): it
-gets all it needs or nothing, so that two halves do not lie about at two gateways; and when nothing is free, the others
-are told to give up their floors (`claimed`).
+What is charged drains; what is kept does not. So when hardly anything charged is left to drain, each report turns some
+of what is held into a charge, the oldest first, as time does in one process (`core.limiter`, with the same proof).
+
+How much to ask for: what the recent pace needs until the report after the next, something for another large request,
+and a small floor for the first one after a silence. A request that needs more than that is asked for by name (`need`):
+it gets all it needs or nothing, so that two halves do not lie about at two gateways; and when too little is free, the
+others are told to give up what they do not use (`claimed`).
 
 When the ledger is lost, the account of this gateway alone decides: it counts everything that was let through here, at
 a share of the limits that is one over the number of gateways last seen. A share, because a limit guards the servers,
@@ -23,7 +27,7 @@ from __future__ import annotations
 from math import exp, inf
 from typing import NamedTuple
 
-from gateway.core.limiter import AGAIN, Account, Pace, Shortage, Stake, Terms, until_tomorrow
+from gateway.core.limiter import AGAIN, Account, Held, Pace, Piece, Shortage, Stake, Terms, until_tomorrow
 
 EVERY = 0.1  # seconds between reports of an account in use,
 REST = 2.0  # ... of one that is not: it must not be taken for dead,
@@ -38,44 +42,54 @@ CROWD = 4.0  # gateways, beyond which the floors shrink: together a quarter of t
 STALE = 0.25  # seconds after which the ledger is asked again before anybody is refused
 NEED = 1.0  # seconds for which a request that got nothing is asked for
 _SLACK = 1e-3
-
-
-class Block:
-    """All that was let through between two reports: one piece on the ledger's line of time, known from its answer."""
-
-    __slots__ = ("back", "end", "line", "moved")
-
-    def __init__(self) -> None:
-        self.line = 0.0  # the line it lies on; 0: not known yet
-        self.end = self.moved = 0.0
-        self.back = 0.0  # tokens of it that were not used
+_TOKENS = frozenset(("tokens", "day"))  # the limits that count tokens
 
 
 class Lease:
-    """A slice of one limit. `left` may be spent; `total` counts all that was ever spent, less what came back."""
+    """A slice of one limit: `left` may be taken, `held` has been. `total` is all that was ever charged."""
 
-    __slots__ = ("asked_until", "confirmed", "each", "floor", "free", "free_at", "largest", "largest_at", "left",
-                 "need", "pace", "size", "taken", "total", "wanted")  # fmt: skip
+    __slots__ = ("asked_until", "charged", "confirmed", "each", "floor", "free", "heard_at", "held", "largest",
+                 "largest_at", "left", "need", "pace", "size", "taken", "total", "wanted")  # fmt: skip
 
     def __init__(self, kind: str, size: float, each: float):
         self.size = size
         self.each = each  # seconds in which one more is there; 0: it is no rate
         self.floor = FLOOR_OF_DAY if kind == "day" else FLOOR
         self.left = 0.0
+        self.held = Held()
         self.total = self.confirmed = 0.0
-        self.taken = 0.0  # of late, whatever came back
-        self.pace = 0.0  # spent a second, of late
+        self.taken = 0.0  # of late
+        self.pace = 0.0  # taken a second, of late
         self.largest = self.largest_at = 0.0
         self.need = self.asked_until = 0.0
         self.wanted = 0.0  # by all that got nothing since the last report
-        self.free, self.free_at = size, 0.0  # what nobody keeps, by the last answer
+        self.free, self.charged, self.heard_at = size, 0.0, 0.0  # of all gateways, by the last answer
 
-    def take(self, n: float, now: float) -> None:
+    def take(self, n: float, now: float) -> Piece:
         self.left -= n
-        self.total += n
         self.taken += n
         if n >= self.largest or now - self.largest_at > RECENT:
             self.largest, self.largest_at = n, now
+        return self.held.add(n)
+
+    def settle(self, piece: Piece, used: float) -> None:
+        """So much was used of what was taken. `left` is less than nothing where it was more."""
+        rest, charge = self.held.end(piece, used)
+        self.total += charge
+        self.left += rest - charge
+
+    def move(self, to: Lease, charged: float) -> None:
+        """Go on as `to`, in a ledger that has not heard of `charged` yet."""
+        self.size, self.each = to.size, to.each
+        self.left, self.confirmed, self.total = 0.0, 0.0, charged
+        self.free, self.charged, self.heard_at = to.free, 0.0, 0.0
+
+    def convert(self, now: float, gateways: float) -> None:
+        """Charge of what is held what would drain until the report after the next, where nothing else would."""
+        if self.each and self.held.pieces:
+            missing = 2.0 * EVERY / self.each - max(0.0, self.charged - (now - self.heard_at) / self.each)
+            if missing > 0.0:
+                self.total += self.held.drain(missing / gateways)
 
     def count(self, took: float) -> None:
         """Remember the pace: `took` seconds have gone since `taken` was begun anew."""
@@ -84,14 +98,9 @@ class Lease:
             self.pace += (self.taken / took - self.pace) * (1.0 - exp(-took / MEMORY))
             self.taken = 0.0
 
-    def spend(self, n: float) -> None:
-        """n more than had been taken, or less."""
-        self.left -= n
-        self.total += n
-
     def free_by(self, now: float) -> float:
-        """What nobody keeps by now, if nobody has taken of it since."""
-        return self.free + ((now - self.free_at) / self.each if self.each else 0.0)
+        """What nobody keeps by now, if nobody has taken of it since; at most, what has drained since is free too."""
+        return self.free + ((now - self.heard_at) / self.each if self.each else 0.0)
 
     def target(self, now: float, gateways: float, claimed: bool) -> float:
         """What it would like to have, a whole number: a part of a request is of no use to anybody."""
@@ -103,9 +112,9 @@ class Lease:
 
 
 class Wish(NamedTuple):
-    """What a report says of one limit: how large it is, and what was used in all (of which `base` was answered).
+    """What a report says of one limit: how large it is, and what was charged in all (of which `base` was answered).
 
-    `keep` is held from now on, and `ask` would be welcome beyond it. `need` is all or nothing: with it the smallest
+    `keep` is kept from now on, and `ask` would be welcome beyond it. `need` is all or nothing: with it the smallest
     request that waits can go, and `wanted` is what all that wait come to.
     """
 
@@ -119,47 +128,41 @@ class Wish(NamedTuple):
     wanted: float
 
 
-class Message(NamedTuple):
-    """One report. `back`: line, end, moved and tokens of each block of which something was not used.
+Message = dict[str, Wish]
 
-    `owed`: what is in the wishes' totals because it was let through alone.
-    """
 
-    wishes: dict[str, Wish]
-    back: list[tuple[float, float, float, float]]
-    block: Block
-    owed: dict[str, float]
+class Told(NamedTuple):
+    """The ledger's answer about one limit: what was added to the lease, and what is free beyond it and charged."""
+
+    added: float
+    free: float
+    charged: float
 
 
 class Given(NamedTuple):
-    """The ledger's answer: what was added to each lease and is free beyond it, and where the report's block lies."""
+    """The ledger's answer."""
 
     known: bool  # it knew this gateway
     gateways: float
-    claimed: bool
-    line: float
-    end: float
-    moved: float
-    added: dict[str, tuple[float, float]]
+    claimed: bool  # somebody else needs what is not used
+    limits: dict[str, Told]
 
 
 class LeasedAccount(Account):
     """Spends from leases while the ledger is there (`is_lost` False), else as `Account` alone, at a share.
 
-    `own` limits are counted here in any case: that is what stands when the ledger is lost.
+    What goes through here is counted in both ways at all times: whichever decides is right at once.
     """
 
     def __init__(self, terms: Terms, is_lost: bool):
         super().__init__(terms)
         self.whole = terms
         self.is_lost = is_lost
+        self.is_met = False  # the ledger has answered under its present name
         self.gateways = 1.0
         self.reported_at = -inf
         self._counted_at = 0.0  # when counting of what is taken was begun anew
         self._claimed_until = 0.0
-        self._block = Block()
-        self._returning: list[Block] = []
-        self._alone_requests = self._alone_tokens = 0.0  # let through while the ledger was lost
         self.leases = _leases(terms)
 
     # --- requests ------------------------------------------------------------------------------------------------
@@ -169,7 +172,7 @@ class LeasedAccount(Account):
             return self._lacks_alone(tokens, now, at)
         found = None
         for kind, lease in self.leases.items():
-            n = tokens if kind in ("tokens", "day") else 1.0
+            n = tokens if kind in _TOKENS else 1.0
             if lease.left + _SLACK < n:
                 missing = self._missing(kind, lease, n, now, at)
                 if found is None or (found.short and not missing.short):
@@ -184,7 +187,7 @@ class LeasedAccount(Account):
         if n > lease.size:
             return Shortage(kind, inf)
         missing = n - lease.left - lease.free_by(now)  # (at most so much is free)
-        if missing <= _SLACK or now - lease.free_at > STALE:
+        if missing <= _SLACK or now - lease.heard_at > STALE:
             return Shortage(kind, EVERY, short=True)
         if kind == "day":
             return Shortage(kind, until_tomorrow(at))
@@ -193,7 +196,7 @@ class LeasedAccount(Account):
     def _ask_for(self, tokens: float, now: float) -> None:
         """The next report asks for what this request needs, of every kind: with one alone it could not go."""
         for kind, lease in self.leases.items():
-            n = tokens if kind in ("tokens", "day") else 1.0
+            n = tokens if kind in _TOKENS else 1.0
             lease.need, lease.asked_until = min(n, lease.need or n), now + NEED
             lease.wanted += n
 
@@ -204,44 +207,20 @@ class LeasedAccount(Account):
 
     def take(self, tokens: float, now: float, at: float) -> Stake:
         stake = super().take(tokens, now, at)
-        if self.is_lost:
-            self._alone_requests += 1.0
-            self._alone_tokens += tokens
-            return stake
+        lent = []
         for kind, lease in self.leases.items():
-            lease.take(tokens if kind in ("tokens", "day") else 1.0, now)
+            lent.append((lease, lease.take(tokens if kind in _TOKENS else 1.0, now), kind))
             if lease.left < lease.pace * AHEAD / 3.0:
-                self.is_urgent = True
-        stake.block = self._block
+                self.is_urgent = not self.is_lost
+        stake.lent = lent
         return stake
 
-    def settle(self, stake: Stake, used: float, now: float, at: float) -> None:
+    def settle(self, stake: Stake, used: float, now: float, at: float, requests: float = 1.0) -> None:
         if stake.settled:
             return
-        super().settle(stake, used, now, at)
-        lease = self.leases.get("concurrency")
-        if lease is not None and not self.is_lost:
-            lease.left += 1.0
-        more = used - stake.tokens
-        if stake.block is None and self.is_lost:
-            self._alone_tokens += more
-            return
-        lease = self.leases.get("day")
-        if lease is not None and (more > 0.0 or stake.day == self.day):
-            lease.spend(more)
-        lease = self.leases.get("tokens")
-        if lease is not None and (more > 0.0 or stake.block is self._block):
-            lease.spend(more)  # what nobody has been told of yet is as if it had been known
-        elif lease is not None and more < 0.0 and isinstance(stake.block, Block):
-            if stake.block.back == 0.0:
-                self._returning.append(stake.block)
-            stake.block.back -= more
-
-    def cancel(self, stake: Stake, now: float, at: float) -> None:
-        lease = self.leases.get("requests")
-        if lease is not None and not stake.settled and stake.block is self._block:
-            lease.spend(-1.0)
-        super().cancel(stake, now, at)
+        super().settle(stake, used, now, at, requests)
+        for lease, piece, kind in stake.lent:
+            lease.settle(piece, used if kind in _TOKENS else requests if kind == "requests" else 0.0)
 
     # --- what is said to clients ---------------------------------------------------------------------------------
 
@@ -271,10 +250,11 @@ class LeasedAccount(Account):
         since = now - self.reported_at
         if self.is_urgent or since >= REST:
             return since >= SOONEST
-        return since >= EVERY and (bool(self._returning) or any(
-            lease.total != lease.confirmed or lease.need or lease.left > 2.0 * self._target(lease, now) + 1.0
+        return since >= EVERY and any(
+            lease.total != lease.confirmed or lease.need or (lease.each and lease.held.pieces)
+            or lease.left > 2.0 * self._target(lease, now) + 1.0
             for lease in self.leases.values()
-        ))  # fmt: skip
+        )  # fmt: skip
 
     def _target(self, lease: Lease, now: float) -> float:
         return lease.target(now, self.gateways, now < self._claimed_until)
@@ -285,75 +265,67 @@ class LeasedAccount(Account):
         took = now - self._counted_at
         if took >= EVERY:
             self._counted_at = now
-        wishes, owed = {}, {kind: self._owed(kind, now, at) for kind in self.leases}
+        message = {}
         for kind, lease in self.leases.items():
+            if self.is_lost:
+                lease.left = 0.0
+                lease.total = lease.confirmed + min(lease.total - lease.confirmed, self._in_debt(kind, now, at))
             wanted = lease.wanted
             lease.count(took)
+            lease.convert(now, self.gateways)
             if now >= lease.asked_until:
                 lease.need = 0.0
             target = 0.0 if leaving else self._target(lease, now)
             lease.left = max(0.0, min(lease.left, max(target, lease.need)))
-            running = float(self.running) if kind == "concurrency" else 0.0
-            wishes[kind] = Wish(
-                lease.size, lease.each, lease.total + owed[kind],
-                lease.confirmed, lease.left + running, max(0.0, target - lease.left),
-                lease.need + running if lease.need else 0.0, wanted,
+            held = lease.held.total
+            message[kind] = Wish(
+                lease.size, lease.each, lease.total, lease.confirmed, lease.left + held,
+                max(0.0, target - lease.left), lease.need + held if lease.need else 0.0, wanted,
             )  # fmt: skip
-        block, self._block = self._block, Block()
-        return Message(wishes, self._returned(), block, owed)
+        return message
 
-    def _returned(self) -> list[tuple[float, float, float, float]]:
-        """What was not used of blocks that were reported; nothing of one whose report got no answer."""
-        back = [(block.line, block.end, block.moved, block.back) for block in self._returning if block.line]
-        for block in self._returning:
-            block.back = 0.0
-        self._returning = []
-        return back
-
-    def _owed(self, kind: str, now: float, at: float) -> float:
-        """What was let through alone and the ledger should count: of rates, what is still in debt here."""
+    def _in_debt(self, kind: str, now: float, at: float) -> float:
+        """What was charged here and still counts: of what was let through alone, the ledger needs to know no more."""
         if kind == "requests" and self.requests is not None:
-            return min(self._alone_requests, self.requests.debt(now))
+            return self.requests.charged(now)
         if kind == "tokens" and self.tokens is not None:
-            return min(self._alone_tokens, self.tokens.debt(now))
-        return min(self._alone_tokens, self.spent_on(at)) if kind == "day" else 0.0
+            return self.tokens.charged(now)
+        return self.spent_on(at) if kind == "day" else 0.0
 
     def received(self, message: Message, given: Given, now: float) -> None:
         """The ledger has answered this report."""
         if self.is_lost:
             self.is_lost = False
+            for lease in self.leases.values():
+                lease.left = 0.0
             self.retune(self.whole, now)
-        self._alone_requests = self._alone_tokens = 0.0
-        for kind, owed in message.owed.items():
-            self.leases[kind].total += owed
+        self.is_met = True
         self.gateways = given.gateways
         if given.claimed:
             self._claimed_until = now + NEED
-        block = message.block
-        block.line, block.end, block.moved = given.line, given.end, given.moved
-        for kind, (added, free) in given.added.items():
+        for kind, told in given.limits.items():
             lease = self.leases[kind]
-            lease.left += added
-            lease.confirmed = message.wishes[kind].total
-            lease.free, lease.free_at = free, now
+            lease.left += told.added
+            lease.confirmed = message[kind].total
+            lease.free, lease.charged, lease.heard_at = told.free, told.charged, now
             if lease.left >= lease.need:
                 lease.need = 0.0
 
     def lost(self, now: float) -> None:
         """Nobody counts for all any more: from now on alone. The leases are given up; the ledger charges them."""
-        if self.is_lost:
-            return
-        self.is_lost = True
-        for lease in self.leases.values():
-            lease.left = lease.need = 0.0
-        self.retune(_share(self.whole, self.gateways), now)
+        if not self.is_lost:
+            self.is_lost = True
+            self.retune(_share(self.whole, self.gateways), now)
 
-    def move(self, terms: Terms, now: float) -> None:
-        """Other limits, under another name in the ledger, which is told all that is counted here."""
-        self.whole = terms
-        self.leases = _leases(terms)
-        self._block, self._returning = Block(), []
-        self._alone_requests = self._alone_tokens = inf
+    def move(self, terms: Terms, now: float, at: float) -> None:
+        """Other limits, under another name in the ledger, which is told all that is charged and held here."""
+        fresh = _leases(terms)
+        for kind, lease in fresh.items():
+            if kind in self.leases:
+                self.leases[kind].move(lease, self._in_debt(kind, now, at))
+                fresh[kind] = self.leases[kind]  # requests under way know it
+        self.leases = fresh
+        self.whole, self.is_met = terms, False
         self.retune(_share(terms, self.gateways) if self.is_lost else terms, now)
         self.reported_at = -inf
 

@@ -1,16 +1,18 @@
 """Counts what one tenant uses: requests a second, tokens a minute, requests at once, tokens a day.
 
-Rates are GCRA, a token bucket kept as one moment: `full_at`, when the bucket would be full again if nothing else came.
-Taking n pushes it n·each seconds further, and n fit while it stays within `per` of now. So a bucket holds `amount`, is
-refilled evenly, and in any stretch of t seconds gives at most amount · (1 + t / per).
+Rates are token buckets in the manner of GCRA: what was charged is kept as one moment, `full_at`, when it will have
+drained; charging n pushes it n·each seconds further. A bucket holds `amount` and is refilled evenly, so in any stretch
+of t seconds it gives at most amount · (1 + t / per).
 
 Tokens are reserved before a request is sent and settled when it has ended, and both must be exact while many run at
-once. What was taken lies on the bucket's line of time as the piece that ends at `end`; time drains the line from the
-front. Giving back returns only what of one's own piece lies still ahead of now: the rest has drained, so later requests
-have had it already, and handing it out twice would let a client save up a burst in requests that it keeps open. Pieces
-after a gap that closed lie earlier; `moved`, the sum of all that was closed, is subtracted from `end`, also where the
-gap came behind. That errs to the strict side, in one number. What was used beyond the reservation is taken at once,
-whether it fits or not: the bucket is then in debt, by at most the errors of the estimates of what was in flight.
+once. A reservation is held beside what was charged, and what is held and what is charged never exceed the bucket
+together. Time drains what was charged first; only when that is gone, what is held, the oldest first: so a stream of
+half an hour does not stop the refill, and hardly anything of a short one is gone before it ends. At the end what was
+used is charged, less what had drained of its own reservation, and the rest is free again. Whatever the order in which
+time drains them, the debt is never less than that of a bucket that knew from the start what each request would use
+(a charge adds to both alike; what drains here drains there at least as much); so nothing is handed out twice, and a
+client cannot save up a burst in requests that it keeps open. What was used beyond a reservation is charged whether it
+fits or not: the overshoot is at most the errors of the estimates of what was in flight.
 
 Source: ITU-T I.371 (GCRA). A day is one of UTC. Left to others: what a request will need (`lengths`), whose account it
 is and what is said to the client (`gateway.limits`), counting across gateways (`core.leases`).
@@ -18,8 +20,9 @@ is and what is said to the client (`gateway.limits`), counting across gateways (
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 DAY = 86_400.0
 AGAIN = 1.0  # seconds after which a place among the requests at once may be free; nobody knows
@@ -58,60 +61,118 @@ class Shortage(NamedTuple):
     short: bool = False
 
 
+class Piece:
+    """A part of a limit that one request holds: `size` of it at first, `left` by now."""
+
+    __slots__ = ("left", "size")
+
+    def __init__(self, size: float):
+        self.size = self.left = size
+
+
+class Held:
+    """What requests under way hold of a limit, the oldest first."""
+
+    __slots__ = ("pieces", "total")
+
+    def __init__(self) -> None:
+        self.pieces: OrderedDict[Piece, None] = OrderedDict()
+        self.total = 0.0
+
+    def add(self, n: float) -> Piece:
+        piece = Piece(n)
+        self.pieces[piece] = None
+        self.total += n
+        return piece
+
+    def drain(self, n: float) -> float:
+        """Take n away from the oldest, or as much as there is; returns how much that was."""
+        rest = n
+        while rest > 0.0 and self.pieces:
+            piece = next(iter(self.pieces))
+            if piece.left > rest:
+                piece.left -= rest
+                rest = 0.0
+            else:
+                rest -= piece.left
+                piece.left = 0.0
+                del self.pieces[piece]
+        self.total = self.total - (n - rest) if self.pieces else 0.0
+        return n - rest
+
+    def end(self, piece: Piece, used: float) -> tuple[float, float]:
+        """The piece's request has ended: what was left of the piece, and what is to be charged of what was used."""
+        left = piece.left
+        if self.pieces.pop(piece, self) is None:
+            self.total = self.total - left if self.pieces else 0.0
+        piece.left = 0.0
+        return left, max(0.0, used - (piece.size - left))
+
+
 class Bucket:
     """A rate: at most `size` at once, refilled by one every `each` seconds."""
 
-    __slots__ = ("each", "full_at", "moved", "size")
+    __slots__ = ("each", "full_at", "held", "seen_at", "size")
 
     def __init__(self, pace: Pace):
         self.size = max(1.0, pace.amount)
         self.each = pace.per / pace.amount
         self.full_at = 0.0
-        self.moved = 0.0
+        self.seen_at = 0.0
+        self.held = Held()
 
-    def debt(self, now: float) -> float:
-        """What is missing until it is full."""
+    def charged(self, now: float) -> float:
+        """What was charged and has not drained."""
         return max(0.0, self.full_at - now) / self.each
 
     def left(self, now: float) -> float:
         """What can be taken now; less than nothing when more was used than had been reserved."""
-        return self.size - self.debt(now)
+        self._drain(now)
+        return self.size - self.charged(now) - self.held.total
 
     def wait(self, n: float, now: float) -> float:
         """Seconds until n fit; inf when they never do."""
         if n > self.size:
             return inf
-        return max(0.0, self.full_at - now - (self.size - n + _SLACK) * self.each)
+        return max(0.0, n - self.left(now) - _SLACK) * self.each
 
-    def take(self, n: float, now: float) -> None:
-        """Take n, whether they fit or not."""
-        self.full_at = (self.full_at if self.full_at > now else now) + n * self.each
+    def take(self, n: float, now: float) -> Piece:
+        """Hold n, whether they fit or not."""
+        self._drain(now)
+        return self.held.add(n)
 
-    def give_back(self, n: float, end: float, moved: float, now: float) -> None:
-        """Of a piece that ended at `end` when so much had `moved`, n were not used: what has not drained returns."""
-        span = min(n * self.each, end - (self.moved - moved) - now)
-        if span > 0.0:
-            self.full_at -= span
-            self.moved += span
+    def settle(self, piece: Piece, used: float, now: float) -> None:
+        """So much was used of what was held; the rest is free again."""
+        self._drain(now)
+        _, charge = self.held.end(piece, used)
+        self.full_at = max(self.full_at, now) + charge * self.each
 
     def retune(self, pace: Pace, now: float) -> None:
-        """Another pace from now on; the debt stays, in tokens or requests. Pieces of before lie on another line."""
-        debt = self.debt(now)
+        """Another pace from now on; what is charged and held stays, in tokens or requests."""
+        self._drain(now)
+        charged = self.charged(now)
         self.size, self.each = max(1.0, pace.amount), pace.per / pace.amount
-        self.full_at = now + debt * self.each
+        self.full_at = now + charged * self.each
+
+    def _drain(self, now: float) -> None:
+        """Time that found nothing charged has drained what is held."""
+        if now > self.seen_at:
+            idle = now - max(self.full_at, self.seen_at)
+            if idle > 0.0 and self.held.pieces:
+                self.held.drain(idle / self.each)
+            self.seen_at = now
 
 
 class Stake:
     """What one request has taken. Settled or cancelled exactly once; later calls do nothing."""
 
-    __slots__ = ("block", "day", "end", "moved", "requests_end", "requests_moved", "settled", "tokens", "tuning")
+    __slots__ = ("lent", "request_piece", "settled", "token_piece", "tokens")
 
-    def __init__(self, tokens: float, day: int, tuning: int):
+    def __init__(self, tokens: float):
         self.tokens = tokens
-        self.day = day
-        self.tuning = tuning
-        self.end = self.moved = self.requests_end = self.requests_moved = 0.0
-        self.block: object = None  # of a lease, where there are leases
+        self.request_piece: Piece | None = None
+        self.token_piece: Piece | None = None
+        self.lent: list[tuple[Any, Piece, str]] = []  # what it holds of leases, where there are leases
         self.settled = False
 
 
@@ -125,9 +186,9 @@ class Account:
         self.requests = None if terms.requests is None else Bucket(terms.requests)
         self.tokens = None if terms.tokens is None else Bucket(terms.tokens)
         self.running = 0
-        self.tuning = 0  # how often the limits have changed: nothing returns to a rate from before
+        self.reserved = 0.0  # tokens of all that runs
         self.day = 0
-        self.spent = 0.0  # tokens of this day, those that are reserved among them
+        self.spent = 0.0  # tokens of this day
 
     def lacks(self, tokens: float, now: float, at: float) -> Shortage | None:
         """Why a request of so many tokens does not fit now; None: it does."""
@@ -138,46 +199,37 @@ class Account:
             return Shortage("requests", wait)
         if self.tokens is not None and (wait := self.tokens.wait(tokens, now)) > 0.0:
             return Shortage("tokens", wait)
-        if terms.day is not None and tokens > terms.day - self.spent_on(at) + _SLACK:
+        if terms.day is not None and tokens > terms.day - self.spent_on(at) - self.reserved + _SLACK:
             return Shortage("day", until_tomorrow(at) if tokens <= terms.day else inf)
         return None
 
     def take(self, tokens: float, now: float, at: float) -> Stake:
         """Reserve. Whether it fits was asked in the same breath (`lacks`)."""
-        stake = Stake(tokens, int(at // DAY), self.tuning)
+        stake = Stake(tokens)
         self.running += 1
-        bucket = self.requests
-        if bucket is not None:
-            bucket.take(1.0, now)
-            stake.requests_end, stake.requests_moved = bucket.full_at, bucket.moved
-        bucket = self.tokens
-        if bucket is not None:
-            bucket.take(tokens, now)
-            stake.end, stake.moved = bucket.full_at, bucket.moved
-        if self.terms.day is not None:
-            self.spent = self.spent_on(at) + tokens
+        self.reserved += tokens
+        if self.requests is not None:
+            stake.request_piece = self.requests.take(1.0, now)
+        if self.tokens is not None:
+            stake.token_piece = self.tokens.take(tokens, now)
         return stake
 
-    def settle(self, stake: Stake, used: float, now: float, at: float) -> None:
-        """It has ended and used so many tokens."""
+    def settle(self, stake: Stake, used: float, now: float, at: float, requests: float = 1.0) -> None:
+        """It has ended and used so many tokens (and counts as so many requests)."""
         if stake.settled:
             return
         stake.settled = True
         self.running -= 1
-        more = used - stake.tokens
-        if self.tokens is not None:
-            if more > 0.0:
-                self.tokens.take(more, now)
-            elif more < 0.0 and stake.tuning == self.tuning:
-                self.tokens.give_back(-more, stake.end, stake.moved, now)
-        if self.terms.day is not None and (more > 0.0 or stake.day == int(at // DAY)):
-            self.spent = max(0.0, self.spent_on(at) + more)
+        self.reserved = self.reserved - stake.tokens if self.running else 0.0
+        if self.requests is not None and stake.request_piece is not None:
+            self.requests.settle(stake.request_piece, requests, now)
+        if self.tokens is not None and stake.token_piece is not None:
+            self.tokens.settle(stake.token_piece, used, now)
+        self.spent = self.spent_on(at) + used
 
     def cancel(self, stake: Stake, now: float, at: float) -> None:
         """It was never sent: as if it had not been."""
-        if self.requests is not None and not stake.settled and stake.tuning == self.tuning:
-            self.requests.give_back(1.0, stake.requests_end, stake.requests_moved, now)
-        self.settle(stake, 0.0, now, at)
+        self.settle(stake, 0.0, now, at, requests=0.0)
 
     def spent_on(self, at: float) -> float:
         """Tokens spent on the day of `at`; a new day begins with none."""
@@ -195,15 +247,14 @@ class Account:
         rate = None if self.tokens is None else _reading(self.tokens, self.tokens.left(now))
         if self.terms.day is None:
             return rate
-        left = self.terms.day - self.spent_on(at)
+        left = self.terms.day - self.spent_on(at) - self.reserved
         return rate if rate is not None and rate[1] <= left else (self.terms.day, max(0.0, left), until_tomorrow(at))
 
     def retune(self, terms: Terms, now: float) -> None:
         """Other limits from now on. What is counted stays, and what runs."""
-        self.requests = _retuned(self.requests, self.terms.requests, terms.requests, now)
-        self.tokens = _retuned(self.tokens, self.terms.tokens, terms.tokens, now)
+        self.requests = _retuned(self.requests, terms.requests, now)
+        self.tokens = _retuned(self.tokens, terms.tokens, now)
         self.terms = terms
-        self.tuning += 1
 
 
 def until_tomorrow(at: float) -> float:
@@ -215,10 +266,10 @@ def _reading(bucket: Bucket, left: float) -> tuple[float, float, float]:
     return bucket.size, max(0.0, left), (bucket.size - left) * bucket.each
 
 
-def _retuned(bucket: Bucket | None, old: Pace | None, new: Pace | None, now: float) -> Bucket | None:
-    if old == new or new is None:
-        return bucket if new is not None else None
+def _retuned(bucket: Bucket | None, pace: Pace | None, now: float) -> Bucket | None:
+    if pace is None:
+        return None
     if bucket is None:
-        return Bucket(new)
-    bucket.retune(new, now)
+        return Bucket(pace)
+    bucket.retune(pace, now)
     return bucket

@@ -32,7 +32,7 @@ from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.config.types import Shared
-from gateway.core.leases import SOONEST, Given, LeasedAccount, Message
+from gateway.core.leases import SOONEST, Given, LeasedAccount, Message, Told
 from gateway.core.limiter import Terms
 from gateway.shared.script import ORDER, SCRIPT
 
@@ -93,7 +93,7 @@ class SharedLimits:
 
     def move(self, old: str, new: str, terms: Terms) -> None:
         account = self._accounts[new] = self._accounts.pop(old)
-        account.move(terms, self._clock())
+        account.move(terms, self._clock(), self._wall())
         self._urgent.set()
 
     def drop(self, name: str) -> None:
@@ -237,19 +237,19 @@ class SharedLimits:
 
     def _written(self, message: Message, leaving: bool) -> str:
         return json.dumps({
-            "gateway": self._gateway, "ttl": TTL, "life": LIFE, "leaving": leaving, "back": message.back,
-            "wishes": {kind: wish._asdict() for kind, wish in message.wishes.items()},
+            "gateway": self._gateway, "ttl": TTL, "life": LIFE, "leaving": leaving,
+            "wishes": {kind: wish._asdict() for kind, wish in message.items()},
         })  # fmt: skip
 
     def _hear(self, account: LeasedAccount, name: str, message: Message, answer: object) -> None:
-        if not isinstance(answer, list) or len(answer) != 6 + 2 * len(message.wishes):
+        kinds = [kind for kind in ORDER if kind in message]
+        if not isinstance(answer, list) or len(answer) != 3 + 3 * len(kinds):
             raise Silence("an answer of another form")
-        known, gateways, claimed, line, end, moved, *figures = (float(figure) for figure in answer)
-        kinds = [kind for kind in ORDER if kind in message.wishes]
-        added = {kind: (figures[2 * i], figures[2 * i + 1]) for i, kind in enumerate(kinds)}
-        if not known and not account.is_lost:
+        known, gateways, claimed, *figures = (float(figure) for figure in answer)
+        if not known and account.is_met and not account.is_lost:
             self._report("shared_limits_forgotten", name.rpartition(":")[0])
-        account.received(message, Given(bool(known), gateways, bool(claimed), line, end, moved, added), self._clock())
+        told = {kind: Told(*figures[3 * i : 3 * i + 3]) for i, kind in enumerate(kinds)}
+        account.received(message, Given(bool(known), gateways, bool(claimed), told), self._clock())
 
     def _release(self, names: Sequence[str]) -> None:
         for name in names:

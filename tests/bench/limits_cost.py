@@ -20,7 +20,7 @@ from collections import deque
 from typing import Literal
 
 from gateway.config.types import Config, Key, KeyLimits, Rate
-from gateway.core.leases import Given, LeasedAccount
+from gateway.core.leases import Given, LeasedAccount, Told
 from gateway.core.limiter import Terms
 from gateway.grants import Grant
 from gateway.limits import Limiter
@@ -60,8 +60,8 @@ class Plenty:
     def answer(self, now: float) -> None:
         for account in self.accounts:
             message = account.report(now, now)
-            added = {kind: (wish.size / 2, wish.size / 2) for kind, wish in message.wishes.items()}
-            account.received(message, Given(True, 1.0, False, 1.0, now, 0.0, added), now)
+            told = {kind: Told(wish.size / 2, wish.size / 2, wish.size / 2) for kind, wish in message.items()}
+            account.received(message, Given(True, 1.0, False, told), now)
 
 
 def costs(shared: Plenty | None, requests: int) -> tuple[float, float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from gateway.core.leases import Given, Message
+from gateway.core.leases import Given, Message, Told
 from gateway.shared.script import ORDER
 
 
@@ -21,67 +21,50 @@ class Ledger:
     """One account of it. `answer` is one call of the script at `now`."""
 
     ttl: float = 10.0
-    line: float = 1.0
     full: dict[str, float] = field(default_factory=lambda: {"requests": 0.0, "tokens": 0.0})
-    moved: float = 0.0
     spent: float = 0.0
     members: dict[str, Member] = field(default_factory=dict)
     claim: tuple[str, float] | None = None
 
     def charge(self, message: Message, kind: str, n: float, now: float) -> None:
         if kind == "day":
-            self.spent = max(0.0, self.spent + n)
+            self.spent += max(0.0, n)
         elif kind in self.full and n > 0.0:
-            self.full[kind] = max(self.full[kind], now) + n * message.wishes[kind].each
+            self.full[kind] = max(self.full[kind], now) + n * message[kind].each
 
     def answer(self, gateway: str, message: Message, now: float, leaving: bool = False) -> Given:
         for name in [name for name, one in self.members.items() if now - one.seen > self.ttl]:
             for kind, kept in self.members.pop(name).keep.items():
                 self.charge(message, kind, kept, now)
         known = gateway in self.members
-        before = self.members[gateway].total if known else {k: w.base for k, w in message.wishes.items()}
-        for kind, wish in message.wishes.items():
+        before = self.members[gateway].total if known else {k: w.base for k, w in message.items()}
+        for kind, wish in message.items():
             self.charge(message, kind, wish.total - before[kind], now)
-        for line, end, moved, n in message.back:
-            span = min(n * message.wishes["tokens"].each, end - (self.moved - moved) - now)
-            if line == self.line and span > 0.0:
-                self.full["tokens"] -= span
-                self.moved += span
         if self.claim is not None and (self.claim[0] == gateway or self.claim[1] < now):
             self.claim = None
-        member = Member(now, {k: w.total for k, w in message.wishes.items()}, {})
-        added = {}
-        for kind in (kind for kind in ORDER if kind in message.wishes):
-            free = self._free(gateway, message, kind, now)
-            added[kind] = self._add(gateway, message, kind, free, now)
-            member.keep[kind] = message.wishes[kind].keep + added[kind][0]
+        member = Member(now, {k: w.total for k, w in message.items()}, {})
+        limits = {}
+        for kind in (kind for kind in ORDER if kind in message):
+            limits[kind] = self._tell(gateway, message, kind, now)
+            member.keep[kind] = message[kind].keep + limits[kind].added
         self.members.pop(gateway, None)
         if not leaving:
             self.members[gateway] = member
         claimed = self.claim is not None and self.claim[0] != gateway
-        return Given(known, float(len(self.members)), claimed, self.line, self.full["tokens"], self.moved, added)
+        return Given(known, float(len(self.members)), claimed, limits)
 
-    def _free(self, gateway: str, message: Message, kind: str, now: float) -> float:
-        wish = message.wishes[kind]
-        free = wish.size - wish.keep - sum(one.keep.get(kind, 0.0) for g, one in self.members.items() if g != gateway)
-        if kind == "day":
-            free -= self.spent
-        elif kind in self.full:
-            free -= max(0.0, self.full[kind] - now) / wish.each
-        return math.floor(free + 0.001)
-
-    def _add(self, gateway: str, message: Message, kind: str, free: float, now: float) -> tuple[float, float]:
-        wish = message.wishes[kind]
+    def _tell(self, gateway: str, message: Message, kind: str, now: float) -> Told:
+        wish = message[kind]
+        charged = self.spent if kind == "day" else self.debt(kind, wish.each, now) if kind in self.full else 0.0
+        others = sum(one.keep.get(kind, 0.0) for name, one in self.members.items() if name != gateway)
+        free = math.floor(wish.size - wish.keep - charged - others + 0.001)
         add = min(wish.ask, max(0.0, free))
         if wish.need:
             if wish.need <= wish.keep + free:
                 add = max(wish.need - wish.keep, min(wish.ask + wish.wanted, free), 0.0)
             elif self.claim is None:
                 self.claim = (gateway, now + 2.0)
-        return add, free - add
+        return Told(add, free - add, charged)
 
     def debt(self, kind: str, each: float, now: float) -> float:
         return max(0.0, self.full[kind] - now) / each
-
-    def kept(self, kind: str) -> float:
-        return math.fsum(one.keep.get(kind, 0.0) for one in self.members.values())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.limiter import DAY, Account, Bucket, Pace, Terms
+from gateway.core.limiter import DAY, Account, Bucket, Pace, Piece, Terms
 
 MINUTE = Pace(100.0, 60.0)
 
@@ -23,7 +23,7 @@ def test_a_full_bucket_gives_its_amount_at_once_and_then_refills_evenly() -> Non
     bucket = Bucket(MINUTE)
     for _ in range(100):
         assert bucket.wait(1.0, 1000.0) == 0.0
-        bucket.take(1.0, 1000.0)
+        bucket.settle(bucket.take(1.0, 1000.0), 1.0, 1000.0)
     assert bucket.wait(1.0, 1000.0) == pytest.approx(0.6, rel=1e-2)
     assert bucket.left(1000.0) == pytest.approx(0.0, abs=1e-6)
     assert bucket.left(1030.0) == pytest.approx(50.0, abs=1e-6)
@@ -42,46 +42,60 @@ def test_a_slow_rate_gives_one_at_a_time() -> None:
     assert bucket.wait(1.0, 10.0) == pytest.approx(2.0, rel=1e-2)
 
 
-def test_what_comes_back_at_once_is_whole() -> None:
-    bucket = Bucket(MINUTE)
-    bucket.take(80.0, 5.0)
-    bucket.give_back(30.0, bucket.full_at, bucket.moved, 5.0)
-    assert bucket.left(5.0) == pytest.approx(50.0)
+def test_what_was_not_used_is_free_again_whoever_ends_first() -> None:
+    for order in ((0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)):
+        bucket = Bucket(MINUTE)
+        pieces = [bucket.take(25.0, 5.0) for _ in range(4)]
+        assert bucket.left(5.0) == 0.0
+        for number in order:
+            bucket.settle(pieces[number], 5.0, 5.0)
+        assert bucket.left(5.0) == pytest.approx(80.0)
 
 
-def test_what_has_drained_does_not_come_back() -> None:
+def test_what_is_held_drains_when_nothing_else_is_left_to_drain_and_does_not_come_back() -> None:
     bucket = Bucket(MINUTE)
-    bucket.take(50.0, 0.0)
-    end, moved = bucket.full_at, bucket.moved
-    bucket.give_back(50.0, end, moved, 24.0)  # 40 of the 50 have drained
-    assert bucket.left(24.0) == pytest.approx(100.0)
-    bucket.take(100.0, 24.0)
-    bucket.give_back(50.0, end, moved, 25.0)
-    assert bucket.left(25.0) == pytest.approx(100.0 / 60.0)
+    piece = bucket.take(50.0, 0.0)
+    assert bucket.left(24.0) == pytest.approx(90.0)
+    bucket.take(90.0, 24.0)
+    bucket.settle(piece, 0.0, 24.0)  # 40 of its 50 have drained
+    assert bucket.left(24.0) == pytest.approx(10.0)
+
+
+def test_what_is_charged_drains_before_what_is_held() -> None:
+    bucket = Bucket(MINUTE)
+    charged, piece = bucket.take(50.0, 0.0), bucket.take(50.0, 0.0)
+    bucket.settle(charged, 50.0, 0.0)
+    bucket.settle(piece, 10.0, 24.0)
+    assert bucket.left(24.0) == pytest.approx(80.0)
+
+
+def test_long_streams_do_not_stop_the_refill() -> None:
+    bucket, got = Bucket(Pace(100.0, 1.0)), 0.0
+    for number in range(100):  # each runs for ever
+        if bucket.wait(50.0, number * 0.1) == 0.0:
+            bucket.take(50.0, number * 0.1)
+            got += 50.0
+    assert got >= 1000.0
 
 
 def test_requests_that_are_kept_open_save_up_no_burst() -> None:
     bucket = Bucket(MINUTE)
     pieces = []
     for number in range(10):
-        now = number * 60.0
-        bucket.take(100.0, now)
-        pieces.append((bucket.full_at, bucket.moved))
-    for end, moved in pieces:
-        bucket.give_back(100.0, end, moved, 600.0)
-    bucket.take(100.0, 600.0)
-    for end, moved in pieces:
-        bucket.give_back(100.0, end, moved, 600.0)
-    assert bucket.left(600.0) == pytest.approx(0.0, abs=1e-6)
+        assert bucket.wait(100.0, number * 60.0) == 0.0
+        pieces.append(bucket.take(100.0, number * 60.0))
+    for piece in pieces:
+        bucket.settle(piece, 0.0, 540.0)
+    assert bucket.left(540.0) == pytest.approx(100.0)
+    bucket.take(100.0, 540.0)
+    assert bucket.wait(1.0, 540.0) > 0.0
 
 
 @dataclass
 class Flight:
     tokens: float
     used: float
-    at: float
-    end: float
-    moved: float
+    piece: Piece
 
 
 class Foreseeing:
@@ -117,13 +131,12 @@ def test_in_no_stretch_of_time_more_is_used_than_a_bucket_that_knows_the_future_
     for gap, reserved, share, seconds in requests:
         now += gap
         for ends, flight in sorted((one for one in flying if one[0] <= now), key=lambda one: one[0]):
-            bucket.give_back(flight.tokens - flight.used, flight.end, flight.moved, ends)
+            bucket.settle(flight.piece, flight.used, ends)
         flying = [one for one in flying if one[0] > now]
         if bucket.wait(reserved, now) > 0.0:
             continue
-        bucket.take(reserved, now)
         used = math.floor(reserved * share)
-        flying.append((now + seconds, Flight(reserved, used, now, bucket.full_at, bucket.moved)))
+        flying.append((now + seconds, Flight(reserved, used, bucket.take(reserved, now))))
         assert truth.charge(used, now) <= truth.size + 0.01
 
 
@@ -172,8 +185,8 @@ def test_a_day_is_spent_and_begins_anew_at_midnight() -> None:
     assert account.spent_on(DAY - 3599.0) == 30.0
     assert account.lacks(100.0, 3600.0, DAY) is None
     late = account.take(50.0, 3600.0, DAY)
-    account.settle(late, 10.0, 90_000.0, 2 * DAY)  # begun on another day: that day's budget is over
-    assert account.spent_on(2 * DAY) == 0.0
+    account.settle(late, 10.0, 90_000.0, 2 * DAY)  # charged on the day on which it ends
+    assert account.spent_on(2 * DAY) == 10.0
 
 
 def test_a_request_is_settled_once() -> None:
@@ -198,8 +211,8 @@ def test_other_limits_keep_what_was_counted() -> None:
     account.retune(Terms(Pace(5.0, 1.0), Pace(200.0, 60.0), 2, 1000), 0.0)
     assert account.tokens is not None and account.tokens.left(0.0) == pytest.approx(140.0)
     assert account.running == 1
-    account.settle(stake, 10.0, 0.0, 0.0)  # reserved under other limits: nothing comes back
-    assert account.tokens.left(0.0) == pytest.approx(140.0)
+    account.settle(stake, 10.0, 0.0, 0.0)
+    assert account.tokens.left(0.0) == pytest.approx(190.0)
     assert account.running == 0
     account.retune(Terms(tokens=None), 1.0)
     assert account.lacks(1e9, 1.0, 1.0) is None
@@ -210,7 +223,7 @@ def test_readings_tell_limit_rest_and_reset() -> None:
     account.take(25.0, 0.0, 0.0)
     assert account.requests_left(0.0) == pytest.approx((10.0, 9.0, 0.1))
     assert account.tokens_left(0.0, 0.0) == pytest.approx((100.0, 75.0, 15.0))
-    account.spent = 990.0
+    account.spent = 965.0
     assert account.tokens_left(0.0, DAY / 2) == pytest.approx((1000.0, 10.0, DAY / 2))
 
 
@@ -222,14 +235,13 @@ def test_whatever_happens_what_runs_and_what_is_spent_are_counted(events: list[t
         now += gap
         if kind == "t" or not flying:
             flying.append(account.take(tokens, now, now))
-            spent += tokens
         else:
             stake = flying.pop(0)
-            spent -= int(stake.tokens)
             if kind == "s":
                 account.settle(stake, tokens, now, now)
                 spent += tokens
             else:
                 account.cancel(stake, now, now)
     assert account.running == len(flying)
+    assert account.reserved == sum(stake.tokens for stake in flying)
     assert account.spent == spent

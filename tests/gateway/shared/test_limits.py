@@ -19,7 +19,7 @@ from redis import Redis
 
 from gateway.config.types import Config, Key, KeyLimits, Rate, Secret, Shared
 from gateway.core.errors import Refused
-from gateway.core.leases import Block, Message, Wish
+from gateway.core.leases import Wish
 from gateway.grants import TenantLimit
 from gateway.limits import Limiter
 from gateway.shared.limits import SharedLimits
@@ -303,15 +303,14 @@ async def test_foreign_data_under_its_key_costs_the_ledger_and_not_the_gateway(r
 
 # --- the script ------------------------------------------------------------------------------------------------------
 
-Call = tuple[str, list[int], list[int], list[int], list[int], int, bool]
+Call = tuple[str, list[int], list[int], list[int], list[int], bool]
 reports = st.lists(
     st.tuples(
         st.sampled_from("abc"),
-        st.lists(st.integers(0, 3000), min_size=4, max_size=4),  # used since the last report
+        st.lists(st.integers(0, 3000), min_size=4, max_size=4),  # charged since the last report
         st.lists(st.integers(0, 3000), min_size=4, max_size=4),  # kept
         st.lists(st.integers(0, 8000), min_size=4, max_size=4),  # asked for
         st.lists(st.sampled_from([0, 0, 500, 9000]), min_size=4, max_size=4),  # needed
-        st.integers(0, 2000),  # not used, of the gateway's last block
         st.booleans(),  # leaving
     ),
     max_size=12,
@@ -321,34 +320,25 @@ reports = st.lists(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(reports)
 def test_the_script_and_the_plain_ledger_agree(redis_server: RedisServer, calls: list[Call]) -> None:
-    """Over hours that are so slow that the seconds of the test do not count."""
-    ledger = Ledger(line=0.0)
-    totals: dict[tuple[object, str], float] = {}
-    blocks: dict[object, tuple[float, float, float]] = {}
+    """With limits that are so slow that the seconds of the test do not count."""
+    ledger = Ledger()
+    totals: dict[tuple[str, str], float] = {}
     with Redis.from_url(redis_server.url) as redis:
         redis.flushall()
         script = redis.register_script(SCRIPT)
-        for gateway, used, kept, asked, needed, back, leaving in calls:
-            wishes = {}
+        for gateway, used, kept, asked, needed, leaving in calls:
+            message = {}
             for number, kind in enumerate(ORDER):
                 base = totals.get((gateway, kind), 0.0)
                 total = totals[gateway, kind] = base + used[number]
                 each = 1e6 if kind in ("requests", "tokens") else 0.0
-                wishes[kind] = Wish(10_000.0, each, total, base, float(kept[number]), float(asked[number]),
-                                    float(needed[number]), 100.0)  # fmt: skip
-            mine = blocks.get(gateway)
-            message = Message(wishes, [(*mine, float(back))] if mine else [], Block(), {})
+                message[kind] = Wish(10_000.0, each, total, base, float(kept[number]), float(asked[number]),
+                                     float(needed[number]), 100.0)  # fmt: skip
             answer = script(["key"], [json.dumps({
-                "gateway": gateway, "ttl": 1e9, "life": 10_000, "leaving": leaving, "back": message.back,
-                "wishes": {kind: wish._asdict() for kind, wish in wishes.items()},
+                "gateway": gateway, "ttl": 1e9, "life": 10_000, "leaving": leaving,
+                "wishes": {kind: wish._asdict() for kind, wish in message.items()},
             })])  # fmt: skip
             figures = [float(figure) for figure in answer]
-            if not ledger.line:
-                ledger.line = figures[3]
             expected = ledger.answer(gateway, message, 0.0, leaving)
-            blocks[gateway] = (figures[3], figures[4], figures[5])
             assert figures[:3] == [float(expected.known), expected.gateways, float(expected.claimed)]
-            pairs = [figure for kind in ORDER for figure in expected.added[kind]]
-            assert figures[6:] == pytest.approx(pairs, abs=1.0)
-            if leaving:
-                blocks.pop(gateway)
+            assert figures[3:] == pytest.approx([n for kind in ORDER for n in expected.limits[kind]], abs=1.0)
