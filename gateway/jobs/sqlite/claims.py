@@ -42,7 +42,7 @@ class Only(NamedTuple):
 
 
 def claim(db: sqlite3.Connection, owner: str, limit: int, until: float, at: float, only: Only) -> list[Claim]:
-    db.execute("UPDATE items SET state = ? WHERE state = ? AND until <= ?", (WAITING, DELAYED, at))
+    db.execute(f"UPDATE items SET state = {WAITING} WHERE state = {DELAYED} AND until <= ?", (at,))
     chosen: list[int] = []
     size = 0
     for seq, length in _in_order(db, limit, at, only):

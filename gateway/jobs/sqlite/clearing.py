@@ -72,7 +72,7 @@ def _sweep_leftovers(db: sqlite3.Connection) -> bool:
 
 
 def _old_files(db: sqlite3.Connection, at: float, retention: float) -> None:
-    db.execute("UPDATE files SET state = ? WHERE state = ? AND expires_at <= ?", (DELETED, READY, at))
+    db.execute(f"UPDATE files SET state = {DELETED} WHERE state = {READY} AND expires_at <= ?", (at,))
     for state, age in ((READY, retention), (WRITING, STALE_UPLOAD)):
         db.execute(
             "UPDATE files SET state = ? WHERE state = ? AND created_at <= ? AND (expires_at IS NULL OR state = ?)",

@@ -91,7 +91,7 @@ def listed(
     db: sqlite3.Connection, tenant: str, after: str | None, limit: int, order: Order, purpose: str | None
 ) -> Page[File]:
     """Raises `NotFound` for `after`."""
-    where, values = "tenant = ? AND state = ?", [tenant, READY]
+    where, values = f"tenant = ? AND state = {READY}", list[str | int | float]((tenant,))
     if purpose is not None:
         where += " AND purpose = ?"
         values.append(purpose)

@@ -3,7 +3,8 @@
 WAL with `synchronous=FULL`: every commit waits for the disk (https://www.sqlite.org/pragma.html#pragma_synchronous),
 and readers do not wait for writers. `items` holds only what has no terminal record yet; the deletion of an item and
 the writing of its record are one transaction. `AUTOINCREMENT`, because the row id of an item is half of its fencing
-token and must never be given twice. Content of files stands in rows of `chunks`, addressed by the offset of their
+token and must never be given twice. Queries write states out instead of binding them, or their partial indexes would
+not be used. Content of files stands in rows of `chunks`, addressed by the offset of their
 first byte: of uploads in equal pieces, of outputs one line a row.
 
 Several processes may use one file. Whoever opens it alone (a lock on a file beside it tells) knows that every lease
@@ -48,6 +49,7 @@ CREATE TABLE batches (
     repeated INTEGER NOT NULL DEFAULT 0, displaced INTEGER NOT NULL DEFAULT 0,
     input INTEGER NOT NULL, output INTEGER, error INTEGER, ended_at REAL, leftovers INTEGER NOT NULL DEFAULT 0,
     validator TEXT, validator_until REAL NOT NULL DEFAULT 0, idempotency_key TEXT);
+CREATE INDEX batches_counted ON batches (status);
 CREATE INDEX batches_listed ON batches (tenant, seq);
 CREATE INDEX batches_due ON batches (status, expires_at, seq) WHERE ended_at IS NULL;
 CREATE INDEX batches_of ON batches (input) WHERE ended_at IS NULL;
@@ -78,7 +80,8 @@ CREATE UNIQUE INDEX items_lines ON items (batch, line) WHERE batch IS NOT NULL;
 CREATE INDEX items_ready ON items (batch, lost, prefix, line) WHERE state = 0 AND batch IS NOT NULL;
 CREATE INDEX items_single ON items (deadline, lost, seq) WHERE state <> 2 AND job IS NOT NULL;
 CREATE UNIQUE INDEX items_jobs ON items (job) WHERE job IS NOT NULL;
-CREATE INDEX items_timed ON items (state, until) WHERE state > 0;
+CREATE INDEX items_delayed ON items (until) WHERE state = 1;
+CREATE INDEX items_claimed ON items (until, owner, batch) WHERE state = 2;
 
 CREATE TABLE counters (name TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
 """
@@ -135,7 +138,7 @@ def share(fd: int) -> None:
 
 def orphan(db: sqlite3.Connection) -> None:
     """Whoever held a lease or wrote a file is dead: the leases end now, the files are cleared away."""
-    db.execute("UPDATE items SET until = 0 WHERE state = ?", (CLAIMED,))
+    db.execute(f"UPDATE items SET until = 0 WHERE state = {CLAIMED}")
     db.execute("UPDATE batches SET validator_until = 0 WHERE validator_until > 0")
     db.execute("UPDATE files SET state = ? WHERE state = ?", (DELETED, WRITING))
 

@@ -116,14 +116,12 @@ def _let_go(db: sqlite3.Connection, item: Standing, at: float) -> None:
 
 def reap(db: sqlite3.Connection, at: float) -> int:
     expired = db.execute(
-        "SELECT seq, owner, lost, blame FROM items WHERE state = ? AND until <= ? ORDER BY until LIMIT ?",
-        (CLAIMED, at, REAP_AT_ONCE),
+        f"SELECT seq, owner, lost, blame FROM items WHERE state = {CLAIMED} AND until <= ? ORDER BY until LIMIT ?",
+        (at, REAP_AT_ONCE),
     ).fetchall()
     if not expired:
         return 0
-    company = dict(
-        db.execute("SELECT owner, count(*) FROM items WHERE state = ? GROUP BY owner", (CLAIMED,)).fetchall()
-    )
+    company = dict(db.execute(f"SELECT owner, count(*) FROM items WHERE state = {CLAIMED} GROUP BY owner").fetchall())
     count(db, "lost", len(expired))
     for seq, owner, lost, blame in expired:
         lost, blame = lost + 1, blame + 1 / company[owner]
