@@ -53,8 +53,8 @@ class Waiting(Generic[T]):
     waits for, and waited for before (words of `gateway.core.grounds`); `forecast`: the last one that would not do.
     """
 
-    __slots__ = ("asks_at", "cell", "cost", "forecast", "item", "lacked", "late", "left", "request", "since", "until",
-                 "why")  # fmt: skip
+    __slots__ = ("asks_at", "cell", "cost", "forecast", "item", "lacked", "late", "left", "number", "request", "since",
+                 "until", "why")  # fmt: skip
 
     def __init__(self, item: T, request: Request, since: float, until: float, why: str = "queue_timeout",
                  asks_at: float = inf):  # fmt: skip
@@ -67,6 +67,7 @@ class Waiting(Generic[T]):
         self.cost = cost(request)
         self.late = False
         self.left = False
+        self.number = 0
         self.cell: Cell[T] | None = None
         self.lacked: tuple[str, ...] = ()
         self.forecast: Forecast | None = None

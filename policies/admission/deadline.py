@@ -25,13 +25,15 @@ class Deadline(Order[T]):
 
     def __init__(self, shares: Shares, key: Callable[[Waiting[T]], float] = lambda waiting: waiting.until):
         self._key = key
-        self._heap: list[tuple[float, float, int, Cell[T]]] = []
-        self._serial = count()
+        self._heap: list[tuple[float, float, int, int, Cell[T]]] = []
+        self._serial = count(1)
         self._count = 0
         self.cost = 0.0
 
     def push(self, waiting: Waiting[T]) -> None:
-        heappush(self._heap, (self._key(waiting), waiting.since, next(self._serial), Cell(waiting)))
+        serial = next(self._serial)
+        waiting.number = waiting.number or serial
+        heappush(self._heap, (self._key(waiting), waiting.since, waiting.number, serial, Cell(waiting)))
         self._count += 1
         self.cost += waiting.cost
 
@@ -41,7 +43,7 @@ class Deadline(Order[T]):
     def peek(self) -> Waiting[T] | None:
         heap = self._heap
         while heap:
-            found = heap[0][3].waiting
+            found = heap[0][4].waiting
             if found is not None:
                 return found
             heappop(heap)
@@ -59,7 +61,7 @@ class Deadline(Order[T]):
         self._count -= 1
         self.cost = self.cost - waiting.cost if self._count else 0.0
         if len(self._heap) > 2 * self._count + _SLACK:
-            self._heap = [entry for entry in self._heap if entry[3].waiting is not None]
+            self._heap = [entry for entry in self._heap if entry[4].waiting is not None]
             heapify(self._heap)
 
     def leads(self, waiting: Waiting[T]) -> bool:
@@ -70,7 +72,7 @@ class Deadline(Order[T]):
         if self._count > _SCANNED:
             return self.cost
         key = self._key(waiting)
-        found = (entry[3].waiting for entry in self._heap if entry[0] <= key)
+        found = (entry[4].waiting for entry in self._heap if entry[0] <= key)
         return sum(one.cost for one in found if one is not None)
 
     def __len__(self) -> int:

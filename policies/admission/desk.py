@@ -159,7 +159,10 @@ class Desk(Generic[G]):
         elif is_late:
             verdict = self.judge.without_first(request, decision, predictor)
         else:
-            verdict = self.judge.judge(request, decision, predictor, now, restraint)
+            there = fleet.requests.item(decision.row)
+            verdict = self.judge.judge(request, decision, predictor, there, now, restraint)
+            if verdict.goes and request.tpot_slo > 0.0 and there >= self.adaptive.limit(decision.row):
+                verdict = self.judge.patience(request, predictor, now)
         if not verdict.goes:
             return verdict
         guest.chosen(decision, snapshot)
@@ -204,9 +207,10 @@ class Desk(Generic[G]):
         """Without those that have this part of what they carry, as far as the time between tokens tells."""
         fleet, rows = self.fleet, snapshot.rows
         self.adaptive.reach(len(fleet.ours))
-        # A limit that the operator set stands in place of what was found out.
-        limits = np.where(fleet.limit[rows] < math.inf, fleet.limit[rows], self.adaptive.limits[rows])
-        room = fleet.ours[rows] < part * limits
+        # A limit that the operator set is for us, and stands in place of what was found out, which is for all.
+        is_set = fleet.limit[rows] < math.inf
+        there = np.where(is_set, fleet.ours[rows], fleet.requests[rows])
+        room = there < part * np.where(is_set, fleet.limit[rows], self.adaptive.limits[rows])
         if room.all():
             return snapshot
         return Snapshot(fleet, snapshot.now, rows[room], False) if room.any() else None
@@ -220,7 +224,7 @@ class Desk(Generic[G]):
             snapshot = self._look(guest, request, now, 0.0)  # whether its deadline can be met is worth a prediction
             if snapshot is not None:
                 decision = self.pick(request._replace(may_wait=False), snapshot)
-                verdict = self.judge.judge(request, decision, predictor, now)
+                verdict = self.judge.judge(request, decision, predictor, math.inf, now)
                 if not verdict.goes:
                     return verdict
         return self.judge.patience(request, predictor, now)
@@ -318,8 +322,9 @@ class Desk(Generic[G]):
              calls: list[tuple[G, Reservation | None, HeadwayError | None]]) -> None:  # fmt: skip
         """It can no longer make it: it is refused, or goes behind those that can."""
         rule = self.room.rule(waiting.request.klass)
-        if verdict.why == "slo" and rule.late == "serve":
-            self.room.serve_late(waiting, waiting.since + rule.wait)
+        last = waiting.since + rule.wait
+        if verdict.why == "slo" and rule.late == "serve" and now < last:
+            self.room.serve_late(waiting, last)
             return
         waiting.why = verdict.why
         self.room.leave(waiting)
@@ -351,7 +356,7 @@ class Desk(Generic[G]):
         tokens, forecast, row = outcome.output_tokens, reservation.forecast, reservation.row
         told = outcome.ttft > 0.0 and tokens > 1.0 and reservation.stream
         gap = (outcome.duration - outcome.ttft) / (tokens - 1.0) if told else UNKNOWN
-        self.adaptive.observe(row, gap, tokens, self.fleet.ours.item(row) + 1.0)
+        self.adaptive.observe(row, gap, request.tpot_slo, tokens, self.fleet.requests.item(row) + 1.0)
         if forecast is not None:
             self.judge.observe(request, outcome, forecast, gap)
 

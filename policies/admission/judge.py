@@ -31,6 +31,8 @@ from gateway.core.types import Decision, Forecast, Outcome, Request
 
 GUARD = 0.75  # of what others are held to, for a tenant that had several times its share
 UNPROMISED = 2.5  # times the pace of a stream alone: what such a tenant is held to where nothing is promised
+WIDEST = 2.0  # times what is expected: no interval that is wider is believed, or nobody would be let in to narrow it
+PROBES = 4.0  # requests at an endpoint up to which it is never too full: what it does with few must go on being seen
 STRETCH = 1.5  # a promise is at least so many times what an idle endpoint takes
 SURE = 1.1  # times the first token of an idle endpoint: it will not come sooner
 
@@ -109,7 +111,7 @@ class Margin:
     to come near their promise: what an idle fleet's streams are off by says nothing about a full one's.
     """
 
-    MISSED, NEAR, LEAST, MOST = 0.03, 0.6, 0.75, 1.0
+    MISSED, NEAR, LEAST, MOST = 0.03, 0.6, 0.85, 1.0
 
     def __init__(self) -> None:
         self._bound = Bound(self.MISSED, 0.1)
@@ -129,9 +131,12 @@ class Judge:
         self.finish = Finish()
         self.margin = Margin()
 
-    def judge(self, request: Request, decision: Decision, predictor: Predictor | None, now: float,
+    def judge(self, request: Request, decision: Decision, predictor: Predictor | None, inflight: float, now: float,
               restraint: float = 0.0) -> Verdict:  # fmt: skip
-        """Of a request for which this endpoint was chosen; `restraint`: how much its tenant must give way."""
+        """Of a request for which an endpoint was chosen that has so many in flight.
+
+        `restraint`: how much its tenant must give way.
+        """
         forecast = decision.forecast
         if forecast is None or predictor is None or not predictor.calibrated:
             return GO
@@ -144,12 +149,15 @@ class Judge:
         if restraint and tpot_slo != tpot_slo:
             tpot_slo = UNPROMISED * predictor.idle_tpot()
         waited = now - request.arrived
+        first = waited + min(forecast.ttft_high, WIDEST * forecast.ttft)
         # Written so that what is not promised (NaN) is never broken.
-        if not (waited + forecast.ttft_high > ttft_slo or forecast.tpot > pace * tpot_slo):
+        if not (first > ttft_slo or forecast.tpot_base > pace * tpot_slo):
             return GO
         ttft_slo = max(ttft_slo, STRETCH * predictor.idle_ttft(request.prompt_tokens))
         tpot_slo = max(tpot_slo, STRETCH * predictor.idle_tpot())
-        if not (waited + forecast.ttft_high > ttft_slo or forecast.tpot > pace * tpot_slo):
+        if not (first > ttft_slo or forecast.tpot_base > pace * tpot_slo):
+            return GO
+        if inflight < PROBES and waited < ttft_slo:
             return GO
         return self.patience(request, predictor, now)
 
@@ -159,7 +167,7 @@ class Judge:
         if forecast is None or predictor is None or not predictor.calibrated:
             return GO
         tpot_slo = max(request.tpot_slo, STRETCH * predictor.idle_tpot())
-        return Verdict(False) if forecast.tpot > self.margin.share * tpot_slo else GO
+        return Verdict(False) if forecast.tpot_base > self.margin.share * tpot_slo else GO
 
     def patience(self, request: Request, predictor: Predictor | None, now: float) -> Verdict:
         """Until when waiting is of use to this request, whatever it waits for."""
@@ -184,4 +192,4 @@ class Judge:
         """A complete answer; `gap` is what its TPOT was (NaN: not known)."""
         self.finish.learn(request, forecast.ttft + forecast.tpot * request.output_tokens, outcome.duration)
         if gap > 0.0 and request.tpot_slo > 0.0:
-            self.margin.learn(request.tpot_slo, forecast.tpot, gap)
+            self.margin.learn(request.tpot_slo, forecast.tpot_base, gap)
