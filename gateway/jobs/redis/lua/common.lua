@@ -51,7 +51,9 @@ end
 
 local function hide(file)
   local f = P .. 'f:' .. file
-  call('ZREM', P .. 'files:' .. call('HGET', f, 'tenant'), file)
+  local tenant = call('HGET', f, 'tenant')
+  if not tenant then return end
+  call('ZREM', P .. 'files:' .. tenant, file)
   call('ZREM', P .. 'file_ends', file)
   call('ZREM', P .. 'files_made', file)
   call('HSET', f, 'state', 'd')

@@ -1,6 +1,6 @@
 -- ARGV: at, retention, at most so many records or items. One bounded piece of clearing up; gives 1 if there is more to do.
 local at, now, retention, most = ARGV[1], tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local STALE_UPLOAD = 86400
+local STALE_UPLOAD, STALE_CONSUMER = 86400, 3600000
 local left = most
 
 local function lines_without_worker(batch)
@@ -104,7 +104,16 @@ local function old_records()
   end
 end
 
-for _, piece in ipairs({ out_of_time, end_unwanted, sweep_litter, old_files, drop_content, old_records }) do
+-- Names of processes that are gone: each life of a gateway is a consumer of its own.
+local function old_consumers()
+  if call('EXISTS', LEASES[1]) == 0 then return end
+  for _, of in ipairs(call('XINFO', 'CONSUMERS', unpack(LEASES))) do
+    if of[4] == 0 and of[6] > STALE_CONSUMER then call('XGROUP', 'DELCONSUMER', LEASES[1], LEASES[2], of[2]) end
+  end
+end
+
+local pieces = { out_of_time, end_unwanted, sweep_litter, old_files, drop_content, old_records, old_consumers }
+for _, piece in ipairs(pieces) do
   if left > 0 then piece() end
 end
 return left <= 0 and 1 or 0
