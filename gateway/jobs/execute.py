@@ -198,7 +198,7 @@ def usage_of(body: bytes) -> Usage:
     """The token counts of an answer in any of the shapes the paths have; zeros where it tells none."""
     try:
         counts = _decode(body).usage
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Usage()
     if counts is None:
         return Usage()

@@ -175,3 +175,13 @@ def test_an_answers_usage_is_read_in_the_words_of_responses_too() -> None:
 @given(st.binary(max_size=200) | st.integers().map(lambda n: b'{"usage":{"input_tokens":%d}}' % n))
 def test_any_bytes_have_a_usage(body: bytes) -> None:
     assert 0 <= usage_of(body).input_tokens < 1 << 62
+
+
+_DEEP = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize("body", [_DEEP, b'{"\xff":1}', b'{"usage":{"\xff":1}}'])
+def test_an_answer_no_decoder_can_take_is_kept_and_not_run_again(body: bytes) -> None:
+    """It raised past the executor, and the work stood still until its lease ended, three times."""
+    end = answering(200, body)
+    assert isinstance(end, Done) and end.result.body == body and end.result.usage == Usage()
