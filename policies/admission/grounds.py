@@ -10,6 +10,7 @@ from typing import Any
 from gateway.core.grounds import Grounds
 from gateway.core.types import UNKNOWN
 from policies.admission.base import Waiting
+from policies.admission.judge import WIDEST
 from policies.admission.room import WaitingRoom
 
 
@@ -28,4 +29,6 @@ def grounds_of(waiting: Waiting[Any], room: WaitingRoom[Any], pool: str, share: 
     if forecast is None:
         return found
     whole = forecast.ttft + forecast.tpot * request.output_tokens
-    return found._replace(ttft=forecast.ttft_high, tpot=forecast.tpot, whole=whole, share=share)
+    return found._replace(
+        ttft=min(forecast.ttft_high, WIDEST * forecast.ttft), tpot=forecast.tpot_base, whole=whole, share=share
+    )
