@@ -32,10 +32,12 @@ import numpy as np
 
 from gateway.core.errors import HeadwayError, NoEndpoint, Refused
 from gateway.core.fleet import Fleet
+from gateway.core.grounds import BOUNDS, CHOICE, ROOM, TURN
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Outcome, Request
 from policies.admission.base import ClassRule, Waiting, cost
+from policies.admission.grounds import grounds_of
 from policies.admission.judge import GO, Judge, Verdict, given_way
 from policies.admission.limit import AdaptiveLimit
 from policies.admission.room import WaitingRoom
@@ -136,7 +138,7 @@ class Desk(Generic[G]):
         if len(self.room) and not guest.avoid:
             waiting = Waiting(guest, request, now, math.inf)
             if self.room.blocks(waiting):
-                return self._wait(waiting, self._patience(guest, request, now))
+                return self._wait(waiting, self._patience(guest, request, now)._replace(lacks=TURN))
         found = self.route(guest, request, now)
         return found if isinstance(found, Reservation) else self._wait(Waiting(guest, request, now, math.inf), found)
 
@@ -147,13 +149,14 @@ class Desk(Generic[G]):
         restraint = self.shares.restraint(request.tenant, now)
         snapshot = self._look(guest, request, now, restraint)
         if snapshot is None:  # who was let in once is not held to its promise again
-            return Verdict(False) if avoid else self.judge.patience(request, predictor, now)
+            verdict = Verdict(False) if avoid else self.judge.patience(request, predictor, now)
+            return verdict._replace(lacks=BOUNDS if request.filler and self.filler is not None else ROOM)
         if avoid or not may_hold:
             request = request._replace(may_wait=False)
         decision = self.pick(request, snapshot)
         if decision.wait > 0.0 and request.may_wait:
             patience = self.judge.patience(request, predictor, now)
-            return patience._replace(holds_until=now + min(decision.wait, HOLD))
+            return patience._replace(holds_until=now + min(decision.wait, HOLD), lacks=CHOICE)
         if request.filler or avoid:  # the filler has judged; who was let in once is not judged again
             verdict = GO
         elif is_late:
@@ -162,7 +165,7 @@ class Desk(Generic[G]):
             there = fleet.requests.item(decision.row)
             verdict = self.judge.judge(request, decision, predictor, there, now, restraint)
             if verdict.goes and request.tpot_slo > 0.0 and there >= self.adaptive.limit(decision.row):
-                verdict = self.judge.patience(request, predictor, now)
+                verdict = self.judge.patience(request, predictor, now)._replace(lacks=ROOM)
         if not verdict.goes:
             return verdict
         guest.chosen(decision, snapshot)
@@ -235,6 +238,7 @@ class Desk(Generic[G]):
         rule = self.room.rule(request.klass)
         waiting.until, waiting.why = verdict.until, verdict.why
         waiting.asks_at = verdict.holds_until
+        waiting.note(verdict.lacks, verdict.forecast)
         if waiting.why == "slo" and rule.late == "serve":
             if verdict.until <= now:
                 waiting.late, waiting.until, waiting.why = True, now + rule.wait, "queue_timeout"
@@ -253,6 +257,7 @@ class Desk(Generic[G]):
         after = None if hopeless else self.room.retry_after(waiting.request.klass, now)
         error = Refused(_MESSAGES[why], reason=why, retry_after=after)
         error.should_retry = not hopeless
+        error.grounds = grounds_of(waiting, self.room, self.fleet.pool, self.judge.margin.share, now)
         return error
 
     def leave(self, waiting: Waiting[G]) -> None:
@@ -301,6 +306,7 @@ class Desk(Generic[G]):
             self.room.leave(waiting)
             calls.append((waiting.item, found, None))
             return True
+        waiting.note(found.lacks, found.forecast)
         if found.until <= now and not waiting.late:
             self._end(waiting, found, now, calls)
             return True

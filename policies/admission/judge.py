@@ -26,6 +26,7 @@ import math
 from math import inf
 from typing import NamedTuple
 
+from gateway.core.grounds import PROMISE
 from gateway.core.predictor import Predictor
 from gateway.core.types import Decision, Forecast, Outcome, Request
 
@@ -41,7 +42,8 @@ class Verdict(NamedTuple):
     """`goes`, or else: until when a turn is of use, and the contract's word for a refusal then.
 
     `holds_until`: it could go, but its policy would rather choose later, at most until then. `hopeless`: waiting and
-    trying again cannot help.
+    trying again cannot help. `lacks`: what was missing (words of `gateway.core.grounds`); `forecast`: what was
+    predicted where it would have gone.
     """
 
     goes: bool
@@ -49,6 +51,8 @@ class Verdict(NamedTuple):
     why: str = "queue_timeout"
     holds_until: float = inf
     hopeless: bool = False
+    lacks: str = PROMISE
+    forecast: Forecast | None = None
 
 
 GO = Verdict(True)
@@ -143,7 +147,7 @@ class Judge:
         if request.deadline == request.deadline:
             left = (request.deadline - now) / self.finish.factor(request)
             if forecast.ttft + forecast.tpot * request.output_tokens > left:
-                return self._misses_deadline(request, predictor, now)
+                return self._misses_deadline(request, predictor, now, forecast)
         ttft_slo, tpot_slo = request.ttft_slo, request.tpot_slo
         pace = self.margin.share * given_way(restraint)
         if restraint and tpot_slo != tpot_slo:
@@ -159,7 +163,7 @@ class Judge:
             return GO
         if inflight < PROBES and waited < ttft_slo:
             return GO
-        return self.patience(request, predictor, now)
+        return self.patience(request, predictor, now)._replace(forecast=forecast)
 
     def without_first(self, request: Request, decision: Decision, predictor: Predictor | None) -> Verdict:
         """Of one that is late already and is served all the same: only its pace, and so that of others, counts."""
@@ -167,7 +171,7 @@ class Judge:
         if forecast is None or predictor is None or not predictor.calibrated:
             return GO
         tpot_slo = max(request.tpot_slo, STRETCH * predictor.idle_tpot())
-        return Verdict(False) if forecast.tpot_base > self.margin.share * tpot_slo else GO
+        return Verdict(False, forecast=forecast) if forecast.tpot_base > self.margin.share * tpot_slo else GO
 
     def patience(self, request: Request, predictor: Predictor | None, now: float) -> Verdict:
         """Until when waiting is of use to this request, whatever it waits for."""
@@ -182,11 +186,11 @@ class Judge:
             until, why = request.deadline - whole, "deadline"
         return Verdict(False, until, why, hopeless=why == "deadline" and until < now)
 
-    def _misses_deadline(self, request: Request, predictor: Predictor, now: float) -> Verdict:
+    def _misses_deadline(self, request: Request, predictor: Predictor, now: float, forecast: Forecast) -> Verdict:
         """What makes it late is the pace of the fleet, and that changes more slowly than the time runs out."""
         idle = predictor.idle_ttft(request.prompt_tokens) + predictor.idle_tpot() * request.output_tokens
         late = now + idle > request.deadline
-        return Verdict(False, now, "deadline", hopeless=late)
+        return Verdict(False, now, "deadline", hopeless=late, forecast=forecast)
 
     def observe(self, request: Request, outcome: Outcome, forecast: Forecast, gap: float) -> None:
         """A complete answer; `gap` is what its TPOT was (NaN: not known)."""

@@ -203,8 +203,10 @@ class WaitingRoom(Generic[T]):
         """It is held for a better choice no longer: it waits for room now, until then."""
         line = self._line(waiting.request.klass)
         line.held -= waiting.asks_at < math.inf
+        before = waiting.over_at
         waiting.asks_at, waiting.until, waiting.why = math.inf, until, why
-        self._set_alarm(waiting)
+        if waiting.over_at != before:
+            self._set_alarm(waiting)
 
     def serve_late(self, waiting: Waiting[T], until: float) -> None:
         """It can no longer keep its promise: it waits behind those that can, until then."""
