@@ -12,7 +12,6 @@ from gateway.core.limiter import DAY, Pace, Stake, Terms
 from tests.support.ledger import Ledger
 
 TOKENS = Terms(tokens=Pace(1000.0, 60.0))
-RATE = 1000.0 / 60.0
 
 
 @dataclass
@@ -123,6 +122,29 @@ def test_what_was_used_beyond_the_estimate_is_charged() -> None:
     fleet.settle(0, 600.0)
     fleet.report(0)
     assert fleet.ledger.debt("tokens", 0.06, fleet.now) == pytest.approx(600.0)
+
+
+def test_what_ends_while_a_report_is_under_way_is_told_by_the_next_even_to_a_ledger_that_forgot() -> None:
+    fleet = Fleet(TOKENS)
+    fleet.ask(0, 500.0)
+    message = fleet.accounts[0].report(fleet.now, fleet.now)
+    given = fleet.ledger.answer("0", message, fleet.now)
+    fleet.settle(0, 400.0)
+    fleet.accounts[0].received(message, given, fleet.now)
+    fleet.ledger = Ledger()
+    fleet.report(0)
+    assert fleet.ledger.debt("tokens", 0.06, fleet.now) == pytest.approx(400.0, abs=7.0)
+
+
+def test_what_was_turned_into_a_charge_does_not_come_back() -> None:
+    fleet = Fleet(Terms(tokens=Pace(1000.0, 1.0)), count=1)
+    fleet.ask(0, 600.0)
+    for _ in range(3):
+        fleet.now += 0.11
+        fleet.report(0)  # by now more than 300 of it have drained
+    kept = fleet.accounts[0].leases["tokens"].left
+    fleet.settle(0, 0.0)
+    assert fleet.accounts[0].leases["tokens"].left - kept < 300.0
 
 
 def test_a_gateway_that_died_is_charged_for_all_it_kept() -> None:
@@ -243,11 +265,11 @@ moves = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(moves)
+@given(moves, st.sampled_from([1.0, 10.0, 60.0]))
 def test_together_they_use_no_more_than_one_bucket_that_knows_the_future_would_give(
-    events: list[tuple[str, int, int, float, float]],
+    events: list[tuple[str, int, int, float, float]], per: float
 ) -> None:
-    fleet = Fleet(Terms(tokens=Pace(1000.0, 60.0), concurrency=8, day=3000), count=3)
+    fleet = Fleet(Terms(tokens=Pace(1000.0, per), concurrency=8, day=3000), count=3)
     begun: list[tuple[float, Stake, int, float]] = []  # at, stake, gateway, what it will have used
     for kind, which, tokens, share, gap in events:
         fleet.now += gap
@@ -269,7 +291,7 @@ def test_together_they_use_no_more_than_one_bucket_that_knows_the_future_would_g
         assert sum(account.running for account in fleet.accounts) <= 8
     debt, last = 0.0, 0.0
     for at, _, _, used in begun:
-        debt = max(0.0, debt - (at - last) * RATE) + used
+        debt = max(0.0, debt - (at - last) * 1000.0 / per) + used
         last = at
         assert debt <= 1000.0 + 0.1
     assert sum(used for at, _, _, used in begun if at < DAY) <= 3000.0 + 0.1
