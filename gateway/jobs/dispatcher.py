@@ -312,7 +312,8 @@ class Dispatcher:
             at = time.time()
             if await self._classes.look([held.claim for held in in_line], at):
                 for held in in_line:
-                    if held.state == IN_LINE and held.klass != self._classes.class_of(held.claim, at):
+                    is_first = held.state == IN_LINE and not held.is_promoted
+                    if is_first and held.klass != self._classes.class_of(held.claim, at):
                         held.hurry()
 
 
