@@ -89,12 +89,11 @@ class Mixed(Simulation):
         self.is_filling = gate.gate != "none"
 
     def _horizon(self) -> float:
-        """The end of the last cycle of bursts, or the last arrival."""
-        traffic, last = self.scenario.traffic, float(self.asked.arrived[-1])
+        """The end of the last cycle of bursts, of which there are as many as the requests make, or the last arrival."""
+        traffic, run = self.scenario.traffic, self.run_
         if not traffic.on:
-            return last
-        cycle = traffic.on + traffic.off
-        return math.ceil(last / cycle) * cycle
+            return float(run.arrived[-1])
+        return max(1, round(len(run.arrived) / run.rate / traffic.on)) * (traffic.on + traffic.off)
 
     def run(self) -> Run:
         """Until the horizon."""

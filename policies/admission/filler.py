@@ -87,6 +87,7 @@ class Filler:
         self._loop = Loop()
         self._sent: dict[Reservation, _Sent] = {}
         self._prompts = Prompts(rule.slowdown * NONE_FREE)
+        self._alone: Flags = np.zeros(0, np.bool_)  # rows where it was let go because nobody is expected there
         self._cost = self._seconds = 0.0  # of the prompt that was last let go: arrivals, and how long it takes
         self._looked = self._recounted = -math.inf
         self._ttft_slo = self._tpot_slo = UNKNOWN
@@ -114,7 +115,7 @@ class Filler:
         """Filler was sent; it has been `aborted` so often before."""
         predictor = reservation.fleet.predictor
         seconds = work(predictor, reservation.row, reservation.uncached) if predictor is not None else 0.0
-        self._ledger.add(reservation, aborted, seconds, max(seconds, self._seconds), now)
+        self._ledger.add(reservation, aborted, seconds, max(seconds, self._seconds), self._is_alone(reservation.row), now)
         self._prompts.spend(self._cost)
 
     def ended(self, reservation: Reservation, outcome: Outcome | None, now: float) -> None:
@@ -154,7 +155,7 @@ class Filler:
             open_ &= (strain.pace(1.0, context, seconds) <= self._pace_limit(strain)) | ~watched
         else:
             open_ &= (self._ledger.requests[: len(open_)] < UNCALIBRATED) | ~watched
-        chosen = self._for_prompt(open_[rows], snapshot, strain, now, prompt)
+        chosen = self._for_prompt(open_[rows], watched, snapshot, strain, now, prompt)
         if not chosen.any():
             return None
         # Those that nobody is expected at first.
@@ -177,9 +178,10 @@ class Filler:
         stretch = 1.0 - np.minimum(strain.rho - strain.rho_filler, LONGEST_RHO)
         late = np.where(strain.others > 0.0, strain.iteration - self._pace_limit(strain) * stretch, -math.inf)
         spare = np.where(needed & (strain.filler > SLACK * bound), strain.filler - bound, -math.inf)
-        found: list[Reservation] = []
+        found = self._waiting(needed | (strain.others > 0.0))
         for row in ((late > 0.0) | (spare > 0.0)).nonzero()[0].tolist():
-            found += self._shed(row, late.item(row), spare.item(row), strain, now)
+            shed = self._shed(row, late.item(row), spare.item(row), strain, now)
+            found += [reservation for reservation in shed if reservation not in found]
         self.aborted += len(found)
         return found
 
@@ -228,7 +230,8 @@ class Filler:
         room &= self._ledger.requests[:count] < MOST
         return room
 
-    def _for_prompt(self, open_: Flags, snapshot: Snapshot, strain: Strain, now: float, prompt: float) -> Flags:
+    def _for_prompt(self, open_: Flags, watched: Flags, snapshot: Snapshot, strain: Strain, now: float,
+                    prompt: float) -> Flags:  # fmt: skip
         """Of the candidates those where its prompt may be worked off now."""
         fleet, predictor = snapshot.fleet, snapshot.fleet.predictor
         assert predictor is not None
@@ -237,15 +240,29 @@ class Filler:
         self._cost = 0.0
         row = int(snapshot.rows[open_.argmax()])
         self._seconds = seconds = occupied(predictor, row, prompt, strain.iteration.item(row))
+        self._alone = np.zeros(len(watched), np.bool_)
         if chance_of_more(rate * seconds, 0) <= self.rule.slowdown:
+            self._alone = ~watched
             left = snapshot.column(self._ledger.backlog(fleet, now, seconds))
-            return open_ & (np.where(left == left, left, unstarted * (seconds / prompt)) <= AHEAD)
+            able = np.where(left == left, left, unstarted * (seconds / prompt)) <= AHEAD
+            return open_ & np.where(watched[snapshot.rows], unstarted <= 0.0, able)
         # Endpoints that work off no filler's prompt, this one not counted either.
         elsewhere = len(open_) - 1 - self._ledger.unstarted()
         theirs = occupied(predictor, row, self._arrivals.prompt, float(strain.iteration[snapshot.rows].mean()))
         self._cost = rate * seconds * blocked(rate * theirs, elsewhere)
         chosen = open_ & (unstarted <= 0.0) & ~(snapshot.column(fleet.waiting) > QUEUED)
         return chosen if self._prompts.may_spend(self._cost) else np.zeros_like(open_)
+
+    def _is_alone(self, row: int) -> bool:
+        return row < len(self._alone) and bool(self._alone[row])
+
+    def _waiting(self, watched: Flags) -> list[Reservation]:
+        """Those that may still wait at engines where somebody comes, who would wait behind them."""
+        found = []
+        for row in self._ledger.rows_ahead():
+            if watched[row]:
+                found += [each for each, aborted in self._ledger.waiting(row) if aborted < self.rule.aborts]
+        return found
 
     def _shed(self, row: int, late: float, spare: float, strain: Strain, now: float) -> list[Reservation]:
         """Those of a row to abort, least progress first, until an iteration is shorter by `late` seconds.

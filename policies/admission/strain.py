@@ -35,6 +35,7 @@ class Ledger:
     def __init__(self) -> None:
         self.rows: dict[int, dict[Reservation, int]] = {}  # how often each was aborted before
         self._latest: dict[int, Reservation] = {}
+        self._ahead: dict[int, list[Reservation]] = {}  # those that may still wait at an engine, in the order of sending
         self.requests: Floats = np.zeros(8)
         self.context: Floats = np.zeros(8)
         self._recent: Floats = np.zeros(8)
@@ -43,8 +44,11 @@ class Ledger:
         self._zero = 0.0
         self._each = UNKNOWN  # seconds that a token of the filler takes
 
-    def add(self, reservation: Reservation, aborted: int, work: float, occupied: float, now: float) -> None:
-        """One was sent, `work` seconds of prefill with it, which take `occupied` seconds there."""
+    def add(self, reservation: Reservation, aborted: int, work: float, occupied: float, ahead: bool, now: float) -> None:
+        """One was sent, `work` seconds of prefill with it, which take `occupied` seconds there.
+
+        `ahead`: it may have to wait at the engine.
+        """
         row = reservation.row
         self.reach(row + 1)
         self.rows.setdefault(row, {})[reservation] = aborted
@@ -53,6 +57,8 @@ class Ledger:
         self.context[row] += reservation.prompt
         self._recent[row] += work / self._fade(now)
         self._since[row] += occupied
+        if ahead:
+            self._ahead.setdefault(row, []).append(reservation)
 
     def remove(self, reservation: Reservation) -> bool:
         """It has ended, somehow. False if it is not (any more) in here."""
@@ -108,9 +114,22 @@ class Ledger:
         news = said != self._said[:count]
         self._since[:count][news] = 0.0
         self._said[:count] = said
+        for row in self._ahead:
+            if row < count and news[row]:
+                waiting = fleet.waiting.item(row)
+                self._ahead[row] = self._ahead[row][-int(waiting) :] if waiting >= 1.0 else []
         passed = now - said
         left: Floats = fleet.waiting[:count] * occupied + self._since[:count] - passed
         return np.where(passed < FRESH, left, UNKNOWN)
+
+    def rows_ahead(self) -> list[int]:
+        """Rows where some may still wait at the engine."""
+        return [row for row, sent in self._ahead.items() if sent]
+
+    def waiting(self, row: int) -> list[tuple[Reservation, int]]:
+        """Those of a row that may still wait at its engine, and how often they were aborted before; asked only once."""
+        running = self.rows.get(row, {})
+        return [(each, running[each]) for each in self._ahead.pop(row, ()) if each in running]
 
     def learn(self, outcome: Outcome | None) -> None:
         """How long a token takes, so that of plain answers it is known about how far they are."""
