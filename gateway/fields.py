@@ -152,6 +152,8 @@ class Forwarder:
             hops = {word.strip() for word in connection.lower().split(b",")}
             lines = b"".join([b"%b: %b\r\n" % field for field in head.fields
                               if passes[field[0]] and field[0] not in hops])  # fmt: skip
+        if not peer:  # a job's request comes from nobody who is there
+            return b"%bx-request-id: %b\r\n" % (lines, request_id.encode())
         return b"%bx-request-id: %b\r\nx-forwarded-for: %b\r\n" % (
             lines, request_id.encode(), self._for(head, peer)
         )  # fmt: skip

@@ -17,8 +17,9 @@ from gateway.jobs.base import Store
 from gateway.jobs.desk import Said, Visit, in_time
 from gateway.jobs.model import Job, Submission
 from gateway.jobs.objects import EtaOf, job_object
-from gateway.jobs.wishes import callback, idempotency_key, job_class
+from gateway.jobs.wishes import DEADLINE, callback, idempotency_key, job_class
 
+_LONGEST = 30 * 86_400.0  # seconds a job may be kept waiting, as a batch's longest window
 _OWN_FIELDS = frozenset((b"x-request-id",))  # of a forwarded request: a job has its own
 
 
@@ -54,6 +55,9 @@ class AsyncRequests:
             late = Refused("the deadline has passed", reason="deadline")
             late.should_retry = False
             raise late
+        if left > _LONGEST:
+            raise BadRequest("the deadline of a job is at most 720h away", code="invalid_value",
+                             param=DEADLINE.decode())  # fmt: skip
         at = time.time()
         job, is_new = await in_time(self._store.submit(Submission(
             visit.tenant, klass, request.model, ask.route, body,

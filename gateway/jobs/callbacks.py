@@ -28,7 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from random import Random
 from typing import Any
 
@@ -52,6 +52,7 @@ FIRST, LONGEST, SPREAD = 2.0, 3600.0, 0.25
 TRIES = 16  # over about eight hours
 LARGEST = 256 << 10  # bytes of a response that is sent along
 _NAT64 = IPv6Address("64:ff9b::")
+_PUBLIC = IPv6Network("2000::/3")  # what is handed out (RFC 4291, 2.4); old ways to write an IPv4 address lie beside it
 
 
 class Forbidden(OSError):
@@ -175,6 +176,8 @@ def is_internal(address: str) -> bool:
             inside = IPv4Address(int(ip) & 0xFFFFFFFF)
         if inside is not None:
             return is_internal(str(inside))
+        if ip not in _PUBLIC:
+            return True
     return not ip.is_global or ip.is_multicast
 
 

@@ -21,6 +21,7 @@ DEADLINE = b"x-headway-deadline"
 _ASYNC = re.compile(rb'(?:^|,)[ \t]*respond-async[ \t]*(?:=[ \t]*(?:""|))?(?:;[^,]*)?(?:,|$)', re.IGNORECASE)
 _ONCE = re.compile(rb"[!-~]{1,255}")
 _URL = re.compile(r"https?://[!-~]{1,2040}")  # printable, without spaces; nothing a header or a log could trip over
+_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_-]|\.(?!\.))*|[0-9a-f:.]+")  # a name or an address, and nothing that is decoded
 _WRITTEN_ODDLY = re.compile(r"[\\@#<>\"'{}|^`]")  # two readers might disagree on which host these leave
 
 
@@ -82,7 +83,8 @@ def host_of(url: str) -> str | None:
         port = parts.port
     except ValueError:
         return None
-    return parts.hostname.lower() if parts.hostname and port != 0 else None
+    host = (parts.hostname or "").lower()
+    return host if port != 0 and _HOST.fullmatch(host) else None
 
 
 def is_listed(host: str, hosts: Sequence[str]) -> bool:

@@ -94,7 +94,7 @@ def test_the_peer_is_appended_only_behind_a_trusted_proxy() -> None:
     assert forwarded(said, peer="10.1.2.3", trusted=trusted)["x-forwarded-for"] == "9.9.9.9, 10.0.0.7, 10.1.2.3"
     assert forwarded(said, peer="fd00::1", trusted=trusted)["x-forwarded-for"] == "9.9.9.9, 10.0.0.7, fd00::1"
     assert forwarded(said, peer="11.1.2.3", trusted=trusted)["x-forwarded-for"] == "11.1.2.3"
-    assert forwarded(said, peer="", trusted=trusted)["x-forwarded-for"] == ""
+    assert "x-forwarded-for" not in forwarded(said, peer="", trusted=trusted)
     both = ("X-Forwarded-For: 9.9.9.9", "X-Forwarded-For: 8.8.8.8")
     assert forwarded(*both, peer="10.1.2.3", trusted=trusted)["x-forwarded-for"] == "9.9.9.9, 8.8.8.8, 10.1.2.3"
 

@@ -128,6 +128,8 @@ def test_a_deadline_is_the_clients_or_what_its_class_may_wait(tmp_path: Path) ->
         (["Idempotency-Key: a b"], ALICE, BODY, 400, "invalid_value"),
         (["x-headway-class: none"], ALICE, BODY, 400, "unknown_class"),
         (["x-headway-deadline: 2020-01-01T00:00:00Z"], ALICE, BODY, 429, "deadline"),
+        (["x-headway-deadline: 9999-12-31T00:00:00Z"], ALICE, BODY, 400, "invalid_value"),
+        (["x-headway-deadline: 721h"], ALICE, BODY, 400, "invalid_value"),
         ([], POOR, BODY, 403, "class_not_allowed"),
         ([], ALICE, chat(stream=True), 400, "stream_not_allowed"),
         ([], ALICE, chat("none"), 404, "model_not_found"),

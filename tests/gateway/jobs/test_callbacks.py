@@ -200,7 +200,8 @@ async def test_a_receiver_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPa
     ("169.254.169.254", True), ("100.64.0.1", True), ("224.0.0.1", True), ("255.255.255.255", True), ("::1", True),
     ("::", True), ("fe80::1%eth0", True), ("fd00::1", True), ("::ffff:127.0.0.1", True), ("64:ff9b::7f00:1", True),
     ("2002:7f00:1::", True), ("ff02::1", True), ("8.8.8.8", False), ("2606:4700::1111", False),
-    ("::ffff:8.8.8.8", False),
+    ("::ffff:8.8.8.8", False), ("::127.0.0.1", True), ("::ffff:0:127.0.0.1", True), ("64:ff9b:1::7f00:1", True),
+    ("fec0::1", True),
 ])  # fmt: skip
 def test_which_addresses_are_internal(address: str, internal: bool) -> None:
     assert is_internal(address) is internal

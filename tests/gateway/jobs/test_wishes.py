@@ -42,6 +42,9 @@ def test_a_preference_is_read_as_its_rfc_has_it(prefer: bytes, wanted: bool) -> 
         ("https://a/ b", None), ("https://a/\r\nx: y", None), ("https://a:0/", None), ("https://a:99999/", None),
         ("https://a:x/", None), ("//a/", None), ("https://ä/", None), ("https://a/" + "x" * 2040, None),
         ("https://[::1", None), ("https://a/?q={x}", None),
+        ("https://evil.org%00.a.org/", None), ("https://evil.org%2f.a.org/", None), ("https://%61.a.org/", None),
+        ("https://evil.org;.a.org/", None), ("https://evil.org&.a.org/", None), ("https://x..a.org/", None),
+        ("https://[fe80::1%25eth0]/", None), ("https://a_b-c.a.org./", "a_b-c.a.org."),
     ],
 )  # fmt: skip
 def test_only_a_plain_url_has_a_host(url: str, host: str | None) -> None:
