@@ -23,9 +23,9 @@ from random import Random
 from typing import Any, Protocol
 
 from gateway.jobs.base import Store, StoreUnavailable
-from gateway.jobs.execute import Again, End, GaveWay
+from gateway.jobs.execute import Again, End, Executor, GaveWay
 from gateway.jobs.gates import Gates, Passage
-from gateway.jobs.holding import DONE, IN_LINE, PARKED, Hands, Held, Kind
+from gateway.jobs.holding import DONE, IN_LINE, PARKED, Hands, Held, Kind, Observer
 from gateway.jobs.insist import Insistence
 from gateway.jobs.model import Claim, Queue, Renewal, Stats
 from gateway.jobs.retry import is_given_up, wait
@@ -41,21 +41,6 @@ POLL = 1.0  # seconds between looks at what is in line, where nobody said that t
 LEAST_POLL = 0.1  # ... and between two looks, whoever said so
 HOLD = 5.0  # seconds that a piece of work waits here for a gate
 GIVE_BACK = 2.0  # seconds for the store to take back what was stopped
-
-
-class Executor(Protocol):
-    """Runs one piece of work. `sent` is called when it has got its turn."""
-
-    async def run(self, claim: Claim, klass: str, sent: Callable[[], None]) -> End: ...
-
-
-class Observer(Protocol):
-    """Is told how a piece of work went: `completed`, `failed`, `retried`, `put_off`, `displaced`, `late`, `stopped`.
-
-    `klass` is the class that it ran as last.
-    """
-
-    def __call__(self, held: Held, how: str, at: float) -> None: ...
 
 
 class Classes(Protocol):

@@ -81,7 +81,13 @@ class Performer(Protocol):
         ...
 
 
-class Execution:
+class Executor(Protocol):
+    """Runs one piece of work. `sent` is called when it has got its turn."""
+
+    async def run(self, claim: Claim, klass: str, sent: Callable[[], None]) -> End: ...
+
+
+class Execution(Executor):
     """`performer` gives the one in use now: a reload makes a new one."""
 
     def __init__(self, performer: Callable[[], Performer]):

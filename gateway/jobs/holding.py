@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, Protocol
 
 from gateway.jobs.model import Claim
 
@@ -53,6 +53,12 @@ class Held:
         """It goes on after a cancel that was none."""
         if self.task is not None:
             self.task.uncancel()
+
+
+class Observer(Protocol):
+    """Is told how a piece of work went: `completed`, `failed`, `retried`, `put_off`, `displaced`, `late`, `stopped`."""
+
+    def __call__(self, held: Held, how: str, at: float) -> None: ...
 
 
 class Hands:

@@ -67,6 +67,7 @@ class Trial:
         self.singles.stop()
         fetch(f"{self.server}/pause", {"seconds": 0.002})
         self.status = wait(self.gateway.url, self.batch, PATIENCE)
+        self.wrong, self.gone = self.singles.outcome()
         return reckon(self.gateway, self.server, self.batch, self.items)
 
     def pause(self, share: float) -> None:
@@ -97,14 +98,15 @@ class Trial:
         self.pause((kill + 1) / self.kills)
 
     def bars(self, found: Reckoning) -> list[Bar]:
-        wrong, gone = self.singles.outcome()
         print(f"{self.kind}: {self.kills} kills, the first at {self.done_at_kill[1]} and the last at "
               f"{self.done_at_kill[-1]} items begun, of {self.items} lines and {len(self.singles.accepted)} jobs")
         print(f"executions {found.executions}, beyond the first {found.again}; the store says {dict(found.stats)}")
         return [Bar("batch not completed", float(self.status != "completed"), 0),
                 Bar("lines lost", found.lost, 0), Bar("lines with two terminal records", found.doubled, 0),
                 Bar("lines that failed", found.failed, 0), Bar("lines with another's answer", found.wrong, 0),
-                Bar("single jobs lost or with another's answer", wrong, 0), Bar("single jobs unknown", gone, 0),
+                Bar("single jobs lost or with another's answer", self.wrong, 0),
+                Bar("single jobs unknown", self.gone, 0),
+                Bar("items never executed", self.items + len(self.singles.accepted) - found.executions + found.again, 0),
                 Bar("repeated keys that gave another job", self.singles.other, 0),
                 Bar("executions done again and not counted", max(0, found.again - found.counted), 0)]  # fmt: skip
 
