@@ -37,6 +37,7 @@ from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Outcome, Request
 from policies.admission.base import ClassRule, Waiting, cost
+from policies.admission.closed import Look
 from policies.admission.grounds import grounds_of
 from policies.admission.judge import GO, Judge, Verdict, given_way
 from policies.admission.limit import AdaptiveLimit
@@ -71,6 +72,10 @@ class Guest(Protocol):
 
 class Filling(Protocol):
     """What decides how much filler a fleet takes; see `filler`."""
+
+    @property
+    def look(self) -> Look | None:
+        """What the last one that was asked could have."""
 
     def open_rows(self, request: Request, snapshot: Snapshot, now: float, aborted: int = 0) -> Snapshot | None:
         """The snapshot without the endpoints that this request may not go to now; None: nowhere now."""
@@ -209,6 +214,8 @@ class Desk(Generic[G]):
     def _within_limits(self, snapshot: Snapshot, part: float) -> Snapshot | None:
         """Without those that have this part of what they carry, as far as the time between tokens tells."""
         fleet, rows = self.fleet, snapshot.rows
+        if part == 1.0 and fleet.requests.max() < self.adaptive.lowest:
+            return snapshot
         self.adaptive.reach(len(fleet.ours))
         # A limit that the operator set is for us, and stands in place of what was found out, which is for all.
         is_set = fleet.limit[rows] < math.inf

@@ -39,6 +39,7 @@ class AdaptiveLimit:
 
     def __init__(self) -> None:
         self.limits: Floats = np.full(8, START)
+        self.lowest = START  # of them
         self._least: dict[int, float] = {}
         self._lately: dict[int, float] = {}
 
@@ -62,6 +63,7 @@ class AdaptiveLimit:
             return
         wanted = limit * gradient + math.sqrt(limit)
         self.limits[row] = min(MOST, max(LEAST, limit + WEIGHT * (wanted - limit)))
+        self.lowest = float(self.limits.min())
 
     def forget(self, row: int) -> None:
         """The endpoint in this row is gone."""
@@ -69,6 +71,7 @@ class AdaptiveLimit:
         self._lately.pop(row, None)
         if row < len(self.limits):
             self.limits[row] = START
+            self.lowest = float(self.limits.min())
 
     def reach(self, size: int) -> None:
         """Make room for rows below `size`."""

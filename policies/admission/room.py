@@ -27,6 +27,7 @@ from policies.admission.shares import Shares
 
 AGEING = 5.0  # seconds of waiting that weigh as much as one point of priority
 FLOW_MEMORY = 2.0  # seconds over which what leaves is averaged
+STEP = 0.01  # seconds in which nothing fades
 # A class that was let go at less than this share of the pool's pace is thought to go at that.
 LEAST_PART = 0.1
 SOONEST, LATEST = 1.0, 60.0  # seconds after which it can be worth coming back
@@ -41,10 +42,20 @@ class Flow:
         self._all = 0.0
         self._counted = 0.0
         self._zero = 0.0
+        self._growth, self._grown_at = 1.0, -math.inf
         self._began = math.inf
 
     def note(self, klass: str, cost: float, now: float) -> None:
         """So much was dispatched."""
+        if now - self._grown_at > STEP:
+            self._grow(now)
+        grown = self._growth
+        self._sums[klass] = self._sums.get(klass, 0.0) + grown * cost
+        self._all += grown * cost
+        self._counted += grown
+
+    def _grow(self, now: float) -> None:
+        """How much weighs what is dispatched now: all that was fades, so it is kept relative to a moment, and grows."""
         passed = now - self._zero
         if passed > 100.0 * FLOW_MEMORY:
             fade = math.exp(max(-700.0, -passed / FLOW_MEMORY))
@@ -54,10 +65,7 @@ class Flow:
             self._zero, passed = now, 0.0
         if self._began == math.inf:
             self._began = now
-        grown = math.exp(passed / FLOW_MEMORY)
-        self._sums[klass] = self._sums.get(klass, 0.0) + grown * cost
-        self._all += grown * cost
-        self._counted += grown
+        self._growth, self._grown_at = math.exp(passed / FLOW_MEMORY), now
 
     def rate(self, klass: str, now: float) -> float:
         """Cost per second at which this class is let go; 0 where nothing has been."""

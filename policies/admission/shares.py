@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 MEMORY = 10.0  # seconds after which a charge counts for 1/e
+STEP = 0.02  # seconds in which nothing fades: an exponential for each request would be a good part of its price
 RENEW = 300.0  # seconds after which charges get a new moment they are relative to
 ACTIVE = 0.005  # of all that was charged lately: who had less is not one of those it is shared among
 # Where restraint begins and is whole, in multiples of an equal share; and the share of all others from which on they
@@ -28,15 +29,16 @@ class Shares:
         self._used: dict[str, float] = {}
         self._total = 0.0
         self._zero = 0.0
+        self._growth, self._grown_at = 1.0, -math.inf
         self._counted_at = -math.inf
         self._active = 1
         self.era = 0  # how often what is used was made relative to another moment: figures of two eras do not compare
 
     def charge(self, tenant: str, cost: float, now: float) -> None:
         """So many tokens went to this tenant."""
-        if now - self._zero > RENEW:
-            self._renew(now)
-        grown = cost * math.exp((now - self._zero) / MEMORY)
+        if now - self._grown_at > STEP:
+            self._grow(now)
+        grown = cost * self._growth
         self._used[tenant] = self._used.get(tenant, 0.0) + grown
         self._total += grown
 
@@ -76,6 +78,12 @@ class Shares:
             kept = sorted(self._used.items(), key=lambda one: -one[1])[:TENANTS]
             self._used = {tenant: used for tenant, used in kept if used >= least / 100.0}
             self._total = sum(self._used.values())
+
+    def _grow(self, now: float) -> None:
+        """How much a charge made now weighs."""
+        if now - self._zero > RENEW:
+            self._renew(now)
+        self._growth, self._grown_at = math.exp((now - self._zero) / MEMORY), now
 
     def _renew(self, now: float) -> None:
         factor = math.exp(max(-500.0, (self._zero - now) / MEMORY))
