@@ -101,12 +101,13 @@ class Trial:
         print(f"{self.kind}: {self.kills} kills, the first at {self.done_at_kill[1]} and the last at "
               f"{self.done_at_kill[-1]} items begun, of {self.items} lines and {len(self.singles.accepted)} jobs")
         print(f"executions {found.executions}, beyond the first {found.again}; the store says {dict(found.stats)}")
+        known = self.items + len(self.singles.accepted)
         return [Bar("batch not completed", float(self.status != "completed"), 0),
                 Bar("lines lost", found.lost, 0), Bar("lines with two terminal records", found.doubled, 0),
                 Bar("lines that failed", found.failed, 0), Bar("lines with another's answer", found.wrong, 0),
                 Bar("single jobs lost or with another's answer", self.wrong, 0),
                 Bar("single jobs unknown", self.gone, 0),
-                Bar("items never executed", self.items + len(self.singles.accepted) - found.executions + found.again, 0),
+                Bar("items never executed", known - (found.executions - found.again), 0),
                 Bar("repeated keys that gave another job", self.singles.other, 0),
                 Bar("executions done again and not counted", max(0, found.again - found.counted), 0)]  # fmt: skip
 
