@@ -21,7 +21,7 @@ DEADLINE = b"x-headway-deadline"
 _ASYNC = re.compile(rb'(?:^|,)[ \t]*respond-async[ \t]*(?:=[ \t]*(?:""|))?(?:;[^,]*)?(?:,|$)', re.IGNORECASE)
 _ONCE = re.compile(rb"[!-~]{1,255}")
 _URL = re.compile(r"https?://[!-~]{1,2040}")  # printable, without spaces; nothing a header or a log could trip over
-_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_-]|\.(?!\.))*|[0-9a-f:.]+")  # a name or an address, and nothing that is decoded
+_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_-]|\.(?!\.))*|[0-9a-f:.]+")  # a name or an address, nothing to decode
 _WRITTEN_ODDLY = re.compile(r"[\\@#<>\"'{}|^`]")  # two readers might disagree on which host these leave
 
 
