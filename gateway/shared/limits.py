@@ -32,7 +32,8 @@ from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.config.types import Shared
-from gateway.core.leases import SOONEST, Given, LeasedAccount, Message, Told
+from gateway.core.lease import Given, Message, Told
+from gateway.core.leases import SOONEST, LeasedAccount
 from gateway.core.limiter import Terms
 from gateway.shared.script import ORDER, SCRIPT
 

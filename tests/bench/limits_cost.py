@@ -20,7 +20,8 @@ from collections import deque
 from typing import Literal
 
 from gateway.config.types import Config, Key, KeyLimits, Rate
-from gateway.core.leases import Given, LeasedAccount, Told
+from gateway.core.lease import Given, Told
+from gateway.core.leases import LeasedAccount
 from gateway.core.limiter import Terms
 from gateway.grants import Grant
 from gateway.limits import Limiter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from gateway.core.leases import Given, Message, Told
+from gateway.core.lease import Given, Message, Told
 from gateway.shared.script import ORDER
 
 

@@ -19,7 +19,7 @@ from redis import Redis
 
 from gateway.config.types import Config, Key, KeyLimits, Rate, Secret, Shared
 from gateway.core.errors import Refused
-from gateway.core.leases import Wish
+from gateway.core.lease import Wish
 from gateway.grants import TenantLimit
 from gateway.limits import Limiter
 from gateway.shared.limits import SharedLimits
