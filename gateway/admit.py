@@ -19,11 +19,11 @@ from gateway.ask import Facts
 from gateway.core.errors import HeadwayError
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
-from gateway.core.types import Decision
+from gateway.core.types import Decision, Request
 from gateway.decisions import DecisionRing
 from gateway.story import Turn
 from policies.admission.base import Waiting
-from policies.admission.desk import Desk
+from policies.admission.desk import Desk, Filling
 from policies.picking.base import Policy
 
 _LEAST = 0.001  # seconds: what the loop's timers can tell apart
@@ -32,10 +32,12 @@ _LEAST = 0.001  # seconds: what the loop's timers can tell apart
 class Visit:
     """One request at the desk of one pool: what it tells the desk, and what it is told."""
 
-    __slots__ = ("_decisions", "_facts", "_policy", "_pool", "error", "reservation", "turn")
+    __slots__ = ("_decisions", "_facts", "_filler", "_policy", "_pool", "error", "reservation", "turn")
 
-    def __init__(self, facts: Facts, decisions: DecisionRing, pool: str, policy_name: str, policy: Policy):
+    def __init__(self, facts: Facts, decisions: DecisionRing, pool: str, policy_name: str, policy: Policy,
+                 filler: Filling | None):  # fmt: skip
         self._facts = facts
+        self._filler = filler
         self._decisions = decisions
         self._pool = pool
         self._policy = policy_name, policy
@@ -61,6 +63,15 @@ class Visit:
         facts.pool, facts.policy, facts.reason = self._pool, name, decision.reason
         facts.endpoint, facts.forecast = snapshot.endpoint(decision.row).id, decision.forecast
         facts.tried = (*facts.tried, facts.endpoint)
+        filler = self._filler
+        if filler is not None and filler.look is not None and filler.look.found is snapshot:
+            facts.closed = filler.look.closed()
+
+    def must_wait(self, request: Request) -> None:
+        """Note what was closed to filler that has just been asked."""
+        filler = self._filler
+        if filler is not None and filler.look is not None and filler.look.request is request:
+            self._facts.closed = filler.look.closed()
 
     def called(self, reservation: Reservation | None, error: HeadwayError | None) -> None:
         """Its turn has come, or the reason why it will not."""

@@ -122,7 +122,7 @@ class Lane:
 
     def visit(self, facts: Facts, decisions: DecisionRing) -> Visit:
         """A request comes to the desk."""
-        return Visit(facts, decisions, self.name, self.policy_name, self.policy)
+        return Visit(facts, decisions, self.name, self.policy_name, self.policy, self._filler)
 
     def connections(self, endpoint_id: str, url: str) -> EndpointPool:
         """The warm connections of one endpoint."""

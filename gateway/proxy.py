@@ -101,6 +101,7 @@ class Proxy:
                     waiting: Waiting[Visit]) -> tuple[Lane, Reservation]:  # fmt: skip
         """Wait for a turn at `lane`; after a while, look for a place in the fallbacks, too."""
         began, before, place = time.monotonic(), facts.queued, waiting
+        place.item.must_wait(ask.request)
         while True:
             visit = place.item
             timer = self._look_elsewhere(ask, lane, visit)

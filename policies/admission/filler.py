@@ -19,14 +19,15 @@ bounds. Who will end within a moment by itself is let end: that halves what is l
 endpoint in eight stands by at the bound of the batch. An item is aborted at most `aborts` times; after that it goes
 only where it need never be.
 
-Pure: no clock, no I/O. Left to others: who of the filler goes next (the class's queue), sending and aborting.
+Pure: no clock, no I/O. Left to others: who of the filler goes next (the class's queue), sending and aborting; the bounds
+themselves (`bounds`), what is in flight (`ledger`), the account of prompts (`prompts`).
 Sources: HyGen (2501.14808), ConServe (2410.01228): a budget of latency, not of requests; Echo, Chiron: preemptible.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,27 +37,26 @@ from gateway.core.fleet import Fleet
 from gateway.core.predictor import Predictor
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
-from gateway.core.types import UNKNOWN, Floats, Outcome, Request
-from policies.admission.arrivals import Arrivals, chance_of_more
-from policies.admission.loop import Interference, Loop
-from policies.admission.prompts import Prompts, blocked, occupied, rounds, work
-from policies.admission.strain import LONGEST_RHO, Flags, Ledger, Strain
+from gateway.core.types import Outcome, Request
+from policies.admission.arrivals import chance_of_more
+from policies.admission.bounds import Bounds
+from policies.admission.ledger import Ledger
+from policies.admission.loop import Interference
+from policies.admission.prompts import Prompts, blocked, occupied, work
+from policies.admission.strain import LONGEST_RHO, Strain
 
-LEAST_TTFT = 0.010  # seconds of a first token that nobody notices
-RUNNING = 0.5  # of an iteration is left, on average, when a request comes
+Flags = npt.NDArray[np.bool_]
+
 SOON, LATER = 0.25, 1.0  # seconds: within which filler that is in the way leaves; for which it is sent
-STANDBY = 8  # one endpoint in so many stands by
 AHEAD = 0.4  # seconds of prefill that may wait where nobody else is expected
 QUEUED = 3.0  # requests that an engine may say wait there
 FULL = 0.95  # of the KV cache
 LEFT = 0.5  # of what is still to be written is there at once
-NONE_FREE = 1.0  # of the slowdown: the share of arrivals that may find no endpoint free of prompts
 GRACE = 1.5  # seconds: who ends within them is not aborted to shorten iterations
 SLACK = 1.2  # times the bound: from where on filler is aborted, down to the bound
 PAUSE, RECOUNT = 0.02, 1.0  # seconds between two looks at who must go; between two counts of what filler has written
-FOLLOW = 0.02
 MOST = 512.0  # filler requests per endpoint, whatever is known of it
-UNCALIBRATED = 4.0  # filler requests per endpoint while nothing is known of it
+FEW = 4.0  # per endpoint while nothing is known of it, where others are or are expected
 
 
 class Rule(Protocol):
@@ -69,97 +69,69 @@ class Rule(Protocol):
     def aborts(self) -> int: ...
 
 
-class _Sent(NamedTuple):
-    """A protected request in flight: what was predicted of its first token, and the filler's part of it."""
-
-    predicted: float
-    effect: float
-
-
 class Filler:
     """One pool's. Tell it of every place `taken`, `admitted` and `ended`; ask `open_rows` and `victims`."""
 
     def __init__(self, rule: Rule):
-        self.rule = rule
         self.aborted = 0
+        self._aborts = rule.aborts
+        self._slowdown = rule.slowdown
         self._ledger = Ledger()
-        self._arrivals = Arrivals()
-        self._loop = Loop()
-        self._sent: dict[Reservation, _Sent] = {}
-        self._prompts = Prompts(rule.slowdown * NONE_FREE)
-        self._alone: Flags = np.zeros(0, np.bool_)  # rows where it was let go because nobody is expected there
-        self._cost = self._seconds = 0.0  # of the prompt that was last let go: arrivals, and how long it takes
+        self._bounds = Bounds(rule.slowdown)
+        self._prompts = Prompts(rule.slowdown)
+        self._alone: Flags = np.zeros(0, np.bool_)  # rows where the last one was let go because nobody is expected
+        self._cost = self._seconds = 0.0  # of its prompt: arrivals, and how long it takes
         self._looked = self._recounted = -math.inf
-        self._ttft_slo = self._tpot_slo = UNKNOWN
-        self._ttft = UNKNOWN  # mean of the protected's first tokens without the filler's part
 
     # --- what it is told -----------------------------------------------------------------------------------------
 
     def taken(self, reservation: Reservation, request: Request, now: float) -> None:
         """A protected request was sent."""
-        self._arrivals.see(request.prompt_tokens, now)
-        self._ttft_slo = _tightest(self._ttft_slo, request.ttft_slo)
-        self._tpot_slo = _tightest(self._tpot_slo, request.tpot_slo)
-        forecast, predictor = reservation.forecast, reservation.fleet.predictor
-        if forecast is None or predictor is None:
-            return
-        row, ledger, effect = reservation.row, self._ledger, 0.0
-        if row in ledger.rows:
-            _, _, decode, context = predictor.learnt.prices.each[:4]
-            slow = predictor.learnt.paces.decode.item(row)
-            waits = RUNNING + rounds(predictor, row, self._arrivals.prompt)
-            effect = waits * slow * (decode * ledger.requests.item(row) + context * ledger.context.item(row))
-        self._sent[reservation] = _Sent(forecast.ttft, effect)
+        self._bounds.taken(reservation, request, self._ledger, now)
 
     def admitted(self, reservation: Reservation, request: Request, now: float, aborted: int = 0) -> None:
         """Filler was sent; it has been `aborted` so often before."""
-        predictor = reservation.fleet.predictor
-        seconds = work(predictor, reservation.row, reservation.uncached) if predictor is not None else 0.0
-        self._ledger.add(reservation, aborted, seconds, max(seconds, self._seconds), self._is_alone(reservation.row), now)
+        predictor, row = reservation.fleet.predictor, reservation.row
+        seconds = work(predictor, row, reservation.uncached) if predictor is not None else 0.0
+        ahead = row < len(self._alone) and bool(self._alone[row])
+        self._ledger.add(reservation, aborted, seconds, max(seconds, self._seconds), ahead, now)
         self._prompts.spend(self._cost)
 
     def ended(self, reservation: Reservation, outcome: Outcome | None, now: float) -> None:
         """A place was given back, of either kind."""
         if self._ledger.remove(reservation):
             self._ledger.learn(outcome)
-            return
-        sent = self._sent.pop(reservation, None)
-        if sent is None or outcome is None or outcome.ended != "complete" or not reservation.stream:
-            return
-        self._loop.learn(outcome, sent.predicted, sent.effect, now)
-        if outcome.ttft == outcome.ttft:
-            alone = max(0.0, outcome.ttft - sent.effect)
-            self._ttft = alone if self._ttft != self._ttft else self._ttft + FOLLOW * (alone - self._ttft)
+        else:
+            self._bounds.ended(reservation, outcome, now)
 
     # --- what it is asked ----------------------------------------------------------------------------------------
 
     def open_rows(self, request: Request, snapshot: Snapshot, now: float, aborted: int = 0) -> Snapshot | None:
         """The snapshot cut to endpoints where this filler does no more harm than is allowed; None: nowhere now."""
-        fleet, predictor = snapshot.fleet, snapshot.fleet.predictor
+        fleet, predictor, rows = snapshot.fleet, snapshot.fleet.predictor, snapshot.rows
         if predictor is None:
             return self._guess(snapshot)
-        rows = snapshot.rows
         # Asked first: it notices which plain answers should have started by now.
-        seconds = float(predictor.predict(request, snapshot).work.max())
+        prediction = predictor.predict(request, snapshot)
         strain = Strain(fleet, predictor, self._ledger, len(fleet.ours), now)
-        prompt, output = request.prompt_tokens, request.output_tokens
-        open_ = self._has_room(fleet, predictor, prompt + output)
-        needed = self._needed(strain, rows, now, LATER)
-        if aborted >= self.rule.aborts:
-            needed[rows] = True
-        watched = needed | (strain.others > 0.0)
-        context = prompt + output / 2.0
+        expected = self._bounds.expected(strain, rows, now, LATER)
+        if aborted >= self._aborts:
+            expected[rows] = True  # it must go where nobody will want it to leave
+        watched = expected | (strain.others > 0.0)
+        open_ = self._has_room(fleet, predictor, request.prompt_tokens + request.output_tokens)
         if predictor.calibrated:
+            context = request.prompt_tokens + request.output_tokens / 2.0
             filled = strain.filler + strain.sequence + strain.context_each * context
-            open_ &= (filled <= self._bound(predictor)) | ~needed
-            open_ &= (strain.pace(1.0, context, seconds) <= self._pace_limit(strain)) | ~watched
+            pace = strain.pace(1.0, context, float(prediction.work.max()))
+            open_ &= (filled <= self._bounds.iteration(predictor)) | ~expected
+            open_ &= (pace <= self._bounds.pace(strain)) | ~watched
         else:
-            open_ &= (self._ledger.requests[: len(open_)] < UNCALIBRATED) | ~watched
-        chosen = self._for_prompt(open_[rows], watched, snapshot, strain, now, prompt)
+            open_ &= (self._ledger.requests[: len(open_)] < FEW) | ~watched
+        chosen = open_[rows] & (self._bounds.keeps_first(prediction.ttft, predictor) | ~watched[rows])
+        chosen = self._for_prompt(chosen, watched, snapshot, strain, request.prompt_tokens)
         if not chosen.any():
             return None
-        # Those that nobody is expected at first.
-        spare = chosen & ~needed[rows]
+        spare = chosen & ~expected[rows]  # those at first where nobody is expected
         return Snapshot(fleet, now, rows[spare if spare.any() else chosen], False)
 
     def victims(self, fleet: Fleet, now: float) -> list[Reservation]:
@@ -173,12 +145,13 @@ class Filler:
             self._ledger.recount()
         strain = Strain(fleet, predictor, self._ledger, len(fleet.ours), now)
         rows = np.array([row for row, _ in fleet.members()], np.intp)
-        needed, bound = self._needed(strain, rows, now, SOON, standby=False), self._bound(predictor)
+        expected = self._bounds.expected(strain, rows, now, SOON, standby=False)
+        bound, there = self._bounds.iteration(predictor), strain.others > 0.0
         # What the filler's prefills did to the pace is over when nothing is sent any more.
         stretch = 1.0 - np.minimum(strain.rho - strain.rho_filler, LONGEST_RHO)
-        late = np.where(strain.others > 0.0, strain.iteration - self._pace_limit(strain) * stretch, -math.inf)
-        spare = np.where(needed & (strain.filler > SLACK * bound), strain.filler - bound, -math.inf)
-        found = self._waiting(needed | (strain.others > 0.0))
+        late = np.where(there, strain.iteration - self._bounds.pace(strain) * stretch, -math.inf)
+        spare = np.where(expected & (strain.filler > SLACK * bound), strain.filler - bound, -math.inf)
+        found = self._waiting(expected | there)
         for row in ((late > 0.0) | (spare > 0.0)).nonzero()[0].tolist():
             shed = self._shed(row, late.item(row), spare.item(row), strain, now)
             found += [reservation for reservation in shed if reservation not in found]
@@ -187,40 +160,13 @@ class Filler:
 
     def report(self) -> Interference:
         """What filler does to the protected, as measured."""
-        return self._loop.report()
+        return self._bounds.loop.report()
 
     def counts(self) -> dict[int, int]:
         """Filler in flight by row."""
         return {row: len(running) for row, running in self._ledger.rows.items()}
 
-    # --- the bounds ----------------------------------------------------------------------------------------------
-
-    def _bound(self, predictor: Predictor) -> float:
-        """Seconds that filler may add to an iteration where somebody is expected."""
-        ttft = self._ttft if self._ttft == self._ttft else 0.0
-        waits = RUNNING + math.ceil(self._arrivals.prompt / predictor.learnt.chunk)
-        return max(LEAST_TTFT, self.rule.slowdown * ttft) / (waits * self._loop.correction)
-
-    def _pace_limit(self, strain: Strain) -> Floats:
-        alone = strain.alone()
-        allowed = alone * (1.0 + self.rule.slowdown)
-        if self._tpot_slo == self._tpot_slo:
-            allowed = np.maximum(allowed, self._loop.use * self._tpot_slo) if self.rule.slowdown > 0.0 else alone
-            allowed = np.where(alone >= self._loop.use * self._tpot_slo, 0.0, allowed)
-        return allowed
-
-    def _needed(self, strain: Strain, rows: npt.NDArray[np.intp], now: float, ahead: float,
-                standby: bool = True) -> Flags:  # fmt: skip
-        """The endpoints that arrivals of the next moments would go to: those that filler slows the least."""
-        mean = self._arrivals.rate(now) * ahead
-        least = len(rows) // STANDBY if standby and self._arrivals.any else 0
-        count = 0
-        while count < len(rows) and (count < least or chance_of_more(mean, count) > self.rule.slowdown):
-            count += 1
-        needed = np.zeros(len(strain.filler), np.bool_)
-        if count:
-            needed[rows[np.argsort(strain.filler[rows], kind="stable")[:count]]] = True
-        return needed
+    # --- how -----------------------------------------------------------------------------------------------------
 
     def _has_room(self, fleet: Fleet, predictor: Predictor, tokens: float) -> Flags:
         """Endpoints whose KV cache has room."""
@@ -230,38 +176,32 @@ class Filler:
         room &= self._ledger.requests[:count] < MOST
         return room
 
-    def _for_prompt(self, open_: Flags, watched: Flags, snapshot: Snapshot, strain: Strain, now: float,
-                    prompt: float) -> Flags:  # fmt: skip
+    def _for_prompt(self, open_: Flags, watched: Flags, snapshot: Snapshot, strain: Strain, prompt: float) -> Flags:
         """Of the candidates those where its prompt may be worked off now."""
-        fleet, predictor = snapshot.fleet, snapshot.fleet.predictor
+        fleet, predictor, now = snapshot.fleet, snapshot.fleet.predictor, snapshot.now
         assert predictor is not None
-        rate, unstarted = self._arrivals.rate(now), snapshot.column(fleet.prefill)
+        rate, unstarted = self._bounds.arrivals.rate(now), snapshot.column(fleet.prefill)
         self._prompts.earn(rate, now)
-        self._cost = 0.0
         row = int(snapshot.rows[open_.argmax()])
         self._seconds = seconds = occupied(predictor, row, prompt, strain.iteration.item(row))
-        self._alone = np.zeros(len(watched), np.bool_)
-        if chance_of_more(rate * seconds, 0) <= self.rule.slowdown:
-            self._alone = ~watched
+        if chance_of_more(rate * seconds, 0) <= self._slowdown:
+            self._cost, self._alone = 0.0, ~watched
             left = snapshot.column(self._ledger.backlog(fleet, now, seconds))
             able = np.where(left == left, left, unstarted * (seconds / prompt)) <= AHEAD
             return open_ & np.where(watched[snapshot.rows], unstarted <= 0.0, able)
         # Endpoints that work off no filler's prompt, this one not counted either.
         elsewhere = len(open_) - 1 - self._ledger.unstarted()
-        theirs = occupied(predictor, row, self._arrivals.prompt, float(strain.iteration[snapshot.rows].mean()))
-        self._cost = rate * seconds * blocked(rate * theirs, elsewhere)
+        theirs = occupied(predictor, row, self._bounds.arrivals.prompt, float(strain.iteration[snapshot.rows].mean()))
+        self._cost, self._alone = rate * seconds * blocked(rate * theirs, elsewhere), np.zeros_like(watched)
         chosen = open_ & (unstarted <= 0.0) & ~(snapshot.column(fleet.waiting) > QUEUED)
         return chosen if self._prompts.may_spend(self._cost) else np.zeros_like(open_)
-
-    def _is_alone(self, row: int) -> bool:
-        return row < len(self._alone) and bool(self._alone[row])
 
     def _waiting(self, watched: Flags) -> list[Reservation]:
         """Those that may still wait at engines where somebody comes, who would wait behind them."""
         found = []
         for row in self._ledger.rows_ahead():
             if watched[row]:
-                found += [each for each, aborted in self._ledger.waiting(row) if aborted < self.rule.aborts]
+                found += [each for each, aborted in self._ledger.waiting(row) if aborted < self._aborts]
         return found
 
     def _shed(self, row: int, late: float, spare: float, strain: Strain, now: float) -> list[Reservation]:
@@ -280,23 +220,16 @@ class Filler:
         for reservation, written, aborted in running:
             if late <= 0.0 and spare <= 0.0:
                 break
-            if aborted < self.rule.aborts:
+            if aborted < self._aborts:
                 found.append(reservation)
                 seconds = each + per_token * (reservation.prompt + written)
                 late, spare = late - seconds, spare - seconds
         return found
 
     def _guess(self, snapshot: Snapshot) -> Snapshot | None:
-        """Without a predictor to be trusted: a few where nobody else is."""
+        """Without a predictor: a few where nobody else is."""
         count = len(snapshot.fleet.ours)
         self._ledger.reach(count)
         there = snapshot.column(self._ledger.requests[:count])
-        few = (there < UNCALIBRATED) & (snapshot.requests - there <= 0.0)
+        few = (there < FEW) & (snapshot.requests - there <= 0.0)
         return Snapshot(snapshot.fleet, snapshot.now, snapshot.rows[few], False) if few.any() else None
-
-
-def _tightest(known: float, told: float) -> float:
-    """The tightest promise of late; one that is not made any more is forgotten."""
-    if told != told:
-        return known
-    return told if known != known or told < known else known + FOLLOW * (told - known)
