@@ -265,5 +265,3 @@ class Mixed(Simulation):
         flight.router.ended(flight, now, g.first_token_at - flight.at, float(g.cached_tokens), g.generated)
         assert self.router.outcome is not None
         self.gate.ended(flight.reservation, self.router.outcome, now)
-
-

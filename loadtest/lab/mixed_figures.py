@@ -64,6 +64,7 @@ def _seconds_kept(run: Run, begin: float, until: float) -> float:
 
 def _overlap(first: Floats, last: Floats, edges: Floats, weight: Floats | float = 1.0) -> Floats:
     """Seconds that intervals spend between neighbouring edges, times their weights, summed."""
+
     def below(x: Floats) -> Floats:
         order_first, order_last = np.argsort(first), np.argsort(last)
         weights = np.broadcast_to(np.asarray(weight, np.float64), first.shape)

@@ -31,8 +31,8 @@ def mixed_page(result: Result, judged: list[str], command: str) -> str:
     return "\n".join(parts)
 
 
-_EXPLAINED = """What is allowed of TTFT is the greater of 1.10 x alone and alone + 15 ms, seed by seed. TPOT is kept by an
-answer whose mean pace is within the SLO, and by a second (with traffic) in which tokens came within it on average.
+_EXPLAINED = """What is allowed of TTFT is the greater of 1.10 x alone and alone + 15 ms, seed by seed. TPOT is kept by
+an answer whose mean pace is within the SLO, and by a second (with traffic) in which tokens came within it on average.
 Tokens of the backlog are those of tries that came to their end, prompts included, counted when they were worked on;
 what aborted tries had been given is wasted. Pauses are counted from their fifth second on.""".splitlines()
 

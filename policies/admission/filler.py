@@ -19,8 +19,8 @@ bounds. Who will end within a moment by itself is let end: that halves what is l
 endpoint in eight stands by at the bound of the batch. An item is aborted at most `aborts` times; after that it goes
 only where it need never be.
 
-Pure: no clock, no I/O. Left to others: who of the filler goes next (the class's queue), sending and aborting; the bounds
-themselves (`bounds`), what is in flight (`ledger`), the account of prompts (`prompts`).
+Pure: no clock, no I/O. Left to others: who of the filler goes next (the class's queue), sending and aborting; the
+bounds themselves (`bounds`), what is in flight (`ledger`), the account of prompts (`prompts`).
 Sources: HyGen (2501.14808), ConServe (2410.01228): a budget of latency, not of requests; Echo, Chiron: preemptible.
 """
 

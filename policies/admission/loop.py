@@ -78,7 +78,7 @@ class Loop:
         return min(HIGHEST, max(LOWEST, 1.0 + slope))
 
     def learn(self, outcome: Outcome, predicted: float, effect: float, now: float) -> None:
-        """A protected answer is whole. Its first token was `predicted` (NaN: it was not), the filler's part `effect`."""
+        """A protected answer is whole. Its first token was `predicted` (NaN: not at all), filler's part `effect`."""
         request = outcome.request
         steps = outcome.output_tokens - 1.0
         pace = (outcome.duration - outcome.ttft) / steps if steps > 0.0 else UNKNOWN
