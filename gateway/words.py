@@ -17,7 +17,8 @@ WAITED_FOR: Mapping[str, str] = {
 CLOSED: Mapping[str, str] = {
     "room": "its KV cache, its queue or the filler there leaves no room",
     "pace": "the others' tokens would come too slowly",
-    "batch": "the next first tokens would wait too long for it",
+    "batch": "its part of an iteration would make the next first tokens late",
+    "first": "a first token that comes now would wait there for too long",
     "prompt": "its prompt would be in the way of the next first tokens",
     "few": "as much is there as may be while nothing can be predicted",
 }

@@ -11,35 +11,35 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from gateway.core.fleet import Fleet
 from gateway.core.snapshot import Snapshot
-from gateway.core.types import Request, Rows
+from gateway.core.types import Request
+
+Flags = npt.NDArray[np.bool_]
 
 MOST = 64  # endpoints that are named
 
 
 class Look:
-    """One look of the filler. `bounds`: by name, of each row of the fleet, whether it is kept.
+    """One look of the filler, of all `asked` for. `kept`: by name, whether a bound is kept at each of these.
 
-    `open`: of each candidate, whether it is open; where no bound says why not, `rest` does. `found`: what came of it.
+    `open`: whether each is open; where no bound says why not, `rest` does. `found`: what came of it.
     """
 
-    __slots__ = ("_bounds", "_fleet", "_open", "_rest", "_rows", "found", "request")
+    __slots__ = ("_asked", "_kept", "_open", "_rest", "found", "request")
 
-    def __init__(self, request: Request, fleet: Fleet, rows: Rows, bounds: Mapping[str, npt.NDArray[np.bool_]],
-                 open_: npt.NDArray[np.bool_], rest: str):  # fmt: skip
+    def __init__(self, request: Request, asked: Snapshot, kept: Mapping[str, Flags], open_: Flags, rest: str):
         self.request = request
         self.found: Snapshot | None = None
-        self._fleet = fleet
-        self._rows = rows
-        self._bounds = bounds
+        self._asked = asked
+        self._kept = kept
         self._open = open_
         self._rest = rest
 
     def closed(self) -> tuple[tuple[str, str], ...]:
         """Endpoints (ids) with the word for why."""
-        closed = self._rows[~self._open].tolist()[:MOST]
-        return tuple((self._fleet.endpoint(row).id, self._why(row)) for row in closed)
+        fleet, rows = self._asked.fleet, self._asked.rows
+        closed = (~self._open).nonzero()[0].tolist()[:MOST]
+        return tuple((fleet.endpoint(rows.item(place)).id, self._why(place)) for place in closed)
 
-    def _why(self, row: int) -> str:
-        return next((name for name, kept in self._bounds.items() if not kept[row]), self._rest)
+    def _why(self, place: int) -> str:
+        return next((name for name, kept in self._kept.items() if not kept[place]), self._rest)

@@ -40,6 +40,7 @@ from gateway.core.snapshot import Snapshot
 from gateway.core.types import Outcome, Request
 from policies.admission.arrivals import chance_of_more
 from policies.admission.bounds import Bounds
+from policies.admission.closed import Look
 from policies.admission.ledger import Ledger
 from policies.admission.loop import Interference
 from policies.admission.prompts import Prompts, blocked, occupied, work
@@ -73,7 +74,9 @@ class Filler:
     """One pool's. Tell it of every place `taken`, `admitted` and `ended`; ask `open_rows` and `victims`."""
 
     def __init__(self, rule: Rule):
+        self.rule = rule
         self.aborted = 0
+        self.look: Look | None = None  # at the last request that was asked for
         self._aborts = rule.aborts
         self._slowdown = rule.slowdown
         self._ledger = Ledger()
@@ -110,7 +113,7 @@ class Filler:
         """The snapshot cut to endpoints where this filler does no more harm than is allowed; None: nowhere now."""
         fleet, predictor, rows = snapshot.fleet, snapshot.fleet.predictor, snapshot.rows
         if predictor is None:
-            return self._guess(snapshot)
+            return self._guess(request, snapshot)
         # Asked first: it notices which plain answers should have started by now.
         prediction = predictor.predict(request, snapshot)
         strain = Strain(fleet, predictor, self._ledger, len(fleet.ours), now)
@@ -118,21 +121,24 @@ class Filler:
         if aborted >= self._aborts:
             expected[rows] = True  # it must go where nobody will want it to leave
         watched = expected | (strain.others > 0.0)
-        open_ = self._has_room(fleet, predictor, request.prompt_tokens + request.output_tokens)
+        kept = {"room": self._has_room(fleet, predictor, request.prompt_tokens + request.output_tokens)[rows]}
         if predictor.calibrated:
             context = request.prompt_tokens + request.output_tokens / 2.0
             filled = strain.filler + strain.sequence + strain.context_each * context
             pace = strain.pace(1.0, context, float(prediction.work.max()))
-            open_ &= (filled <= self._bounds.iteration(predictor)) | ~expected
-            open_ &= (pace <= self._bounds.pace(strain)) | ~watched
+            kept["batch"] = ((filled <= self._bounds.iteration(predictor)) | ~expected)[rows]
+            kept["pace"] = ((pace <= self._bounds.pace(strain)) | ~watched)[rows]
         else:
-            open_ &= (self._ledger.requests[: len(open_)] < FEW) | ~watched
-        chosen = open_[rows] & (self._bounds.keeps_first(prediction.ttft, predictor) | ~watched[rows])
-        chosen = self._for_prompt(chosen, watched, snapshot, strain, request.prompt_tokens)
+            kept["few"] = ((self._ledger.requests[: len(watched)] < FEW) | ~watched)[rows]
+        kept["first"] = self._bounds.keeps_first(prediction.ttft, predictor) | ~watched[rows]
+        open_: Flags = np.logical_and.reduce(tuple(kept.values()))
+        chosen = self._for_prompt(open_, watched, snapshot, strain, request.prompt_tokens)
+        self.look = Look(request, snapshot, kept, chosen, "prompt")
         if not chosen.any():
             return None
         spare = chosen & ~expected[rows]  # those at first where nobody is expected
-        return Snapshot(fleet, now, rows[spare if spare.any() else chosen], False)
+        self.look.found = Snapshot(fleet, now, rows[spare if spare.any() else chosen], False)
+        return self.look.found
 
     def victims(self, fleet: Fleet, now: float) -> list[Reservation]:
         """Filler to abort now, because somebody is there or expected whom it would delay beyond the bounds."""
@@ -226,10 +232,13 @@ class Filler:
                 late, spare = late - seconds, spare - seconds
         return found
 
-    def _guess(self, snapshot: Snapshot) -> Snapshot | None:
+    def _guess(self, request: Request, snapshot: Snapshot) -> Snapshot | None:
         """Without a predictor: a few where nobody else is."""
         count = len(snapshot.fleet.ours)
         self._ledger.reach(count)
         there = snapshot.column(self._ledger.requests[:count])
         few = (there < FEW) & (snapshot.requests - there <= 0.0)
-        return Snapshot(snapshot.fleet, snapshot.now, snapshot.rows[few], False) if few.any() else None
+        self.look = Look(request, snapshot, {}, few, "few")
+        if few.any():
+            self.look.found = Snapshot(snapshot.fleet, snapshot.now, snapshot.rows[few], False)
+        return self.look.found
