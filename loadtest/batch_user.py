@@ -27,6 +27,7 @@ from loadtest.workload import Item
 PATH = "/v1/chat/completions"
 ENDED = frozenset(("completed", "failed", "expired", "cancelled"))
 POLL = 1.0  # seconds
+PATIENCE = 45.0  # seconds for one answer
 _BOUNDARY = "loadtest-9b1fe2"
 
 
@@ -124,7 +125,7 @@ class BatchUser(User):
         fields = {**self.fields, "content-type": kind} if kind else self.fields
         request = urllib.request.Request((self.host or "").rstrip("/") + path, body, fields)
         try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 found: bytes = answer.read()
         except urllib.error.HTTPError as error:
             said = error.read()[:300].decode("utf-8", "replace")
