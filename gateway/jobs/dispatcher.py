@@ -220,8 +220,7 @@ class Dispatcher:
                 held.klass = self._classes.class_of(claim, time.time())
                 sent = partial(self._note_sent, held, passage)
                 end = await self._executor.run(claim, held.klass, sent)
-                if isinstance(end, Again) and end.whose != "item":
-                    passage.refused(end)
+                passage.ended(end)
             except asyncio.CancelledError:
                 if not held.is_hurried:
                     raise

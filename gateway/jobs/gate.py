@@ -4,7 +4,8 @@ The idea is a circuit breaker that opens by degrees: after a refusal nobody pass
 that follows); then one may try; while tries succeed, twice as many may be under way; a refusal closes it again. So a
 tenant at its limit costs one refusal per pass and not one per piece of work, a fleet that is away is asked once in a
 while, and neither keeps anybody else from going. Those that wait here go round: one that is always refused does not
-stand before others.
+stand before others. Tries that fail close it too, once that many have failed in a row: then it is the model that is
+broken and not the work, and the work must not use up its tries on it.
 
 Times are the event loop's. Left to others: what counts as a refusal (`execute`), how long the waits are (`retry`).
 """
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from math import inf, nan
 
 WIDE = 64.0  # under way at once: from here on it is open
+IN_A_ROW = 8  # failures that are more than bad luck
 
 
 class Gate:
@@ -27,6 +29,7 @@ class Gate:
         self._width = inf
         self._until = 0.0
         self._misses = 0
+        self._failures = 0  # in a row
         self._trying = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
@@ -39,7 +42,7 @@ class Gate:
     @property
     def is_unused(self) -> bool:
         """It may be forgotten: it is as a new one would be."""
-        return self.is_open and not self._trying and not self._misses
+        return self.is_open and not self._trying and not self._misses and not self._failures
 
     @property
     def has_enough(self) -> bool:
@@ -66,8 +69,7 @@ class Gate:
             raise
 
     def passed(self) -> None:
-        """One that tried has got what it wanted."""
-        self._misses = 0
+        """One that tried was let through."""
         self._width = self._width * 2.0 if self._width * 2.0 < WIDE else inf
         self.left()
 
@@ -80,6 +82,16 @@ class Gate:
             self._misses += 1
             self._until = asyncio.get_running_loop().time() + self._pause(self._misses, asked, is_own)
             self._width = 1.0
+
+    def worked(self) -> None:
+        """One that passed has come to a good end: whatever there was is over."""
+        self._misses = self._failures = 0
+
+    def failed(self) -> None:
+        """One that passed has failed."""
+        self._failures += 1
+        if self._failures >= IN_A_ROW:
+            self.close(is_own=False)
 
     def left(self) -> None:
         """One that tried went away for another reason."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import isfinite, nan
 from random import Random
 
-from gateway.jobs.execute import Again
+from gateway.jobs.execute import Again, Done, End
 from gateway.jobs.gate import Gate
 from gateway.jobs.holding import Kind
 from gateway.jobs.model import Claim, Result
@@ -81,6 +81,7 @@ class Passage:
         for gate in self._inside:
             gate.passed()
         self._inside.clear()
+        self._tenant.worked()  # that is all that a limit is about
 
     def leave(self) -> None:
         """It got no turn, and that says nothing about the gates."""
@@ -88,8 +89,14 @@ class Passage:
             gate.left()
         self._inside.clear()
 
-    def refused(self, end: Again) -> None:
-        (self._tenant if end.whose == "tenant" else self._model).close(end.after, not end.most)
+    def ended(self, end: End) -> None:
+        """How it went once it was through."""
+        if isinstance(end, Done):
+            self._model.worked()
+        elif isinstance(end, Again) and end.whose != "item":
+            (self._tenant if end.whose == "tenant" else self._model).close(end.after, not end.most)
+        elif isinstance(end, Again) and end.most:
+            self._model.failed()
 
     def closed_for(self) -> float:
         """Seconds until both may be tried again."""

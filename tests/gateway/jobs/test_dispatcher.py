@@ -182,16 +182,16 @@ async def test_a_store_that_is_away_stops_nothing_that_runs_and_is_told_later() 
 
 
 async def test_a_lost_lease_stops_the_work_and_nothing_is_written() -> None:
-    async with running(Run(shelf_of(3), for_ever, lease=0.15)) as run:
+    async with running(Run(shelf_of(3), for_ever, lease=1.0)) as run:
         await until(lambda: run.stage.now == 3, "all of them")
         run.shelf.lose(run.shelf.pieces["1"])
         await until(lambda: run.stage.runs["1"] == 2, "the lost one again")
         assert run.shelf.released["1"] == 0
-        assert run.stage.now == 3
+        await until(lambda: run.stage.now == 3, "its first run stopped")
 
 
 async def test_what_was_cancelled_is_stopped_and_given_back() -> None:
-    async with running(Run(shelf_of(3), for_ever, lease=0.15)) as run:
+    async with running(Run(shelf_of(3), for_ever, lease=1.0)) as run:
         await until(lambda: run.stage.now == 3, "all of them")
         run.shelf.pieces["1"].cancelled = True
         await until(lambda: run.stage.now == 2, "the cancelled one gone")
@@ -252,6 +252,26 @@ async def test_a_constant_no_is_asked_ever_less_often() -> None:
         await asyncio.sleep(2.0)
     assert run.stage.runs.total() <= 4
     assert run.shelf.asked["claim"] <= 6
+
+
+async def test_a_broken_model_does_not_use_up_everybodys_tries() -> None:
+    async def broken(claim: Claim, sent: Callable[[], None]) -> End:
+        sent()
+        return Again(nan, FAILURES, "item", NO)
+
+    async with running(Run(shelf_of(500), broken)) as run:
+        await asyncio.sleep(1.5)
+    assert run.stage.runs.total() <= 2 * AHEAD + 4
+    assert not run.shelf.ended
+
+
+async def test_work_that_fails_does_not_hold_up_what_does_not() -> None:
+    async def poisoned(claim: Claim, sent: Callable[[], None]) -> End:
+        sent()
+        return Again(nan, FAILURES, "item", NO) if int(claim.key) % 5 == 0 else await at_once(claim, sent)
+
+    async with running(Run(shelf_of(500), poisoned)) as run:
+        await until(lambda: len(run.shelf.ended) >= 400, "all that does not fail")
 
 
 async def test_a_model_that_is_away_does_not_hold_up_another() -> None:

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from gateway.jobs.execute import Again
-from gateway.jobs.gate import Gate
+from gateway.jobs.gate import IN_A_ROW, Gate
 from gateway.jobs.gates import Gates
 from gateway.jobs.model import Claim, Result
 from tests.support.loop import until
@@ -104,6 +104,29 @@ async def test_room_that_was_made_is_used_at_once() -> None:
     await end(tasks)
 
 
+async def test_failures_in_a_row_close_it_and_it_takes_a_success_to_forget_them() -> None:
+    asked: list[int] = []
+
+    def pause(misses: int, after: float, is_own: bool) -> float:
+        asked.append(misses)
+        return 0.01
+
+    one = Gate(pause)
+    for _ in range(IN_A_ROW - 1):
+        one.failed()
+    one.worked()
+    for _ in range(IN_A_ROW - 1):
+        one.failed()
+    assert one.is_open and not asked
+    for misses in (1, 2, 3):
+        one.failed()
+        assert asked[-1] == misses
+        await until(lambda: not one.closed_for(), "its time")
+    one.worked()
+    one.failed()
+    assert asked == [1, 2, 3]
+
+
 def claim(tenant: str = "a", model: str = "m") -> Claim:
     return Claim("1", 1, "me", "1", tenant, "async", model, "/x", b"", 2e9)
 
@@ -115,7 +138,7 @@ async def test_a_tenants_gate_is_nobody_elses() -> None:
     gates = Gates(Random(1))
     passage = gates.passage(claim("a"))
     await passage.enter()
-    passage.refused(NO)
+    passage.ended(NO)
     passage.leave()
     assert passage.closed_for() == pytest.approx(5.0, abs=0.1)
     assert gates.tenants_with_enough(("async", "m")) == {"a"}
