@@ -239,7 +239,8 @@ class Store(ABC):
         """Write the terminal record. False: it has one, or the item was given to somebody else; nothing was written.
 
         A lease that has ended but was not given to anybody else yet still counts: the work is done. On
-        `StoreUnavailable` call again: a finish that was written and is repeated returns True.
+        `StoreUnavailable` call again: where answers can be lost on their way, a finish that was written and is
+        repeated returns True.
         """
 
     @abstractmethod

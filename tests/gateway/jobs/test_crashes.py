@@ -104,6 +104,22 @@ async def test_redis_keeps_what_it_accepted_when_the_gateway_is_killed(redis_url
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+async def test_two_processes_drain_one_queue_and_one_is_killed_half_way(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:{tmp_path / 'jobs.db'}" if kind == "sqlite" else request.getfixturevalue("redis_url")
+    store = open_store(url)
+    batch = await batch_of(store, [f"n{n}" for n in range(LINES)], at=time.time(), window=3600.0)
+    killed, other = Worker(url, "killed"), Worker(url, "other", 1)
+    await asyncio.gather(killed.live(LINES // 2), other.live(None))
+    await drain(store, url, batch)
+    stats = await check(store, batch, killed.accepted + other.accepted)
+    assert (stats.poisoned, stats.late) == (0, 0) and stats.lost <= 8
+    await store.close()
+
+
+@pytest.mark.slow
 async def test_redis_keeps_what_it_accepted_when_it_is_killed_itself(tmp_path: Path) -> None:
     chance = random.Random(3)
     with RedisServer(tmp_path, append_only=True) as server:
