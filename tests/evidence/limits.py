@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -181,7 +182,7 @@ def bars_of(case: Case, sums: Sums, never: Answer) -> list[Bar]:
         Bar(f"{case.name}: nobody was refused", int(sums.admitted == len(sums.answers)), 0),
     ]  # fmt: skip
     if case.gateways == 1:
-        off = abs(sums.charged - sums.engines) / sums.engines
+        off = abs(sums.charged - sums.engines) / max(1.0, sums.engines)
         bars.append(Bar(f"{case.name}: charged, off what engines counted, share", off, CHARGED))
     else:
         bars.append(Bar(f"{case.name}: share of the limit unused", max(0.0, 1 - sums.engines / allowed), UNUSED))
@@ -198,10 +199,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{case.name}: left out, there is no redis-server on this machine")
                 continue
             sums, never = run(case, sims, where / str(number), count)
+            statuses = dict(Counter(answer.status for answer in sums.answers))
+            print(f"{case.name}: {sums.seconds:.0f} s, statuses {statuses}", flush=True)
             bars += bars_of(case, sums, never)
             rows.append([case.name, f"{case.tokens:,}", f"{sums.admitted}", f"{len(sums.answers) - sums.admitted}",
                          f"{sum(a.kind == 'left' and a.status == 200 for a in sums.answers)}", f"{sums.engines:,.0f}",
-                         f"{sums.charged:,.0f}" if case.gateways == 1 else "–", f"{sums.short:,.0f}"])  # fmt: skip
+                         f"{sums.charged:,.0f}" if case.gateways == 1 else "–",
+                         f"{sums.short:,.0f}" if case.reserve == "learnt" else "–"])  # fmt: skip
     print(table(["case", "limit (an hour)", "let through", "refused", "left early", "tokens, engines", "charged",
                  "reservations short by"], rows))  # fmt: skip
     return conclude(bars)
