@@ -1,4 +1,4 @@
-"""Hashes as Redis returns them, as the values of `model`."""
+"""Values as Redis takes them, and hashes as it returns them as the values of `model`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from gateway.jobs.lines import line_id
 from gateway.jobs.model import Batch, Claim, File, Job, Queue, Stats, Usage
 from gateway.jobs.packed import unpack_errors, unpack_fields, unpack_metadata, unpack_result
+from gateway.jobs.redis.client import Argument
 
 Hash = Mapping[bytes, bytes]
 BETWEEN = "\x1f"  # class and model in the name of a queue
@@ -14,6 +15,21 @@ BETWEEN = "\x1f"  # class and model in the name of a queue
 
 def queue_name(klass: str, model: str) -> str:
     return klass + BETWEEN + model
+
+
+def lease(until: float, at: float) -> int:
+    """Milliseconds."""
+    return max(1, round((until - at) * 1000))
+
+
+def once(tenant: str, key: str | None) -> str:
+    """The name of a client's idempotency key among those of all tenants; empty for none."""
+    return "" if key is None else f"{len(tenant)}:{tenant}:{key}"
+
+
+def flat(values: Mapping[str, Argument]) -> list[Argument]:
+    """As HSET wants them: name, value, name, value ..."""
+    return [part for pair in values.items() for part in pair]
 
 
 def _text(found: Hash, name: bytes) -> str:

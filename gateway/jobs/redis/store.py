@@ -11,8 +11,9 @@ when Redis is killed, `everysec` up to a second, without either much more.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from gateway.jobs.base import CLAIM_BYTES, NotFound, Order, Store, Writer
 from gateway.jobs.lines import output_line
@@ -121,7 +122,13 @@ class RedisStore(Store):
         if metadata is not None:
             values["metadata"] = pack_metadata(metadata)
         stands = await self._client.run(
-            "create_batch", id_, tenant, input_file_id, expires_at, _once(tenant, idempotency_key), *_flat(values)
+            "create_batch",
+            id_,
+            tenant,
+            input_file_id,
+            expires_at,
+            records.once(tenant, idempotency_key),
+            *records.flat(values),
         )
         if not stands:
             raise NotFound("file", input_file_id)
@@ -168,11 +175,8 @@ class RedisStore(Store):
     async def start(self, batch_id: str, total: int, model: str, at: float) -> bool:
         klass = (await self._hash("b", batch_id)).get(b"klass", b"").decode()
         files = new_id("file-"), new_id("file-")
-        return bool(
-            await self._client.run(
-                "start", batch_id, total, model, at, *files, queue_name(klass, model), patience=FOR_WORKERS
-            )
-        )
+        of = (batch_id, total, model, at, *files, queue_name(klass, model))
+        return bool(await self._client.run("start", *of, patience=FOR_WORKERS))
 
     async def fail(self, batch_id: str, errors: Sequence[LineError], at: float) -> bool:
         told = pack_errors(tuple(errors))
@@ -188,9 +192,11 @@ class RedisStore(Store):
         }  # fmt: skip
         if work.callback is not None:
             values["callback"] = work.callback
-        once = _once(work.tenant, work.idempotency_key)
+        once = records.once(work.tenant, work.idempotency_key)
         queue = queue_name(work.klass, work.model)
-        stands = (await self._client.run("submit", id_, queue, work.deadline, work.body, once, *_flat(values))).decode()
+        stands = (
+            await self._client.run("submit", id_, queue, work.deadline, work.body, once, *records.flat(values))
+        ).decode()
         return await self.job(work.tenant, stands), stands == id_
 
     async def job(self, tenant: str, id_: str) -> Job:
@@ -206,8 +212,7 @@ class RedisStore(Store):
 
     async def due_callbacks(self, limit: int, lease_until: float, at: float) -> list[Call]:
         due = await self._client.run("due_callbacks", limit, lease_until, at, patience=FOR_WORKERS)
-        found = [(id_.decode(), tries, await self._hash("j", id_.decode())) for id_, tries in due]
-        return [Call(records.job(id_, values), tries) for id_, tries, values in found]
+        return [Call(records.job(id_.decode(), await self._hash("j", id_.decode())), tries) for id_, tries in due]
 
     async def called(self, job_id: str, next_at: float | None) -> None:
         key, redis = self._client.key("calls"), self._client.redis
@@ -229,9 +234,9 @@ class RedisStore(Store):
         model: str | None = None,
         passing_over: Collection[str] = (),
     ) -> list[Claim]:
+        lease, of = records.lease(lease_until, at), (klass or "", model or "")
         told = await self._client.run(
-            "claim", owner, limit, _lease(lease_until, at), at, klass or "", model or "", CLAIM_BYTES, self._clock,
-            *passing_over,
+            "claim", owner, limit, lease, at, *of, CLAIM_BYTES, self._clock, secrets.token_hex(8), *passing_over,
             patience=FOR_WORKERS,
         )  # fmt: skip
         return [records.claim(owner, each) for each in told]
@@ -244,7 +249,7 @@ class RedisStore(Store):
             some = all_[first : first + AT_ONCE]
             named = [value for claim in some for value in (claim.key, claim.attempt)]
             told = await self._client.run(
-                "renew", some[0].owner, _lease(lease_until, at), at, self._clock, *named, patience=FOR_WORKERS
+                "renew", some[0].owner, records.lease(lease_until, at), at, self._clock, *named, patience=FOR_WORKERS
             )
             lost.update(key.decode() for key in told[0])
             stop.update(key.decode() for key in told[1])
@@ -273,8 +278,8 @@ class RedisStore(Store):
         return await self._back(claim, at, "" if not_before is None else not_before, "displaced" if displaced else "")
 
     async def _back(self, claim: Claim, at: float, not_before: float | str, counted: str) -> bool:
-        done = await self._client.run("back", claim.key, claim.attempt, at, not_before, counted, patience=FOR_WORKERS)
-        return bool(done)
+        named = claim.key, claim.attempt
+        return bool(await self._client.run("back", *named, at, not_before, counted, patience=FOR_WORKERS))
 
     async def reap(self, at: float) -> int:
         return int(await self._client.run("reap", at, self._clock, AT_ONCE, patience=FOR_WORKERS))
@@ -292,15 +297,3 @@ class RedisStore(Store):
         key = self._client.key(kind, id_)
         found: records.Hash = await self._client.again(lambda: self._client.redis.hgetall(key))
         return found
-
-
-def _lease(until: float, at: float) -> int:
-    return max(1, round((until - at) * 1000))
-
-
-def _once(tenant: str, key: str | None) -> str:
-    return "" if key is None else f"{len(tenant)}:{tenant}:{key}"
-
-
-def _flat(values: dict[str, Argument]) -> list[Any]:
-    return [part for pair in values.items() for part in pair]

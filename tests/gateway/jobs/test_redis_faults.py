@@ -138,6 +138,26 @@ async def test_a_result_whose_answer_was_lost_may_be_said_again(store: RedisStor
     assert (seen.completed, seen.left, (await store.stats()).late) == (1, 1, 0)
 
 
+async def test_a_claim_whose_answer_was_lost_gets_the_same_items_again(store: RedisStore) -> None:
+    await batch_of(store, ["a", "b", "c"])
+    await store.submit(work(path="/d", deadline=NOW + 1e6), NOW)
+    run, told = store._client.run, []
+
+    async def answer_is_lost(script: str, *arguments: Any, **rest: Any) -> Any:
+        told.append(await run(script, *arguments, **rest))
+        return await run(script, *arguments, **rest)
+
+    store._client.run = answer_is_lost  # type: ignore[method-assign]
+    first = await store.claim("w1", 2, NOW + 30, NOW)
+    second = await store.claim("w1", 2, NOW + 30, NOW)
+    assert [claim.custom_id or claim.path for claim in first + second] == ["a", "b", "c", "/d"]
+    assert all(claim.attempt == 1 for claim in first + second) and len(told) == 2
+    store._client.run = run  # type: ignore[method-assign]
+    assert await store.claim("w1", 9, NOW + 30, NOW) == []
+    for claim in first + second:
+        assert await store.finish(claim, answer(), NOW)
+
+
 async def test_what_others_put_into_the_stream_is_set_aside(store: RedisStore) -> None:
     await store.open()
     stream, dead = store._client.key("work"), store._client.key("dead")
@@ -205,5 +225,5 @@ async def test_keys_of_a_store_stand_in_one_slot_and_go_when_their_time_has_come
     await clear_up(store, NOW + 31 * DAY)
     left = {key.decode() for key in await command(store, "KEYS", "*")}
     assert all(key.startswith("{headway:jobs}:") for key in left)
-    names = {key.removeprefix("{headway:jobs}:") for key in left if ":fin:" not in key}
+    names = {key.removeprefix("{headway:jobs}:") for key in left if ":fin:" not in key and ":claimed:" not in key}
     assert names <= {"seq", "work", "queues", "statuses", "counters", "held", "least_lease"}, names

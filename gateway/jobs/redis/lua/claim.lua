@@ -1,12 +1,14 @@
--- ARGV: owner, limit, lease (ms), at, class or '', model or '', most bytes, clock, then tenants to pass over
+-- ARGV: owner, limit, lease (ms), at, class or '', model or '', most bytes, clock, mark, then tenants to pass over
 -- Gives {key, attempt, tries, lost, displaced, body, custom_id, fields of its batch or job ...} for each.
+-- The mark names this claim: when its answer is lost on the way and it is made again, it gets the same items.
 local owner, limit, lease, at = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local klass, model, most, clock = ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8]
-local claims, keys, size = {}, {}, 0
+local mark = P .. 'claimed:' .. ARGV[9]
+local keys, size = {}, 0
 local passed_over = {}
-for n = 9, #ARGV do passed_over[ARGV[n]] = true end
+for n = 10, #ARGV do passed_over[ARGV[n]] = true end
 
-local function of_all() return #ARGV < 9 end
+local function of_all() return #ARGV < 10 end
 local function is_wanted(record) return of_all() or not passed_over[call('HGET', record, 'tenant')] end
 
 -- Members whose time has come go back in line.
@@ -78,55 +80,55 @@ local function span(file, start, length)
   return table.concat(parts)
 end
 
+-- What a worker is told of an item in its hands.
+local function describe(key)
+  local i, batch = P .. 'i:' .. key, line_of(key)
+  local its = call('HMGET', i, 'attempt', 'tries', 'lost', 'displaced', 'custom_id', 'start', 'length')
+  local claim = { key, its[1], number(its[2]), number(its[3]), number(its[4]) }
+  local of
+  if batch then
+    of = call('HMGET', P .. 'b:' .. batch, 'tenant', 'klass', 'model', 'endpoint', 'expires_at', 'key_digest', 'input_file_id')
+    claim[6], claim[7] = span(table.remove(of), tonumber(its[6]), tonumber(its[7])), its[5]
+  else
+    of = call('HMGET', P .. 'j:' .. key, 'tenant', 'klass', 'model', 'path', 'deadline', 'key_digest', 'fields')
+    claim[6], claim[7] = call('GET', P .. 'jb:' .. key), ''
+  end
+  for _, value in ipairs(of) do claim[#claim + 1] = value end
+  return claim
+end
+
 -- False: no more fits.
-local function take(key, bytes, put)
+local function take(key, bytes)
   size = size + bytes
   if #keys > 0 and size > most then return false end
-  local i = P .. 'i:' .. key
-  local attempt = call('HINCRBY', i, 'attempt', 1)
-  local tries, lost, displaced, redo = unpack(call('HMGET', i, 'tries', 'lost', 'displaced', 'redo'))
-  local batch = line_of(key)
-  if redo then
-    call('HDEL', i, 'redo')
+  local i, batch = P .. 'i:' .. key, line_of(key)
+  call('HINCRBY', i, 'attempt', 1)
+  if call('HDEL', i, 'redo') == 1 then
     count('repeated')
     call('HINCRBY', batch and P .. 'b:' .. batch or P .. 'j:' .. key, 'repeated', 1)
   end
-  claims[#claims + 1] = put({ key, attempt, number(tries), number(lost), number(displaced) })
   keys[#keys + 1] = key
   return true
 end
 
 local function take_lines(member)
   local batch = batch_of(member)
-  local b, r = P .. 'b:' .. batch, P .. 'r:' .. batch
+  local r = P .. 'r:' .. batch
   local function key_of(its) return batch .. ':' .. tonumber(string.match(its, ' (%d+)$')) end
   wake(P .. 'd:' .. batch, key_of)
-  local of = call('HMGET', b, 'tenant', 'klass', 'model', 'endpoint', 'expires_at', 'key_digest', 'input_file_id')
   for _, its in ipairs(call('ZRANGE', r, 0, limit - #keys - 1)) do
     local key = key_of(its)
-    local custom_id, start, length = unpack(call('HMGET', P .. 'i:' .. key, 'custom_id', 'start', 'length'))
-    local fits = take(key, tonumber(length), function(claim)
-      claim[6], claim[7] = span(of[7], tonumber(start), tonumber(length)), custom_id
-      for n = 1, 6 do claim[7 + n] = of[n] or '' end
-      return claim
-    end)
-    if not fits then return false end
+    if not take(key, number(call('HGET', P .. 'i:' .. key, 'length'))) then return false end
     call('ZREM', r, its)
-    call('HINCRBY', b, 'claimed', 1)
+    call('HINCRBY', P .. 'b:' .. batch, 'claimed', 1)
   end
   return #keys < limit
 end
 
 local function take_job(member, queue)
   local job = job_of(member)
-  local j, body = P .. 'j:' .. job, P .. 'jb:' .. job
-  local fits = take(job, call('STRLEN', body), function(claim)
-    local of = call('HMGET', j, 'tenant', 'klass', 'model', 'path', 'deadline', 'key_digest', 'fields')
-    claim[6], claim[7] = call('GET', body), ''
-    for n = 1, 7 do claim[7 + n] = of[n] or '' end
-    return claim
-  end)
-  if not fits then return false end
+  local j = P .. 'j:' .. job
+  if not take(job, call('STRLEN', P .. 'jb:' .. job)) then return false end
   call('ZREM', P .. 's:' .. queue, member)
   call('HINCRBY', P .. 'held', queue, 1)
   call('HSET', j, 'state', 'running')
@@ -166,10 +168,22 @@ local function lease_all()
 end
 
 redis.pcall('XGROUP', 'CREATE', LEASES[1], LEASES[2], '0', 'MKSTREAM')
-for _, source in ipairs(sources()) do
-  local goes_on
-  if source[2] == 0 then goes_on = take_job(source[3], source[4]) else goes_on = take_lines(source[3]) end
-  if not goes_on then break end
+local before = call('GET', mark)
+if before then
+  for key in string.gmatch(before, '%S+') do
+    if call('HGET', P .. 'i:' .. key, 'owner') == owner then keys[#keys + 1] = key end
+  end
+else
+  for _, source in ipairs(sources()) do
+    local goes_on
+    if source[2] == 0 then goes_on = take_job(source[3], source[4]) else goes_on = take_lines(source[3]) end
+    if not goes_on then break end
+  end
+  if #keys > 0 then
+    lease_all()
+    call('SET', mark, table.concat(keys, ' '), 'EX', 60)
+  end
 end
-if #keys > 0 then lease_all() end
+local claims = {}
+for n, key in ipairs(keys) do claims[n] = describe(key) end
 return claims
