@@ -30,6 +30,7 @@ OURS = ("gateway", "policies", "backends", "loadtest")
 _NOT_FOLLOWED = ("policies.picking",)
 _ENTRANCES = ("loadtest.lab.simulation", "loadtest.lab.figures")
 _MIXED = ("loadtest.lab.mixed", "loadtest.lab.mixed_figures")
+_DESKED = ("loadtest.lab.desked", "loadtest.lab.desked_study")
 _PREDICTORS = "gateway.core.predictor"
 _LOADED_AT = time.time()  # what is newer on disk is not what was imported
 _DATA = ("backends/sim/profiles.json",)
@@ -68,7 +69,7 @@ class Memory:
 
 def key_of(scenario: Scenario, rate: float, policy: str, options: Mapping[str, object], seed: int, more: object) -> str:
     """The digest of one run; `more` is whatever else decides over what is kept (JSON values)."""
-    entrances = _MIXED if scenario.fill.gates else ()
+    entrances = _MIXED if scenario.fill.gates else _DESKED if scenario.admission.loads else ()
     said = [asdict(scenario), rate, policy, dict(options), seed, more, source(policy, entrances), traces(scenario)]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:40]
 

@@ -135,7 +135,7 @@ class Mixed(Simulation):
         fleet = self.router.fleet
         while True:
             place, item, aborted = self._next()
-            request = self._request(place, item, now)
+            request = self._asked_of(place, item, now)
             try:
                 open_ = self.gate.open_rows(request, fleet.snapshot(now), now, aborted)
             except (Refused, NoEndpoint):
@@ -167,7 +167,7 @@ class Mixed(Simulation):
         sigma = math.sqrt(math.log1p(cv * cv))
         return max(1, int(self._lengths.lognormvariate(math.log(mean) - sigma * sigma / 2.0, sigma)))
 
-    def _request(self, place: int, item: Item, now: float) -> Request:
+    def _asked_of(self, place: int, item: Item, now: float) -> Request:
         self._sent += 1
         streams = self.fill.streams > 0.0 and place % 1000 < 1000 * self.fill.streams
         return Request(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from loadtest.lab.scenario import Fill, Group, Routers, Scenario, Slo, Traffic
+from loadtest.lab.scenario import Admission, Fill, Group, Routers, Scenario, Slo, Traffic
 from loadtest.lab.trial import Choice
 
 OURS = "predicted_latency"
@@ -95,12 +95,13 @@ class Plan:
     cool_down: float = 0.05
     study: Study = field(default_factory=Study)
     fill: Fill = field(default_factory=Fill)
+    admission: Admission = field(default_factory=Admission)
 
     @property
     def scenario(self) -> Scenario:
         """What is simulated."""
         return Scenario(self.name, self.groups, self.traffic, self.slo, self.routers, self.requests, self.warm_up,
-                        self.cool_down, self.fill)  # fmt: skip
+                        self.cool_down, self.fill, self.admission)  # fmt: skip
 
     @property
     def choices(self) -> tuple[Choice, ...]:

@@ -173,6 +173,10 @@ def _check(plan: Plan, reader: _Reader, root: yaml.Node) -> None:
             need(gate.gate in GATES, "fill.gates", f"there is no gate {gate.gate!r}; there are {', '.join(GATES)}")
         _check_bars(plan, need, {gate.name for gate in plan.fill.gates})
         return
+    if plan.admission.loads:
+        need(plan.routers.count == 1 and min(plan.admission.loads) > 0, "admission", "needs one router, loads above 0")
+        _check_bars(plan, need, {f"{load:.0%}" for load in plan.admission.loads})
+        return
     _check_policies(plan, need)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from loadtest.lab.bars import Verdict, verdicts
 from loadtest.lab.cells import number, percent, share, show, table
 from loadtest.lab.conditions import conditions, repeats
+from loadtest.lab.desked_report import desked_page, desked_picture, desked_table
 from loadtest.lab.figures import WINDOW
 from loadtest.lab.mixed_report import mixed_page, mixed_picture, mixed_table
 from loadtest.lab.picture import Curve, attainment, dots, over_time
@@ -46,8 +47,11 @@ def write(results: Sequence[Result], folder: Path, command: str) -> Path:
 def page(result: Result, command: str) -> str:
     """The page of one scenario."""
     plan = result.plan
+    bars = bars_table([("", verdict) for verdict in verdicts(result)])
     if result.mixed is not None:
-        return mixed_page(result, bars_table([("", verdict) for verdict in verdicts(result)]), command)
+        return mixed_page(result, bars, command)
+    if result.desks is not None:
+        return desked_page(result, bars, command)
     parts = [f"# {plan.title}", "", plan.about.strip(), "", *conditions(plan), ""]
     parts += [f"![{plan.title}]({plan.name}.svg)", ""]
     judged = verdicts(result)
@@ -80,6 +84,8 @@ def policies_table(result: Result) -> list[str]:
     """Every policy: g95, g99, shares of the bounds, and ours over it with the interval."""
     if result.mixed is not None:
         return mixed_table(result)
+    if result.desks is not None:
+        return desked_table(result)
     if not result.plan.study.search:
         return _fixed_table(result)
     pooled = result.reference.mean("g95").value if result.reference else math.nan
@@ -169,6 +175,8 @@ def picture(result: Result) -> str:
     plan = result.plan
     if result.mixed is not None:
         return mixed_picture(result)
+    if result.desks is not None:
+        return desked_picture(result)
     under = f"SLO {plan.slo.ttft:g} s{' + prefill' if plan.slo.unloaded else ''} / {plan.slo.tpot * _MS:g} ms"
     if plan.study.search:
         curves = [Curve(row.choice.name, row.curve, f"g95 {number(row.mean('g95').value)}")

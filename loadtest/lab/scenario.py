@@ -173,6 +173,24 @@ class Fill:
 
 
 @dataclass(frozen=True, slots=True)
+class Admission:
+    """A desk between the router and its requests: who waits and who is refused.
+
+    With `loads` (shares of the fluid capacity) the scenario is a study of them instead of policies. `tenants` share
+    the traffic, the first of them asking for `greedy` times its share on top; requests have a deadline that is drawn
+    between `deadlines` (seconds after arrival; 0, 0: none). `limit`, `wait` and `order` are those of the class.
+    """
+
+    loads: tuple[float, ...] = ()
+    tenants: int = 0
+    greedy: float = 0.0
+    deadlines: tuple[float, float] = (0.0, 0.0)
+    limit: int = 2000
+    wait: float = 10.0
+    order: str = "fair"
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """One experiment but for its rate, its policy and its seed.
 
@@ -189,3 +207,4 @@ class Scenario:
     warm_up: float = 0.1
     cool_down: float = 0.05
     fill: Fill = field(default_factory=Fill)
+    admission: Admission = field(default_factory=Admission)

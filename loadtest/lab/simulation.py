@@ -114,18 +114,24 @@ class Simulation:
     # -- the way in
 
     def _arrive(self, number: int, now: float) -> None:
+        request, prompt = self._request(number, now), self.asked.items[number].prompt_tokens
+        self._place(Flight(number, prompt, request, self._router(number)), now)
+
+    def _router(self, number: int) -> Router:
+        return self.routers[int(self.asked.router[number])]
+
+    def _request(self, number: int, now: float) -> Request:
         asked, item = self.asked, self.asked.items[number]
-        router = self.routers[int(asked.router[number])]
+        router = self._router(number)
         told = self.scenario.slo.told
         tenant = item.tenant or "anonymous"
-        request = Request(
+        return Request(
             id=str(number), model="lab", arrived=now, prompt=prompt_bytes(item, number),
             prompt_tokens=max(1.0, item.prompt_tokens * asked.guess.item(number)),
             output_tokens=router.expected_output(tenant), stream=bool(asked.stream[number]), session=item.session,
             tenant=tenant, ttft_slo=asked.ttft_slo.item(number) if told else UNKNOWN,
             tpot_slo=asked.tpot_slo.item(number) if told else UNKNOWN,
         )  # fmt: skip
-        self._place(Flight(number, item.prompt_tokens, request, router), now)
 
     def _place(self, flight: Flight, now: float) -> None:
         try:

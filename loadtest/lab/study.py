@@ -19,6 +19,7 @@ from pathlib import Path
 
 from loadtest.lab.arrivals import draw
 from loadtest.lab.bounds import cache_ceiling, fluid_capacity, pooled
+from loadtest.lab.desked_study import Desks, study_desks
 from loadtest.lab.figures import Figures, Slowed, Windows
 from loadtest.lab.mixed_study import Studied, study_mixed
 from loadtest.lab.plan import FLUID, POOLED, Plan
@@ -70,6 +71,7 @@ class Result:
     rows: list[Row]
     reference: Row | None = None
     seconds: float = 0.0
+    desks: Desks | None = None  # where a desk is studied: rows are then its loads
     mixed: Studied | None = None  # where a backlog runs beside the traffic: rows are then its gates
 
     def row(self, name: str) -> Row | None:
@@ -152,6 +154,10 @@ def study(plan: Plan, workers: Crew, folder: Path | None) -> Result:
     began = time.monotonic()
     if plan.fill.gates:
         return _mixed(plan, workers, folder)
+    if plan.admission.loads:
+        desks = study_desks(plan, seeds_of(plan), workers.do, folder)
+        rows = [Row(choice, common=found) for choice, found in desks.rows]
+        return Result(plan, desks.fluid, desks.fluid, 0.0, 0.0, rows, seconds=desks.seconds, desks=desks)
     scenario = plan.scenario
     fluid, ceiling, unbounded = bounds_of(scenario)
     rate = plan.study.rate or float(f"{plan.study.load * fluid:.4g}")
