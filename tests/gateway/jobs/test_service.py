@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
-from gateway.config.types import Config, Jobs, Secret
+from gateway.config.types import Config, FillerRule, Jobs, Secret, TrafficClass
+from policies.admission.filler import Filler
 from tests.support.client import Client
 from tests.support.gateway import Running, config, pool
 from tests.support.loop import on_uvloop, until
@@ -139,6 +140,27 @@ async def test_a_store_that_is_away_at_the_start_is_a_503_for_its_users_only(tmp
             await asyncio.sleep(0.02)
         said = await client.ask("/v1/chat/completions", body, "prefer: respond-async")
         assert (await job_ended(client, said.named["location"]))["status"] == "completed"
+
+
+@on_uvloop
+async def test_work_whose_time_runs_out_runs_as_the_protected_class_where_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Filler, "open_rows", lambda *_: None)  # there is never room for filler
+    classes = {"interactive": TrafficClass("interactive", True, 10),
+               "async": TrafficClass("async", filler=FillerRule(promote=True))}  # fmt: skip
+    async with Upstream(echo) as up:
+        made = config(pool([up]), jobs=Jobs(Secret(f"sqlite:{tmp_path / 'jobs.db'}")), classes=classes)
+        async with Running(made) as gateway, gateway.client() as client:
+            body = {"model": "m", "messages": [{"role": "user", "content": "soon"}]}
+            said = await client.ask("/v1/chat/completions", body, "prefer: respond-async", "x-headway-deadline: 20s")
+            job = await job_ended(client, said.named["location"])
+            view = gateway.gateway.jobs()
+            assert view is not None and view["promoted"] == {"async": 1}
+    assert (job["status"], job["class"]) == ("completed", "async")
+    assert [record.klass for record in gateway.records.all if record.ended == "complete" and record.endpoint] == [
+        "interactive"
+    ]
 
 
 @pytest.mark.parametrize("status", [400, 404, 422])
