@@ -35,13 +35,6 @@ class BadRequest(HeadwayError):
     should_retry = False
 
 
-class NotYet(BadRequest):
-    """Promised, and not built yet: it fails and says so."""
-
-    status = 501
-    code = "not_in_this_version"
-
-
 class Refused(HeadwayError):
     """Ours, by policy: `reason` is a word of the contract, `retry_after` seconds until it is worth coming back.
 
