@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.story import Story, Turn
+from gateway.story import Story, Turn, in_a_task
 
 
 def run(coroutine):
@@ -127,3 +127,37 @@ async def test_cancelling_also_cancels_the_task_that_is_waited_for():
     story.cancel()
     await asyncio.sleep(0)
     assert story.is_over and task.cancelled()
+
+
+async def test_a_task_may_wait_for_a_story_and_hears_how_it_ended() -> None:
+    turn = Turn()
+
+    async def told(error: Exception | None) -> None:
+        await turn
+        if error is not None:
+            raise error
+
+    task = asyncio.create_task(in_a_task(told(None)))
+    await asyncio.sleep(0)
+    assert not task.done()
+    turn.take()
+    await task
+    with pytest.raises(KeyError):
+        await in_a_task(told(KeyError("no")))
+
+
+async def test_a_task_that_is_cancelled_ends_its_story() -> None:
+    ended = []
+
+    async def told() -> None:
+        try:
+            await Turn()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    task = asyncio.create_task(in_a_task(told()))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled() and ended == ["cancelled"]
