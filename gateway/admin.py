@@ -32,8 +32,9 @@ from aiohttp import http_parser, web
 from gateway.config.types import Config
 from gateway.core.fleet import Fleet
 from gateway.decisions import DecisionRing, describe
-from gateway.describe import describe_endpoint, describe_predictor, describe_queues, masked
+from gateway.describe import describe_endpoint, describe_predictor, describe_queues, describe_reading, masked
 from gateway.gauges import Gauges
+from gateway.grants import Reading
 from gateway.logs import Events
 from gateway.metrics import CONTENT_TYPE, Metrics
 
@@ -61,6 +62,10 @@ class AdminView(Protocol):
     @property
     def gauges(self) -> Gauges: ...
     def fleets(self) -> Mapping[str, Fleet]: ...
+    def limits(self) -> Sequence[Reading]:
+        """What each tenant with limits has left."""
+        ...
+
     def jobs(self) -> Mapping[str, object] | None:
         """The state of asynchronous work in JSON's terms; None where none is kept."""
         ...
@@ -101,6 +106,7 @@ class Admin:
         app.router.add_get("/api/config", self._config)
         app.router.add_get("/api/endpoints", self._endpoints)
         app.router.add_get("/api/queues", self._queues)
+        app.router.add_get("/api/limits", self._limits)
         app.router.add_get("/api/jobs", self._jobs)
         app.router.add_get("/api/decisions/{request_id}", self._decision)
         app.router.add_post("/api/reload", self._reload)
@@ -196,6 +202,9 @@ class Admin:
         fillers = gauges.fillers()
         pools = {pool: describe_queues(queues, fillers.get(pool)) for pool, queues in gauges.queues().items()}
         return _json({"pools": pools})
+
+    async def _limits(self, request: web.Request) -> web.Response:
+        return _json({"tenants": [describe_reading(reading) for reading in self._view.limits()]})
 
     async def _jobs(self, request: web.Request) -> web.Response:
         jobs = self._view.jobs()

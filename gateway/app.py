@@ -27,6 +27,7 @@ from gateway.decisions import DecisionRing
 from gateway.discovery.base import Report
 from gateway.front import Front
 from gateway.gauges import Filled, Gauges, Queued
+from gateway.grants import Reading
 from gateway.lane import Lane
 from gateway.ledger import Ledger
 from gateway.limits import Limiter
@@ -100,6 +101,10 @@ class Gateway:
 
     def fleets(self) -> Mapping[str, Fleet]:
         return {name: lane.fleet for name, lane in self._lanes.items()}
+
+    def limits(self) -> Sequence[Reading]:
+        """What each tenant with limits has left."""
+        return self.limiter.readings(time.monotonic())
 
     def jobs(self) -> Mapping[str, object] | None:
         """What asynchronous work there is; None where none is kept."""

@@ -12,6 +12,7 @@ from gateway.core.fleet import Fleet
 from gateway.core.prediction import PredictorReport
 from gateway.core.types import Endpoint
 from gateway.gauges import Filled, Queued
+from gateway.grants import Reading
 
 MASK = "…"
 # Names that cannot be fields of a class, by what they are called there.
@@ -74,6 +75,16 @@ def describe_queues(queues: Mapping[str, Queued], filled: Filled | None) -> dict
         "inflight": filled.inflight, "displaced": filled.aborted, "correction": _finite(filled.correction),
         "use": _finite(filled.use), "slowdown": {"ttft": _finite(filled.ttft), "tpot": _finite(filled.tpot)},
     }}  # fmt: skip
+
+
+def describe_reading(reading: Reading) -> dict[str, object]:
+    """What one tenant's keys with the same limits have left, and what they have used."""
+    return {
+        "tenant": reading.tenant, "keys": reading.keys, "limits": masked(reading.limits),
+        "requests_left": reading.requests_left, "tokens_left": reading.tokens_left,
+        "tokens_today": reading.spent_today, "running": reading.running, "admitted": reading.admitted,
+        "refused": dict(reading.refused), "tokens_charged": reading.charged, "of_them_estimated": reading.estimated,
+    }  # fmt: skip
 
 
 def masked(value: object) -> object:

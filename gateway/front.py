@@ -18,6 +18,7 @@ from gateway.answers import TryFailed, forwardable
 from gateway.ask import Ask, Facts
 from gateway.config.types import Config, Key
 from gateway.core.errors import BadRequest, HeadwayError, UpstreamError
+from gateway.core.types import UNKNOWN
 from gateway.dialects import Dialect
 from gateway.fields import own_request_id, request_ids
 from gateway.grants import Grant, TenantLimit
@@ -266,7 +267,9 @@ def settle(grant: Grant, facts: Facts, reply: Outlet) -> None:
         grant.settle(0.0, 0.0, False, now)  # it failed, and nothing of it came
     else:
         meter = relay.meter
-        grant.settle(float(meter.prompt), float(meter.tokens), meter.prompt < 0, now)
+        # Of a plain answer without usage nobody knows how much was written: the estimate is charged.
+        written = float(meter.tokens) if relay.stream or meter.completion >= 0 else UNKNOWN
+        grant.settle(float(meter.prompt), written, meter.completion < 0, now)
 
 
 def _report_bug(error: BaseException) -> None:

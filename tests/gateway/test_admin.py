@@ -16,7 +16,7 @@ import pytest
 from gateway import admin as admin_module
 from gateway.admin import Admin, check_aiohttp
 from gateway.config.types import Admin as AdminConfig
-from gateway.config.types import Config, EndpointSpec, Key, Model, Pool, Secret
+from gateway.config.types import Config, EndpointSpec, Key, KeyLimits, Model, Pool, Rate, Secret
 from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, Rule
 from gateway.core.prediction import PredictorReport
@@ -24,6 +24,7 @@ from gateway.core.types import Decision, Endpoint, Load, Request
 from gateway.decisions import DecisionRing
 from gateway.describe import masked
 from gateway.gauges import Filled, Gauges, Queued
+from gateway.grants import Reading
 from gateway.logs import Events
 from gateway.metrics import Metrics
 from gateway.records import RequestRecord
@@ -68,6 +69,10 @@ class View:
 
     def jobs(self) -> Mapping[str, object] | None:
         return self.work
+
+    def limits(self) -> Sequence[Reading]:
+        terms = KeyLimits(requests=Rate(10.0, 1.0))
+        return [Reading("acme", 2, terms, 7.0, None, 0.0, 3, 40, {"requests": 1}, 900.0, 90.0)]
 
     def is_ready(self) -> bool:
         return self.ready
@@ -343,6 +348,12 @@ async def test_queues_are_shown_by_pool_and_class_with_what_the_filler_does(clie
     page = client.view.metrics.text().decode()
     assert 'headway_queue_requests{class="async"} 9.0' in page
     assert 'headway_filler_slowdown{pool="gpu",what="ttft"} 1.04' in page and 'what="tpot"} nan' not in page.lower()
+
+
+async def test_what_tenants_have_left_is_shown(client: Client) -> None:
+    (shown,) = (await client.get("/api/limits"))["tenants"]
+    assert (shown["tenant"], shown["requests_left"], shown["tokens_left"], shown["running"]) == ("acme", 7.0, None, 3)
+    assert shown["limits"]["requests"] == {"amount": 10.0, "per": 1.0} and shown["refused"] == {"requests": 1}
 
 
 async def test_jobs_are_shown_or_said_not_to_be_kept(client: Client) -> None:
