@@ -5,11 +5,14 @@ Left to others: transactions (`worker`), when content is cleared away (`clearing
 
 from __future__ import annotations
 
+import os
 import sqlite3
 
-from gateway.jobs.base import PIECE, NotFound, Order
+from gateway.jobs.base import PIECE, NotFound, Order, StoreUnavailable
 from gateway.jobs.model import File, Page, new_id
 from gateway.jobs.sqlite.schema import DELETED, GROWING, READY, WRITING, Row
+
+SPARE, SPARE_SHARE = 256 << 20, 0.05  # bytes, and share of the disk: the lesser of them uploads leave to all else
 
 COLUMNS = "id, tenant, filename, purpose, bytes, created_at, expires_at"
 
@@ -36,8 +39,15 @@ def append(db: sqlite3.Connection, seq: int, rows: list[bytes]) -> None:
     db.execute("UPDATE files SET bytes = ? WHERE seq = ?", (end, seq))
 
 
-def append_upload(db: sqlite3.Connection, seq: int, rows: list[bytes]) -> bool:
-    """As `append`, for a client's file. False: it was cleared away meanwhile."""
+def append_upload(db: sqlite3.Connection, seq: int, rows: list[bytes], folder: str) -> bool:
+    """As `append`, for a client's file. False: it was cleared away meanwhile.
+
+    Raises StoreUnavailable where the disk under `folder` is nearly full: an upload that filled it to the end would
+    leave no room for the results of work that runs, nor even for its own removal, which is a write like any other.
+    """
+    disk = os.statvfs(folder)
+    if disk.f_bavail * disk.f_frsize < min(SPARE, SPARE_SHARE * disk.f_blocks * disk.f_frsize):
+        raise StoreUnavailable("job store: the disk is nearly full; no more uploads", retry_after=60.0)
     if db.execute("SELECT 1 FROM files WHERE seq = ? AND state = ?", (seq, WRITING)).fetchone() is None:
         return False
     append(db, seq, rows)

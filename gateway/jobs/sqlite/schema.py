@@ -95,6 +95,7 @@ def connect(path: str) -> sqlite3.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     db = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
     try:
+        _check_ours(db, path)  # before anything is changed
         # Only a file without tables takes the first; it lets deleted content be given back to the disk in pieces.
         for pragma in (
             "auto_vacuum = INCREMENTAL",
@@ -111,13 +112,23 @@ def connect(path: str) -> sqlite3.Connection:
             for statement in TABLES.split(";\n"):
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {VERSION}")
-        elif found != VERSION:
-            raise sqlite3.NotSupportedError(f"{path} is of version {found}, this Headway knows {VERSION}")
         db.execute("COMMIT")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _check_ours(db: sqlite3.Connection, path: str) -> None:
+    """Raises for a file that somebody else keeps something in, and for one of another version of this."""
+    db.execute("BEGIN")  # both as of one moment: another process may just be making it
+    found = db.execute("PRAGMA user_version").fetchone()[0]
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    db.execute("COMMIT")
+    if found not in (0, VERSION):
+        raise sqlite3.NotSupportedError(f"{path} is of version {found}, this Headway knows {VERSION}")
+    if not tables >= {"items", "batches", "chunks"} if found else tables:
+        raise sqlite3.NotSupportedError(f"{path} is a database of something else")
 
 
 def lock(path: str) -> tuple[int, bool]:

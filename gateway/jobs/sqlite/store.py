@@ -7,6 +7,7 @@ several gateways on several machines want the Redis store.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 
 from gateway.jobs.base import PIECE, Order, Store, StoreUnavailable, Writer
@@ -32,8 +33,9 @@ from gateway.jobs.sqlite.worker import Worker
 class SqliteWriter(Writer):
     """A file on its way in: `PIECE` bytes at a time become rows, each time durable before more is taken."""
 
-    def __init__(self, worker: Worker, seq: int, id_: str):
+    def __init__(self, worker: Worker, folder: str, seq: int, id_: str):
         self._worker = worker
+        self._folder = folder
         self._seq = seq
         self._id = id_
         self._held = bytearray()
@@ -45,7 +47,7 @@ class SqliteWriter(Writer):
 
     async def _put(self, size: int) -> None:
         rows = [bytes(self._held[start : min(start + ROW, size)]) for start in range(0, size, ROW)]
-        if not await self._worker.call(files.append_upload, self._seq, rows):
+        if not await self._worker.call(files.append_upload, self._seq, rows, self._folder):
             raise StoreUnavailable(f"job store: the upload {self._id} was cleared away while it was written")
         del self._held[:size]
 
@@ -67,6 +69,7 @@ class SqliteStore(Store):
 
     def __init__(self, path: str):
         self._worker = Worker(path)
+        self._folder = os.path.dirname(path) or "."
 
     async def open(self) -> None:
         await self.stats()
@@ -78,7 +81,7 @@ class SqliteStore(Store):
         self, tenant: str, filename: str, purpose: str, at: float, expires_at: float | None = None
     ) -> Writer:
         seq, id_ = await self._worker.call(files.begin, tenant, filename, purpose, at, expires_at, WRITING)
-        return SqliteWriter(self._worker, seq, id_)
+        return SqliteWriter(self._worker, self._folder, seq, id_)
 
     async def file(self, tenant: str, id_: str) -> File:
         return await self._worker.call(files.get, tenant, id_)

@@ -131,6 +131,35 @@ async def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
     assert "version 99" in failed.value.detail
 
 
+@pytest.mark.parametrize("version", [0, 1])
+async def test_a_database_of_somebody_else_is_left_alone(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "app.db"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE users (id INTEGER)")
+        db.execute(f"PRAGMA user_version = {version}")
+    before = path.read_bytes()
+    with pytest.raises(StoreUnavailable) as failed:
+        await SqliteStore(str(path)).open()
+    assert "something else" in failed.value.detail and path.read_bytes() == before
+
+
+async def test_a_disk_that_is_nearly_full_takes_no_uploads_but_all_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was filled to its end by an upload could not even take the upload's removal."""
+    store = SqliteStore(str(tmp_path / "jobs.db"))
+    await batch_of(store, ["a"])
+    claim = await claim_one(store)
+    real = os.statvfs(tmp_path)
+    scarce = [real.f_bsize, real.f_frsize, 100_000_000, 1, 1, *tuple(real)[5:]]
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(scarce))
+    with pytest.raises(StoreUnavailable) as refused:
+        await file_of(store, b"content")
+    assert "nearly full" in refused.value.detail and refused.value.retry_after == 60.0
+    assert await store.finish(claim, answer(), NOW)
+    await store.close()
+
+
 async def test_deleted_content_goes_back_to_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     store = SqliteStore(str(path))
