@@ -49,12 +49,13 @@ class Waiting(Generic[T]):
     `until`: the latest moment at which a turn is of use, `why` the contract's word for the refusal after it. `asks_at`:
     when it must be asked at the latest, because its policy would rather choose later but not after that (infinite where
     it waits for room). `cost`: tokens, those it will write weighing double. `left`: it waits no longer. `late`: it can
-    no longer keep its promise, and is served after those that can. `cell`: where its order keeps it. `lacked`: what it
-    waits for, and waited for before (words of `gateway.core.grounds`); `forecast`: the last one that would not do.
+    no longer keep its promise. `behind`: it goes after all others of its class, being late or giving way. `cell`: where
+    its order keeps it; `number`: its place among those that are equal otherwise. `lacked`: what it waits for, and
+    waited for before (words of `gateway.core.grounds`); `forecast`: the last one that would not do.
     """
 
-    __slots__ = ("asks_at", "cell", "cost", "forecast", "item", "lacked", "late", "left", "number", "request", "since",
-                 "until", "why")  # fmt: skip
+    __slots__ = ("asks_at", "behind", "cell", "cost", "forecast", "item", "lacked", "late", "left", "number", "request",
+                 "since", "until", "why")  # fmt: skip
 
     def __init__(self, item: T, request: Request, since: float, until: float, why: str = "queue_timeout",
                  asks_at: float = inf):  # fmt: skip
@@ -65,7 +66,7 @@ class Waiting(Generic[T]):
         self.why = why
         self.asks_at = asks_at
         self.cost = cost(request)
-        self.late = False
+        self.late = self.behind = False
         self.left = False
         self.number = 0
         self.cell: Cell[T] | None = None

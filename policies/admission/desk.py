@@ -38,11 +38,12 @@ from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Outcome, Request
 from policies.admission.base import ClassRule, Waiting, cost
 from policies.admission.closed import Look
+from policies.admission.filler import Filler
 from policies.admission.grounds import grounds_of
-from policies.admission.judge import GO, Judge, Verdict, given_way
+from policies.admission.judge import GO, GUARD, Judge, Verdict
 from policies.admission.limit import AdaptiveLimit
 from policies.admission.room import WaitingRoom
-from policies.admission.shares import Shares
+from policies.admission.shares import GREEDY, LEFT, Shares
 
 ASKED = 4  # how many could not go before no more are asked
 HOLD = 10.0  # seconds: no policy holds a request longer for a better choice
@@ -68,6 +69,16 @@ class Guest(Protocol):
 
     def called(self, reservation: Reservation | None, error: HeadwayError | None) -> None:
         """It has waited and got a place, or a reason why not. Exactly one of the two is given."""
+
+
+class _Excess(NamedTuple):
+    """The rule for what a tenant asks for beyond its share; it is never aborted."""
+
+    slowdown: float
+    aborts: int
+
+
+_EXCESS = _Excess(0.1, 0)
 
 
 class Filling(Protocol):
@@ -106,12 +117,17 @@ class Queue(NamedTuple):
 
 
 class Desk(Generic[G]):
-    """One per pool; pure. `pick` is the policy's; `limit` is the pool's, in requests (None: none)."""
+    """One per pool; pure. `pick` is the policy's; `limit` is the pool's, in requests (None: none).
+
+    `excess` decides how much of what a tenant asks for beyond its share goes.
+    """
 
     def __init__(self, fleet: Fleet, pick: Callable[[Request, Snapshot], Decision], rules: Iterable[ClassRule],
-                 limit: int | None = None, filler: Filling | None = None):  # fmt: skip
+                 limit: int | None = None, filler: Filling | None = None, excess: Filling | None = None):  # fmt: skip
         self.fleet = fleet
-        self.shares = Shares()
+        self.shares = Shares()  # what each tenant got
+        self.asked = Shares()  # what each asked for
+        self._excess = excess or Filler(_EXCESS)
         self.judge = Judge()
         self.adaptive = AdaptiveLimit()
         self._inflight: dict[str, int] = {}
@@ -140,8 +156,10 @@ class Desk(Generic[G]):
 
     def offer(self, guest: G, request: Request, now: float) -> Reservation | Waiting[G]:
         """A request has come, or comes back for a further try. Raises Refused and NoEndpoint."""
+        self.asked.charge(request.tenant, cost(request), now)
         if len(self.room) and not guest.avoid:
             waiting = Waiting(guest, request, now, math.inf)
+            waiting.behind = self._gives_way(request, now)
             if self.room.blocks(waiting):
                 return self._wait(waiting, self._patience(guest, request, now)._replace(lacks=TURN))
         found = self.route(guest, request, now)
@@ -151,8 +169,8 @@ class Desk(Generic[G]):
               is_late: bool = False) -> Reservation | Verdict:  # fmt: skip
         """Look, pick, judge and take. Raises NoEndpoint. Not to be interrupted."""
         fleet, predictor, avoid = self.fleet, self.fleet.predictor, guest.avoid
-        restraint = self.shares.restraint(request.tenant, now)
-        snapshot = self._look(guest, request, now, restraint)
+        gives_way = self._gives_way(request, now)
+        snapshot = self._look(guest, request, now, gives_way)
         if snapshot is None:  # who was let in once is not held to its promise again
             verdict = Verdict(False) if avoid else self.judge.patience(request, predictor, now)
             return verdict._replace(lacks=BOUNDS if request.filler and self.filler is not None else ROOM)
@@ -168,17 +186,17 @@ class Desk(Generic[G]):
             verdict = self.judge.without_first(request, decision, predictor)
         else:
             there = fleet.requests.item(decision.row)
-            verdict = self.judge.judge(request, decision, predictor, there, now, restraint)
+            verdict = self.judge.judge(request, decision, predictor, there, now, gives_way)
             if verdict.goes and request.tpot_slo > 0.0 and there >= self.adaptive.limit(decision.row):
                 verdict = self.judge.patience(request, predictor, now)._replace(lacks=ROOM)
         if not verdict.goes:
             return verdict
         guest.chosen(decision, snapshot)
         reservation = fleet.reserve(decision, request, now)
-        self._admitted(guest, reservation, request, now)
+        self._admitted(guest, reservation, request, now, gives_way)
         return reservation
 
-    def _look(self, guest: G, request: Request, now: float, restraint: float) -> Snapshot | None:
+    def _look(self, guest: G, request: Request, now: float, gives_way: bool) -> Snapshot | None:
         """Who may be chosen; None where all are full. Raises NoEndpoint."""
         fleet = self.fleet
         try:
@@ -187,18 +205,28 @@ class Desk(Generic[G]):
             raise
         except Refused:
             return None
-        part = given_way(restraint)
+        part = GUARD if gives_way else 1.0
         if (self._limit < math.inf or self._reserved) and self._all >= part * self._places(request.klass, snapshot):
             return None
         predictor = fleet.predictor
-        if predictor is None or not predictor.calibrated or predictor.learnt.tpot.samples < FEW or restraint:
+        if predictor is None or not predictor.calibrated or predictor.learnt.tpot.samples < FEW or gives_way:
             narrowed = self._within_limits(snapshot, part)
             if narrowed is None:
                 return None
             snapshot = narrowed
         if request.filler and self.filler is not None:
             return self.filler.open_rows(request, snapshot, now, guest.aborted)
+        if gives_way and predictor is not None and predictor.calibrated:
+            return self._excess.open_rows(request, snapshot, now, 1)
         return snapshot
+
+    def _gives_way(self, request: Request, now: float) -> bool:
+        """Whether its tenant asks for several times an equal share and has had that already.
+
+        What it asks for beyond that fills what the others leave: in the same way as filler does.
+        """
+        tenant = request.tenant
+        return self.asked.exceeds(tenant, GREEDY, now) and self.shares.exceeds(tenant, LEFT, now)
 
     def _places(self, klass: str, snapshot: Snapshot) -> float:
         """How many requests may be in flight for one of this class to go: others' reserves are kept free."""
@@ -231,7 +259,7 @@ class Desk(Generic[G]):
         """Until when a request that may not go before others can use a turn."""
         predictor = self.fleet.predictor
         if request.deadline == request.deadline and predictor is not None and predictor.calibrated:
-            snapshot = self._look(guest, request, now, 0.0)  # whether its deadline can be met is worth a prediction
+            snapshot = self._look(guest, request, now, False)  # whether its deadline can be met is worth a prediction
             if snapshot is not None:
                 decision = self.pick(request._replace(may_wait=False), snapshot)
                 verdict = self.judge.judge(request, decision, predictor, math.inf, now)
@@ -246,9 +274,11 @@ class Desk(Generic[G]):
         waiting.until, waiting.why = verdict.until, verdict.why
         waiting.asks_at = verdict.holds_until
         waiting.note(verdict.lacks, verdict.forecast)
+        waiting.behind = self._gives_way(request, now)
         if waiting.why == "slo" and rule.late == "serve":
             if verdict.until <= now:
-                waiting.late, waiting.until, waiting.why = True, now + rule.wait, "queue_timeout"
+                waiting.late = waiting.behind = True
+                waiting.until, waiting.why = now + rule.wait, "queue_timeout"
         elif verdict.until <= now:
             raise self._refusal(waiting, now, verdict.hopeless)
         if now + rule.wait < waiting.until:
@@ -293,6 +323,8 @@ class Desk(Generic[G]):
                 while len(failed) < ASKED and (first := line.pop()) is not None:
                     if not self._ask(first, now, calls):
                         failed.append(first)
+                        if first.behind:  # where one of these has no room, the next one has none
+                            break
                 for waiting in reversed(failed):
                     self.room.put_back(waiting)
                 if len(line) > line.held:
@@ -345,12 +377,16 @@ class Desk(Generic[G]):
 
     # --- what came of it -----------------------------------------------------------------------------------------
 
-    def _admitted(self, guest: G, reservation: Reservation, request: Request, now: float) -> None:
+    def _admitted(self, guest: G, reservation: Reservation, request: Request, now: float, gives_way: bool) -> None:
         weight = cost(request)
         self._all += 1
         self._inflight[request.klass] = self._inflight.get(request.klass, 0) + 1
         self.shares.charge(request.tenant, weight, now)
-        self.room.flow.note(request.klass, weight, now)
+        self.room.flow.note(request.klass, weight, now, gives_way)
+        if gives_way:
+            self._excess.admitted(reservation, request, now, 1)
+        elif self.asked.is_shared:
+            self._excess.taken(reservation, request, now)
         if self.filler is not None:
             if request.filler:
                 self.filler.admitted(reservation, request, now, guest.aborted)
@@ -363,6 +399,8 @@ class Desk(Generic[G]):
         self._inflight[request.klass] -= 1
         if self.filler is not None:
             self.filler.ended(reservation, outcome, now)
+        if self.asked.is_shared:
+            self._excess.ended(reservation, outcome, now)
         self._changed = len(self.room) > 0
         if outcome is None or outcome.ended != "complete":
             return

@@ -58,11 +58,6 @@ class Verdict(NamedTuple):
 GO = Verdict(True)
 
 
-def given_way(restraint: float) -> float:
-    """The share of what others may use that a tenant may, which must give way so much (0 to 1)."""
-    return 1.0 - (1.0 - GUARD) * restraint
-
-
 class Bound:
     """An upper bound that a share `miss` of what is learnt exceeds, online; on a logarithm."""
 
@@ -136,10 +131,10 @@ class Judge:
         self.margin = Margin()
 
     def judge(self, request: Request, decision: Decision, predictor: Predictor | None, inflight: float, now: float,
-              restraint: float = 0.0) -> Verdict:  # fmt: skip
+              gives_way: bool = False) -> Verdict:  # fmt: skip
         """Of a request for which an endpoint was chosen that has so many in flight.
 
-        `restraint`: how much its tenant must give way.
+        `gives_way`: its tenant had more than its share.
         """
         forecast = decision.forecast
         if forecast is None or predictor is None or not predictor.calibrated:
@@ -149,8 +144,8 @@ class Judge:
             if forecast.ttft + forecast.tpot * request.output_tokens > left:
                 return self._misses_deadline(request, predictor, now, forecast)
         ttft_slo, tpot_slo = request.ttft_slo, request.tpot_slo
-        pace = self.margin.share * given_way(restraint)
-        if restraint and tpot_slo != tpot_slo:
+        pace = self.margin.share * (GUARD if gives_way else 1.0)
+        if gives_way and tpot_slo != tpot_slo:
             tpot_slo = UNPROMISED * predictor.idle_tpot()
         waited = now - request.arrived
         first = waited + min(forecast.ttft_high, WIDEST * forecast.ttft)

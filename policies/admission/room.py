@@ -3,8 +3,8 @@
 Higher priority goes first; a class gains one point of priority for each `AGEING` seconds that its oldest request has
 waited, so that nothing starves (fillers do not age: giving way is their nature). Within a class its order decides;
 those that can no longer keep their promise and are to be served all the same (`ClassRule.late`) come after all that
-still can. That is what keeps an overload from turning all answers late: serving them first come, first served would
-make each one as late as the queue is long.
+still can, which keeps an overload from turning all answers late: served first come, first served, each would be as late
+as the queue is long. What a tenant asks for beyond its share comes after all others, too, and keeps nobody waiting.
 
 The room also measures how fast each class leaves it and what goes at once (`Flow`): how long somebody who comes now
 would wait, and when it is worth coming back.
@@ -31,6 +31,7 @@ STEP = 0.01  # seconds in which nothing fades
 # A class that was let go at less than this share of the pool's pace is thought to go at that.
 LEAST_PART = 0.1
 SOONEST, LATEST = 1.0, 60.0  # seconds after which it can be worth coming back
+BEHIND = "behind "  # before the name of a class, what goes behind the others of it
 _SLACK = 64  # dead entries that are not worth tidying up
 
 
@@ -45,12 +46,14 @@ class Flow:
         self._growth, self._grown_at = 1.0, -math.inf
         self._began = math.inf
 
-    def note(self, klass: str, cost: float, now: float) -> None:
-        """So much was dispatched."""
+    def note(self, klass: str, cost: float, now: float, behind: bool = False) -> None:
+        """So much was dispatched; `behind`: of what goes behind all others of its class."""
         if now - self._grown_at > STEP:
             self._grow(now)
         grown = self._growth
         self._sums[klass] = self._sums.get(klass, 0.0) + grown * cost
+        if behind:
+            self._sums[BEHIND + klass] = self._sums.get(BEHIND + klass, 0.0) + grown * cost
         self._all += grown * cost
         self._counted += grown
 
@@ -85,7 +88,7 @@ class Flow:
 
 
 class Line(Generic[T]):
-    """One class: who can still make it, and who is late.
+    """One class: who is in order, and who goes behind them all, being late or giving way.
 
     `held` of them wait only because their policy would rather choose later, not for room. `cost` is that of all.
     """
@@ -93,17 +96,17 @@ class Line(Generic[T]):
     def __init__(self, rule: ClassRule, shares: Shares):
         self.rule = rule
         self.order: Order[T] = create(rule.order, shares)
-        self.late: Fifo[T] = Fifo(shares)
+        self.behind: Fifo[T] = Fifo(shares)
         self.held = 0
         self.cost = 0.0
         self._by_age: deque[Waiting[T]] = deque()
 
     def __len__(self) -> int:
-        return len(self.order) + len(self.late)
+        return len(self.order) + len(self.behind)
 
     def queue(self, waiting: Waiting[T]) -> Order[T]:
         """Where it stands, or would."""
-        return self.late if waiting.late else self.order
+        return self.behind if waiting.behind else self.order
 
     def come(self, waiting: Waiting[T]) -> None:
         """One more waits."""
@@ -130,7 +133,7 @@ class Line(Generic[T]):
     def pop(self) -> Waiting[T] | None:
         """Take out who is next."""
         found = self.order.pop()
-        return found if found is not None else self.late.pop()
+        return found if found is not None else self.behind.pop()
 
     def reorder(self, order: Order[T]) -> None:
         """The same requests in another order."""
@@ -219,8 +222,8 @@ class WaitingRoom(Generic[T]):
     def serve_late(self, waiting: Waiting[T], until: float) -> None:
         """It can no longer keep its promise: it waits behind those that can, until then."""
         self.take_out(waiting)
-        waiting.late = True
-        self._line(waiting.request.klass).late.push(waiting)
+        waiting.late = waiting.behind = True
+        self._line(waiting.request.klass).behind.push(waiting)
         self.wait_for_room(waiting, until, "queue_timeout")
 
     def _set_alarm(self, waiting: Waiting[T]) -> None:
@@ -264,7 +267,9 @@ class WaitingRoom(Generic[T]):
         if not self._count:
             return False
         now, own = waiting.since, self._line(waiting.request.klass)
-        if len(own) > own.held and not own.order.leads(waiting):
+        if len(own.order) > own.held and not own.order.leads(waiting):
+            return True
+        if waiting.behind and len(own.behind):
             return True
         rank = _rank(own, now)
         return any(len(line) > line.held and line is not own and _rank(line, now) > rank for line in self._ranked)
@@ -277,8 +282,10 @@ class WaitingRoom(Generic[T]):
         0 where it is not known how fast that is.
         """
         line = self._line(waiting.request.klass)
-        rate = self.flow.rate(line.rule.name, waiting.since)
-        return line.order.ahead(waiting) / rate if rate > 0.0 else 0.0
+        name = line.rule.name
+        rate = self.flow.rate(BEHIND + name if waiting.behind else name, waiting.since)
+        ahead = line.cost if waiting.behind else line.order.ahead(waiting)
+        return ahead / rate if rate > 0.0 else 0.0
 
     def retry_after(self, klass: str, now: float) -> float:
         """Seconds until what waits in this class has drained, as far as one can tell; between one and sixty."""

@@ -16,9 +16,11 @@ MEMORY = 10.0  # seconds after which a charge counts for 1/e
 STEP = 0.02  # seconds in which nothing fades: an exponential for each request would be a good part of its price
 RENEW = 300.0  # seconds after which charges get a new moment they are relative to
 ACTIVE = 0.005  # of all that was charged lately: who had less is not one of those it is shared among
-# Where restraint begins and is whole, in multiples of an equal share; and the share of all others from which on they
-# are protected wholly. Below it, nearly all the traffic is one tenant's, and holding it back would serve few.
-FROM, WHOLE, PROTECTED = 1.25, 2.25, 0.25
+GREEDY = 1.5  # times an equal share: who asks for more is held to what leaves the others as they were
+LEFT = 0.8  # of an equal share: so much it gets all the same
+# The share of all others from which on they are protected. Below it, nearly all the traffic is one tenant's, and to
+# hold it back would serve few.
+PROTECTED = 0.05
 TENANTS = 4096  # remembered; the least served are forgotten first
 
 
@@ -42,6 +44,11 @@ class Shares:
         self._used[tenant] = self._used.get(tenant, 0.0) + grown
         self._total += grown
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether there has been more than one tenant."""
+        return len(self._used) > 1
+
     def used(self, tenant: str) -> float:
         """A figure that grows with what it was charged, to be compared with that of others at the same moment."""
         return self._used.get(tenant, 0.0)
@@ -50,20 +57,14 @@ class Shares:
         """So much of `used`, in tokens as of now."""
         return used * math.exp((self._zero - now) / MEMORY)
 
-    def restraint(self, tenant: str, now: float) -> float:
-        """How much this tenant should give way, 0 (not at all) to 1: it had several times an equal share lately."""
+    def exceeds(self, tenant: str, times: float, now: float) -> bool:
+        """Whether this tenant had more than so many times an equal share lately, and others are there to notice."""
         if len(self._used) < 2:
-            return 0.0
+            return False
         if now - self._counted_at > 1.0:
             self._count(now)
-        total = self._total
-        if self._active < 2 or total <= 0.0:
-            return 0.0
-        share = self._used.get(tenant, 0.0) / total
-        over = (share * self._active - FROM) / (WHOLE - FROM)
-        if over <= 0.0:
-            return 0.0
-        return min(1.0, over) * min(1.0, (1.0 - share) / PROTECTED)
+        used, total = self._used.get(tenant, 0.0), self._total
+        return used * self._active > times * total and total - used > PROTECTED * total
 
     def table(self) -> dict[str, float]:
         """The share of each tenant in what was charged lately."""

@@ -24,6 +24,29 @@ from tests.support.waiting import Caller, Oracle, ask, foresee
 RULES = (ClassRule("interactive", 10, 100, 10.0, "fair"), ClassRule("bulk", 0, 1000, 100.0, "deadline"))
 
 
+class Tap:
+    """A filler's control that is open or shut."""
+
+    def __init__(self) -> None:
+        self.open, self.log, self.running = True, list[str](), list[Reservation]()
+
+    def open_rows(self, request: Request, snapshot: Snapshot, now: float, aborted: int = 0) -> Snapshot | None:
+        self.log.append(f"asked {aborted}")
+        return snapshot if self.open else None
+
+    def admitted(self, reservation: Reservation, request: Request, now: float, aborted: int = 0) -> None:
+        self.running.append(reservation)
+
+    def taken(self, reservation: Reservation, request: Request, now: float) -> None:
+        self.log.append("taken")
+
+    def ended(self, reservation: Reservation, outcome: Outcome | None, now: float) -> None:
+        self.log.append("ended")
+
+    def victims(self, fleet: Fleet, now: float) -> list[Reservation]:
+        return [] if self.open else self.running
+
+
 class Least:
     """Picks the endpoint with the fewest of ours; its tokens come slower with each request there."""
 
@@ -49,7 +72,7 @@ def fleet_of(count: int = 2, limit: int | None = None, predicts: bool = True) ->
 
 def desk_of(fleet: Fleet, pick: Callable[[Request, Snapshot], Decision] | None = None,
             rules: tuple[ClassRule, ...] = RULES, **more) -> Desk[Caller]:  # fmt: skip
-    return Desk(fleet, pick or Least(), rules, **more)
+    return Desk(fleet, pick or Least(), rules, **{"excess": Tap(), **more})
 
 
 def give_back(desk: Desk[Caller], place: Reservation, now: float, request: Request | None = None) -> None:
@@ -354,42 +377,41 @@ def test_a_limit_that_the_operator_set_stands_in_place_of_what_was_found_out() -
     fill(desk_of(fleet_of(1, limit=500, predicts=False), Least()), 3 * int(START))
 
 
-def test_who_has_several_times_its_share_leaves_room_to_others() -> None:
-    desk = desk_of(fleet_of(1, limit=40), Least(each=0.0))
+def crowded(desk: Desk[Caller]) -> None:
+    """20 s in which one tenant asks for five times as much as each of three others."""
     for number in range(200):
         for tenant in ("greedy", "greedy", "greedy", "greedy", "greedy", "b", "c", "d"):
             (place,) = fill(desk, 1, now=number / 10.0, tenant=tenant)
             give_back(desk, place, number / 10.0, ask(tenant=tenant))
-    fill(desk, 30, now=20.0, tenant="greedy")
+
+
+def test_what_a_tenant_asks_for_beyond_its_share_fills_what_the_others_leave_and_keeps_nobody_waiting() -> None:
+    tap = Tap()
+    desk = desk_of(fleet_of(1), Least(each=0.0), excess=tap)
+    crowded(desk)
+    assert tap.running and "taken" in tap.log
+    tap.open = False
     greedy = must_wait(desk, Caller("greedy"), ask(tenant="greedy", arrived=20.0), 20.0)
+    assert greedy.behind
     assert isinstance(desk.offer(Caller("b"), ask(tenant="b", arrived=20.0), 20.0), Reservation)
-    assert not greedy.left
+    asked = tap.log.count("asked 1")
+    must_wait(desk, Caller("greedy 2"), ask(tenant="greedy", arrived=20.0), 20.0)
+    assert tap.log.count("asked 1") == asked  # where one has no room the next one has none
+    tap.open = True
+    assert desk.changed()
+    desk.serve(20.1)
+    assert greedy.item.place is not None and len(desk) == 0
+
+
+def test_where_nothing_is_predicted_it_leaves_a_part_of_the_places_to_others() -> None:
+    desk = desk_of(fleet_of(1, limit=40, predicts=False), Least())
+    crowded(desk)
+    fill(desk, 30, now=20.0, tenant="greedy")
+    must_wait(desk, Caller("greedy"), ask(tenant="greedy", arrived=20.0), 20.0)
+    assert isinstance(desk.offer(Caller("b"), ask(tenant="b", arrived=20.0), 20.0), Reservation)
 
 
 # --- filler -------------------------------------------------------------------------------------------------------
-
-
-class Tap:
-    """A filler's control that is open or shut."""
-
-    def __init__(self) -> None:
-        self.open, self.log, self.running = True, list[str](), list[Reservation]()
-
-    def open_rows(self, request: Request, snapshot: Snapshot, now: float, aborted: int = 0) -> Snapshot | None:
-        self.log.append(f"asked {aborted}")
-        return snapshot if self.open else None
-
-    def admitted(self, reservation: Reservation, request: Request, now: float, aborted: int = 0) -> None:
-        self.running.append(reservation)
-
-    def taken(self, reservation: Reservation, request: Request, now: float) -> None:
-        self.log.append("taken")
-
-    def ended(self, reservation: Reservation, outcome: Outcome | None, now: float) -> None:
-        self.log.append("ended")
-
-    def victims(self, fleet: Fleet, now: float) -> list[Reservation]:
-        return [] if self.open else self.running
 
 
 FILLING = (ClassRule("interactive"), ClassRule("async", 0, 1000, 86_400.0, "deadline", filler=True))
@@ -447,7 +469,7 @@ def test_everybody_is_called_once_and_nothing_stays_counted(
     rules = (ClassRule("interactive", 10, 5, 2.0, "fair", 0.3, late), ClassRule("bulk", 0, 5, 3.0, "deadline"))
     fleet = fleet_of(2, limit)
     pick = Least(each=0.004)
-    desk = Desk(fleet, pick, rules, 5)
+    desk = Desk(fleet, pick, rules, 5, excess=Tap())
     now, running, waiting = 0.0, list[tuple[Reservation, Request]](), dict[str, tuple[Waiting[Caller], Request]]()
 
     def look() -> None:

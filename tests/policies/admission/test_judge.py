@@ -15,9 +15,9 @@ MANY = 1000.0  # in flight at the endpoint: no probe
 
 
 def judged(request: Request, now: float = 0.0, *, ttft: float = 0.1, tpot: float = 0.01, high: float = 1.0,
-           inflight: float = MANY, restraint: float = 0.0, judge: Judge | None = None) -> Verdict:  # fmt: skip
+           inflight: float = MANY, gives_way: bool = False, judge: Judge | None = None) -> Verdict:  # fmt: skip
     decision = Decision(0, "", forecast=foresee(ttft, tpot, high))
-    return (judge or Judge()).judge(request, decision, Oracle(), inflight, now, restraint)  # type: ignore[arg-type]
+    return (judge or Judge()).judge(request, decision, Oracle(), inflight, now, gives_way)  # type: ignore[arg-type]
 
 
 def outcome(request: Request, seconds: float) -> Outcome:
@@ -79,9 +79,9 @@ def test_a_promise_that_an_idle_endpoint_cannot_keep_is_no_ground_for_a_refusal(
 def test_who_must_give_way_is_held_to_less_and_without_a_promise_to_the_pace_of_a_few() -> None:
     request = ask(tpot_slo=0.025)
     assert judged(request, tpot=0.02).goes
-    assert not judged(request, tpot=0.02, restraint=1.0).goes
-    assert judged(request, tpot=0.025 * 0.9 * GUARD - 1e-6, restraint=1.0).goes
-    assert judged(ask(), tpot=0.03).goes and not judged(ask(), tpot=0.03, restraint=1.0).goes
+    assert not judged(request, tpot=0.02, gives_way=True).goes
+    assert judged(request, tpot=0.025 * 0.9 * GUARD - 1e-6, gives_way=True).goes
+    assert judged(ask(), tpot=0.03).goes and not judged(ask(), tpot=0.03, gives_way=True).goes
 
 
 def test_a_deadline_is_judged_by_a_bound_that_is_hardly_ever_exceeded() -> None:
