@@ -38,7 +38,7 @@ AHEAD_SHARE = 0.5  # ... of those that run, in between
 MOST_HELD = 2048  # of one class and model in our hands
 MOST_BYTES = 48 << 20  # in our hands of all: beyond it, one piece of work at a time
 POLL = 1.0  # seconds between looks at what is in line, where nobody said that there is something new
-LEAST_POLL = 0.1  # ... and between two looks, whoever said so
+LEAST_POLL, LOOKING = 0.1, 10.0  # ... and between two looks, whoever said so: seconds, and times what one takes
 HOLD = 5.0  # seconds that a piece of work waits here for a gate
 GIVE_BACK = 2.0  # seconds for the store to take back what was stopped
 
@@ -137,14 +137,15 @@ class Dispatcher:
     # --- claiming ------------------------------------------------------------------------------------------------
 
     async def _supply(self) -> None:
-        looked = float("-inf")
+        looked, rest = float("-inf"), 0.0
         now = asyncio.get_running_loop().time
         while True:
             self._news.clear()
             if self._is_new or now() - looked >= POLL:
-                await asyncio.sleep(looked + LEAST_POLL - now())
+                await asyncio.sleep(looked + rest - now())
                 self._is_new, looked = False, now()
                 self.stats = await self._insist.on(self._store.stats)
+                rest = min(POLL, max(LEAST_POLL, LOOKING * (now() - looked)))
                 self._waiting = [(queue.klass, queue.model) for queue in sorted(self.stats.queues, key=_earliest)
                                  if queue.waiting]  # fmt: skip
                 self._gates.forget()
