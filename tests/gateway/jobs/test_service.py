@@ -126,6 +126,31 @@ async def test_what_runs_at_the_end_is_begun_again_in_the_next_life(tmp_path: Pa
 
 
 @on_uvloop
+async def test_what_runs_may_end_and_what_waits_is_left_to_the_next_life(tmp_path: Path) -> None:
+    async def slowly(line: Line, received: Received) -> bool:
+        await asyncio.sleep(0.3)
+        return await echo(line, received)
+
+    async with Upstream(slowly) as up:
+        made = config(pool([up], max_concurrency=4), jobs=Jobs(Secret(f"sqlite:{tmp_path / 'jobs.db'}")))
+        async with Running(made) as gateway:
+            client = openai(gateway)
+            file = await client.files.create(file=("in.jsonl", lines(30)), purpose="batch")
+            batch = await client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions",
+                                                completion_window="24h")  # fmt: skip
+            await until(lambda: up.posts == 4, "the first four")
+            await client.close()
+            await gateway.gateway.drain(0.0, 10.0)
+        assert up.posts == 4
+        up.script[0] = echo
+        async with Running(made) as gateway:
+            client = openai(gateway)
+            done = await ended(client, batch.id)
+            await client.close()
+    assert (done.request_counts.completed, up.posts) == (30, 30), "nothing was done twice"
+
+
+@on_uvloop
 async def test_a_store_that_is_away_at_the_start_is_a_503_for_its_users_only(tmp_path: Path) -> None:
     store = tmp_path / "not yet" / "jobs.db"
     async with Upstream(echo) as up, Running(settings(up, store)) as gateway, gateway.client() as client:
