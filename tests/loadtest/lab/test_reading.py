@@ -17,7 +17,7 @@ def test_every_standard_scenario_can_be_read_and_studies_our_policy(name: str) -
     plan = read_plan(standard()[name])
     assert plan.name == name and plan.title and plan.about
     assert plan.choices[0].policy == OURS
-    assert plan.study.bars and plan.study.seeds == 5
+    assert plan.study.bars and plan.study.seeds >= 3
     assert len({choice.name for choice in plan.choices}) == len(plan.choices)
 
 
