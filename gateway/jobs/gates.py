@@ -15,6 +15,7 @@ from gateway.jobs.model import Claim, Result
 from gateway.jobs.retry import LONGEST, MOST_ASKED, wait
 
 SHORTEST = 0.05  # seconds closed, where the other side said how long
+LATER = 0.1  # ... by up to this share longer
 LONGEST_OWN = 2.0  # ... where it was this gateway that refused: one try in a while costs nothing
 
 
@@ -48,10 +49,12 @@ class Gates:
         self._tenants = {kind: tenants for kind, tenants in self._tenants.items() if tenants}
 
     def _pause(self, misses: int, asked: float, is_own: bool) -> float:
-        """The first no that says how long is believed; from the second in a row on, ours may be the longer breath."""
-        if misses == 1 and isfinite(asked):
-            return min(MOST_ASKED, max(SHORTEST, asked))
-        return wait(misses - 1, asked, self._random, LONGEST_OWN if is_own else LONGEST)
+        """Who says how long is believed, the first time; from the second no in a row on, ours is the longer breath."""
+        longest = LONGEST_OWN if is_own else LONGEST
+        if not isfinite(asked):
+            return wait(misses - 1, asked, self._random, longest)
+        first = min(MOST_ASKED, max(SHORTEST, asked))
+        return max(first, min(longest, first * 2.0 ** min(misses - 1, 30))) * self._random.uniform(1.0, 1.0 + LATER)
 
 
 class Passage:

@@ -140,7 +140,7 @@ async def test_a_tenants_gate_is_nobody_elses() -> None:
     await passage.enter()
     passage.ended(NO)
     passage.leave()
-    assert passage.closed_for() == pytest.approx(5.0, abs=0.1)
+    assert 4.9 < passage.closed_for() < 5.6
     assert gates.tenants_with_enough(("async", "m")) == {"a"}
     assert gates.passage(claim("b")).is_open and gates.passage(claim("a", "other")).is_open
     assert not gates.tenants_with_enough(("async", "other"))

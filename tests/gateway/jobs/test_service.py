@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
-from gateway.config.types import Config, FillerRule, Jobs, Secret, TrafficClass
+from gateway.config.types import Config, FillerRule, Jobs, Key, KeyLimits, Rate, Secret, TrafficClass
+from gateway.fields import digest
 from policies.admission.filler import Filler
 from tests.support.client import Client
 from tests.support.gateway import Running, config, pool
@@ -37,8 +38,8 @@ def settings(up: Upstream, store: Path, **more: Any) -> Config:
     return config(pool([up]), jobs=Jobs(Secret(f"sqlite:{store}"), **more))
 
 
-def openai(gateway: Running) -> AsyncOpenAI:
-    return AsyncOpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key="none", max_retries=0)
+def openai(gateway: Running, key: str = "none") -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=key, max_retries=0)
 
 
 async def ended(client: AsyncOpenAI, id_: str) -> Any:
@@ -165,6 +166,29 @@ async def test_a_store_that_is_away_at_the_start_is_a_503_for_its_users_only(tmp
             await asyncio.sleep(0.02)
         said = await client.ask("/v1/chat/completions", body, "prefer: respond-async")
         assert (await job_ended(client, said.named["location"]))["status"] == "completed"
+
+
+@on_uvloop
+async def test_a_tenant_at_its_limit_is_asked_little_and_holds_up_nobody(tmp_path: Path) -> None:
+    keys = (Key(digest(b"slow"), "slow", limits=KeyLimits(requests=Rate(10, 60.0))), Key(digest(b"quick"), "quick"))
+    async with Upstream(echo) as up:
+        made = config(pool([up]), jobs=Jobs(Secret(f"sqlite:{tmp_path / 'jobs.db'}")), keys=keys)
+        async with Running(made) as gateway:
+            batches = {}
+            for name, count in (("slow", 200), ("quick", 200)):
+                client = openai(gateway, name)
+                file = await client.files.create(file=("in.jsonl", lines(count)), purpose="batch")
+                batches[name] = client, await client.batches.create(
+                    input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+                )
+            quick = await ended(batches["quick"][0], batches["quick"][1].id)
+            slow = await batches["slow"][0].batches.retrieve(batches["slow"][1].id)
+            assert quick.request_counts.completed == 200 and slow.status == "in_progress"
+            for client, _ in batches.values():
+                await client.close()
+        refused = sum(record.code == "tenant_limit" for record in gateway.records.all)
+    assert 10 <= slow.request_counts.completed <= 30 and slow.request_counts.failed == 0
+    assert 0 < refused <= 30
 
 
 @on_uvloop
