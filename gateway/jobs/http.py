@@ -119,8 +119,10 @@ class JobsApi:
         return desk.later(visit, lambda reply: batches.list(visit))
 
     def _for_jobs(self, visit: Visit, method: str, id_: str, word: str) -> Verdict:
-        one = self._requests.cancel if method == "DELETE" else self._requests.get
-        return self._desk.later(visit, lambda reply: one(visit, id_))
+        jobs, later = self._requests, self._desk.later
+        if method == "DELETE":
+            return later(visit, lambda reply: jobs.cancel(visit, id_))
+        return later(visit, lambda reply: jobs.get(visit, id_, reply))
 
     def wants(self, head: RequestHead, key: Key) -> bool:
         """Whether this routed request is to be answered later; raises BadRequest where its head forbids that."""

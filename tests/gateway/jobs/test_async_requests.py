@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,51 @@ def test_an_answer_that_is_no_json_comes_as_a_string(tmp_path: Path, body: bytes
             assert job["error"] == {"code": "upstream_failed", "message": "it broke"}
 
     run(tmp_path, test)
+
+
+def test_large_responses_are_read_a_few_at_a_time_and_as_fast_as_they_are_taken(tmp_path: Path) -> None:
+    """Many connections that asked for one large response and read nothing held one copy each."""
+    large = b'"' + b"x" * (24 << 20) + b'"'
+
+    async def test(api: Api) -> None:
+        async with api.client() as client, api.client() as bobs:
+            said = await ask(client, "Idempotency-Key: k")
+            where, now = said.named["location"], time.time()
+            (claim,) = await api.store.claim("w", 9, now + 60, now)
+            await api.store.finish(claim, Result(200, large), now)
+            assert (await client.get(where, f"x-api-key: {ALICE}")).json()["response"]["body"] == "x" * (24 << 20)
+            asked = [api.client() for _ in range(6)]
+            for one in asked:
+                await one.__aenter__()
+                one.send(f"GET {where} HTTP/1.1\r\nhost: a\r\nx-api-key: {ALICE}\r\n\r\n".encode())
+            before = [await begun(one) for one in asked]
+            assert sum(before) == 2
+            for replay in (await ask(client, "Idempotency-Key: k"), await deleted(client, where)):
+                assert replay.json()["response"] is None and replay.json()["response_omitted"] is True
+            assert (await bobs.get(where, f"x-api-key: {BOB}")).status == 404
+            for one, has_begun in zip(asked, before, strict=True):
+                if has_begun:
+                    await one.__aexit__(None, None, None)
+            for one, has_begun in zip(asked, before, strict=True):
+                if not has_begun:
+                    assert len((await one.answer()).body) > len(large)
+                    await one.__aexit__(None, None, None)
+
+    run(tmp_path, test)
+
+
+async def begun(client: Client) -> bool:
+    """Whether an answer has begun to come, without reading more of it than its buffer takes."""
+    try:
+        async with asyncio.timeout(0.3):
+            return bool(await client.reader.read(1))
+    except TimeoutError:
+        return False
+
+
+async def deleted(client: Client, where: str) -> Answer:
+    client.send(f"DELETE {where} HTTP/1.1\r\nhost: a\r\nx-api-key: {ALICE}\r\n\r\n".encode())
+    return await client.answer()
 
 
 def test_an_idempotency_key_gives_the_first_job_again_to_its_tenant(tmp_path: Path) -> None:
