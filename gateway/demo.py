@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=_positive, metavar="N", help="stop by itself after N seconds of traffic")
     parser.add_argument("--rate", type=_positive, default=RATE, metavar="R",
                         help="requests a second (default %(default)g)")  # fmt: skip
-    parser.add_argument("--pick", default="prefix_affinity", metavar="POLICY",
+    parser.add_argument("--pick", default="predicted_latency", metavar="POLICY",
                         help="who gets a request (default %(default)s); try round_robin beside it")  # fmt: skip
 
 
