@@ -46,11 +46,12 @@ from policies.admission.room import WaitingRoom
 from policies.admission.shares import GREEDY, LEFT, Shares
 
 ASKED = 4  # how many could not go before no more are asked
+EVERY = 0.01  # seconds between two times at which those are asked that give way to others
 HOLD = 10.0  # seconds: no policy holds a request longer for a better choice
 FEW = 200  # streams that have ended before a predictor is trusted to know what an endpoint carries
 # What is ahead must drain in this share of the time that is left: how fast it drains is only known roughly, and those
 # that are served at the last moment are late as soon as anything is slower than it was.
-PATIENCE = 0.35
+PATIENCE = 0.6
 
 
 class Guest(Protocol):
@@ -87,6 +88,15 @@ class Filling(Protocol):
     @property
     def look(self) -> Look | None:
         """What the last one that was asked could have."""
+
+    def came(self, request: Request, now: float) -> None:
+        """A request that is no filler has come."""
+
+    def cleared(self, decision: Decision, fleet: Fleet) -> Decision:
+        """The decision for one that is no filler, with what is predicted once filler has given way there."""
+
+    def there(self, row: int) -> float:
+        """How many requests of it are on an endpoint."""
 
     def open_rows(self, request: Request, snapshot: Snapshot, now: float, aborted: int = 0) -> Snapshot | None:
         """The snapshot without the endpoints that this request may not go to now; None: nowhere now."""
@@ -133,6 +143,7 @@ class Desk(Generic[G]):
         self._inflight: dict[str, int] = {}
         self._all = 0
         self._changed = False
+        self._asked_at, self._may_be_asked = -math.inf, 0  # when those that give way were asked, and how many more are
         rules = list(rules)
         self.room: WaitingRoom[G] = WaitingRoom(rules, self.shares)
         self.reconfigure(pick, rules, limit, filler)
@@ -157,10 +168,12 @@ class Desk(Generic[G]):
     def offer(self, guest: G, request: Request, now: float) -> Reservation | Waiting[G]:
         """A request has come, or comes back for a further try. Raises Refused and NoEndpoint."""
         self.asked.charge(request.tenant, cost(request), now)
+        if self.filler is not None and not request.filler and not guest.avoid:
+            self.filler.came(request, now)
         if len(self.room) and not guest.avoid:
             waiting = Waiting(guest, request, now, math.inf)
             waiting.behind = self._gives_way(request, now)
-            if self.room.blocks(waiting):
+            if self.room.blocks(waiting) or not self._may_ask(waiting, now):
                 return self._wait(waiting, self._patience(guest, request, now)._replace(lacks=TURN))
         found = self.route(guest, request, now)
         return found if isinstance(found, Reservation) else self._wait(Waiting(guest, request, now, math.inf), found)
@@ -186,15 +199,26 @@ class Desk(Generic[G]):
             verdict = self.judge.without_first(request, decision, predictor)
         else:
             there = fleet.requests.item(decision.row)
-            verdict = self.judge.judge(request, decision, predictor, there, now, gives_way)
-            if verdict.goes and request.tpot_slo > 0.0 and there >= self.adaptive.limit(decision.row):
-                verdict = self.judge.patience(request, predictor, now)._replace(lacks=ROOM)
+            verdict = self._judged(request, decision, there, now, gives_way)
+            if not verdict.goes and self.filler is not None and self.filler.there(decision.row):
+                # What makes it too slow gives way as soon as it has come.
+                there -= self.filler.there(decision.row)
+                cleared = self.filler.cleared(decision, fleet)
+                verdict = self._judged(request, cleared, there, now, gives_way)
         if not verdict.goes:
             return verdict
         guest.chosen(decision, snapshot)
         reservation = fleet.reserve(decision, request, now)
         self._admitted(guest, reservation, request, now, gives_way)
         return reservation
+
+    def _judged(self, request: Request, decision: Decision, there: float, now: float, gives_way: bool) -> Verdict:
+        """Whether it goes where so many are; as the judge says, and not beyond what is known to fit there."""
+        predictor = self.fleet.predictor
+        verdict = self.judge.judge(request, decision, predictor, there, now, gives_way)
+        if verdict.goes and request.tpot_slo > 0.0 and there >= self.adaptive.limit(decision.row):
+            return self.judge.patience(request, predictor, now)._replace(lacks=ROOM)
+        return verdict
 
     def _look(self, guest: G, request: Request, now: float, gives_way: bool) -> Snapshot | None:
         """Who may be chosen; None where all are full. Raises NoEndpoint."""
@@ -321,16 +345,23 @@ class Desk(Generic[G]):
             for line in self.room.lines(now):
                 failed: list[Waiting[G]] = []
                 while len(failed) < ASKED and (first := line.pop()) is not None:
-                    if not self._ask(first, now, calls):
+                    if not self._may_ask(first, now) or not self._ask(first, now, calls):
                         failed.append(first)
-                        if first.behind:  # where one of these has no room, the next one has none
-                            break
                 for waiting in reversed(failed):
                     self.room.put_back(waiting)
                 if len(line) > line.held:
                     break
         for guest, reservation, error in calls:  # last, since who is called may do anything
             guest.called(reservation, error)
+
+    def _may_ask(self, waiting: Waiting[G], now: float) -> bool:
+        """What fills what others leave is asked less often, some each time: to find out where it may go costs more."""
+        if not (waiting.behind or waiting.request.filler):
+            return True
+        if now - self._asked_at >= EVERY:
+            self._asked_at, self._may_be_asked = now, ASKED
+        self._may_be_asked -= 1
+        return self._may_be_asked >= 0
 
     def _ask(self, waiting: Waiting[G], now: float,
              calls: list[tuple[G, Reservation | None, HeadwayError | None]]) -> bool:  # fmt: skip
@@ -342,6 +373,7 @@ class Desk(Generic[G]):
             calls.append((waiting.item, None, error))
             return True
         if isinstance(found, Reservation):
+            self._may_be_asked += 1
             self.room.leave(waiting)
             calls.append((waiting.item, found, None))
             return True

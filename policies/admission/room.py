@@ -269,8 +269,6 @@ class WaitingRoom(Generic[T]):
         now, own = waiting.since, self._line(waiting.request.klass)
         if len(own.order) > own.held and not own.order.leads(waiting):
             return True
-        if waiting.behind and len(own.behind):
-            return True
         rank = _rank(own, now)
         return any(len(line) > line.held and line is not own and _rank(line, now) > rank for line in self._ranked)
 

@@ -175,7 +175,7 @@ def test_who_comes_when_the_queue_ahead_cannot_drain_in_time_is_refused_at_once(
         for number in range(100):
             must_wait(desk, Caller(f"{number}"), ask(arrived=4.0, ttft_slo=1.0), 4.0)
             taken += 1
-    assert 2 <= taken <= 5  # of those that could be served before it would be late, a part
+    assert 4 <= taken <= 8  # of those that could be served before it would be late, a part
     assert caught.value.reason == "slo" and caught.value.retry_after is not None
 
 
@@ -395,8 +395,9 @@ def test_what_a_tenant_asks_for_beyond_its_share_fills_what_the_others_leave_and
     assert greedy.behind
     assert isinstance(desk.offer(Caller("b"), ask(tenant="b", arrived=20.0), 20.0), Reservation)
     asked = tap.log.count("asked 1")
-    must_wait(desk, Caller("greedy 2"), ask(tenant="greedy", arrived=20.0), 20.0)
-    assert tap.log.count("asked 1") == asked  # where one has no room the next one has none
+    for number in range(20):
+        must_wait(desk, Caller(f"greedy {number}"), ask(tenant="greedy", arrived=20.0), 20.0)
+    assert tap.log.count("asked 1") <= asked + ASKED  # to find out where they may go costs more
     tap.open = True
     assert desk.changed()
     desk.serve(20.1)
