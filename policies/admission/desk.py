@@ -310,7 +310,11 @@ class Desk(Generic[G]):
         is_refused = rule.late == "refuse" and not rule.filler and waiting.asks_at == math.inf
         if is_refused and self.room.delay(waiting) > PATIENCE * (waiting.until - now):
             raise self._refusal(waiting, now)
-        self.room.enter(waiting)
+        try:
+            self.room.enter(waiting)
+        except Refused as error:
+            error.grounds = grounds_of(waiting, self.room, self.fleet.pool, self.judge.margin.share, now)
+            raise
         return waiting
 
     def _refusal(self, waiting: Waiting[G], now: float, hopeless: bool = False) -> Refused:
