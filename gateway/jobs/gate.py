@@ -70,7 +70,8 @@ class Gate:
 
     def passed(self) -> None:
         """One that tried was let through."""
-        self._width = self._width * 2.0 if self._width * 2.0 < WIDE else inf
+        if not self.closed_for():  # else it had entered before the gate was closed: it tells nothing new
+            self._width = self._width * 2.0 if self._width * 2.0 < WIDE else inf
         self.left()
 
     def close(self, asked: float = nan, is_own: bool = True) -> None:

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Coroutine
 from random import Random
 
-import pytest
-
 from gateway.jobs.execute import Again
 from gateway.jobs.gate import IN_A_ROW, Gate
 from gateway.jobs.gates import Gates
@@ -84,6 +82,18 @@ async def test_those_sent_before_the_no_count_once() -> None:
         one.close()
         one.left()
     assert asked == [1]
+
+
+async def test_those_let_in_before_the_no_do_not_open_it_again() -> None:
+    one = gate(pause=60.0)
+    await within(one, 50)
+    one.close()
+    for _ in range(50):
+        one.passed()
+    assert not one.is_open
+    tasks = await within(one, 1)
+    assert entered(tasks) == 0
+    await end(tasks)
 
 
 async def test_who_goes_away_while_waiting_takes_no_place() -> None:
