@@ -24,7 +24,7 @@ from gateway.config.types import Key
 from gateway.core.errors import BadRequest
 from gateway.core.types import Request
 from gateway.intake import Intake
-from gateway.jobs.base import Store
+from gateway.jobs.base import Store, StoreUnavailable
 from gateway.jobs.model import Batch, Item, LineError
 from gateway.wire.head import RequestHead
 
@@ -153,6 +153,7 @@ class Validator:
         self._owner = owner
         self._intake = intake
         self._longest = longest
+        self._turns = 0
 
     async def next(self) -> bool:
         """Validate the oldest batch that waits for it; False if none does."""
@@ -166,13 +167,19 @@ class Validator:
             await self._store.fail(batch.id, [error], time.time())
             return True
         lines = Lines(batch, key, intake, self._longest())
-        if await self._read(batch, lines):
-            await self._decide(batch, lines)
+        try:
+            if await self._read(batch, lines):
+                await self._decide(batch, lines)
+        except StoreUnavailable:
+            raise
+        except Exception:  # a bug of ours: go on as somebody else, or the store would give us this batch again
+            self._turns += 1
+            raise
         return True
 
     async def _claim(self) -> Batch | None:
         at = time.time()
-        return await self._store.claim_validation(self._owner, at + self.LEASE, at)
+        return await self._store.claim_validation(f"{self._owner}-{self._turns}", at + self.LEASE, at)
 
     async def _read(self, batch: Batch, lines: Lines) -> bool:
         """Judge all lines. False: the batch is no longer ours to judge."""

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.ask import Ask
 from gateway.core.lengths import Lengths
 from gateway.fields import digest
 from gateway.intake import Intake
 from gateway.jobs import validate
 from gateway.jobs.model import Batch, Item
-from gateway.jobs.validate import Lines, Splitter, count_inputs, prefix_key
+from gateway.jobs.sqlite import SqliteStore
+from gateway.jobs.validate import Lines, Splitter, Validator, count_inputs, prefix_key
+from gateway.wire.head import RequestHead
 from tests.support.jobs_api import POOR, lines, said, settings
 
 CHAT = "/v1/chat/completions"
@@ -168,3 +173,28 @@ def test_sorting_by_key_brings_shared_prefixes_together() -> None:
     prompts = [start + f"question {q}".encode() * 30 for q in range(6) for start in starts]
     order = [starts.index(prompt[: len(starts[0])]) for prompt in sorted(prompts, key=prefix_key)]
     assert sum(1 for one, other in pairwise(order) if one != other) == len(starts) - 1
+
+
+async def test_a_batch_that_a_bug_stops_does_not_stand_before_all_others(tmp_path: Path) -> None:
+    """The store gives a batch again to who holds it: the validator asked for the next one and got the same."""
+    store = SqliteStore(str(tmp_path / "jobs.db"))
+    now, made = time.time(), []
+    for text in ("bad", "good"):
+        writer = await store.new_file("alice", "in.jsonl", "batch", now)
+        await writer.write(lines(said(text)))
+        file = await writer.finish(now)
+        made.append((await store.create_batch("alice", "async", file.id, CHAT, "24h", now + 3600.0, now,
+                                              key_digest=digest(b"sk-alice")))[0].id)  # fmt: skip
+
+    class Buggy(Intake):
+        def of_job(self, head: RequestHead, body: bytes, *rest: Any) -> Ask:
+            if b"bad" in body:
+                raise KeyError("a bug")
+            return super().of_job(head, body, *rest)
+
+    validator = Validator(store, "v", lambda: Buggy(settings(), lambda name: Lengths()), lambda: 1 << 20)
+    with pytest.raises(KeyError):
+        await validator.next()
+    assert await validator.next()
+    assert [(await store.batch("alice", id_)).status for id_ in made] == ["validating", "in_progress"]
+    await store.close()
