@@ -29,6 +29,16 @@ class Tap:
 
     def __init__(self) -> None:
         self.open, self.log, self.running = True, list[str](), list[Reservation]()
+        self.look = None
+
+    def came(self, request: Request, now: float) -> None:
+        self.log.append("came")
+
+    def cleared(self, decision: Decision, fleet: Fleet) -> Decision:
+        return decision
+
+    def there(self, row: int) -> float:
+        return 0.0
 
     def open_rows(self, request: Request, snapshot: Snapshot, now: float, aborted: int = 0) -> Snapshot | None:
         self.log.append(f"asked {aborted}")
