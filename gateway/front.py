@@ -180,9 +180,10 @@ class Front:
 
     # --- work that is done later ---------------------------------------------------------------------------------
 
-    def key_of(self, made: bytes | None) -> Key | None:
-        """The key with this digest; None where it has been taken away."""
-        return self.intake.key_of(made)
+    def key_of(self, made: bytes | None, tenant: str) -> Key | None:
+        """The tenant's key with this digest, another of its keys where that was taken away; None: it has none left."""
+        key = self.intake.key_of(made)
+        return key if key is not None and key.tenant == tenant else self.intake.standing_in(tenant)
 
     async def perform(self, path: str, body: bytes, fields: tuple[tuple[bytes, bytes], ...], key: Key, klass: str,
                       request_id: str, deadline: float, reply: Collected, sent: Callable[[], None],

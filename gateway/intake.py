@@ -9,6 +9,7 @@ Left to others: bytes in and out (`front`), what each field means (`fields`), wh
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 import time
 from collections.abc import Callable
@@ -60,6 +61,8 @@ class Intake:
         self.paths = Paths(config.paths)
         self.names = ModelNames(config.models)
         self._keys = {key.digest: key for key in config.keys}
+        by_limits = sorted(config.keys, key=lambda key: key.limits is not None)
+        self._of_tenant = {key.tenant: key for key in by_limits}  # one with limits, where there is one
         self._forwarder = Forwarder(config.trusted_proxies)
         self._usual: dict[tuple[bytes, str], TrafficClass] = {}  # of who asks for no class, by key and model
 
@@ -78,6 +81,11 @@ class Intake:
     def key_of(self, made: bytes | None) -> Key | None:
         """The key with this digest; None where there is no such key any more."""
         return self._keys.get(made or b"") if self._keys else ANYONE
+
+    def standing_in(self, tenant: str) -> Key | None:
+        """A key of this tenant's, for work whose own key has been taken away since: its limits go on to hold."""
+        key = self._of_tenant.get(tenant)
+        return dataclasses.replace(key, models=None) if key is not None else None
 
     def screen(self, head: RequestHead) -> Screened | None:
         """None where this is no inference path; raises what the head alone is refused for."""

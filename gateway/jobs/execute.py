@@ -69,7 +69,7 @@ End = Done | Again | GaveWay
 class Performer(Protocol):
     """Sends a job's request on its way (the front does)."""
 
-    def key_of(self, digest: bytes | None) -> Key | None: ...
+    def key_of(self, digest: bytes | None, tenant: str) -> Key | None: ...
 
     async def perform(self, path: str, body: bytes, fields: tuple[tuple[bytes, bytes], ...], key: Key, klass: str,
                       request_id: str, deadline: float, reply: Collected, sent: Callable[[], None],
@@ -97,7 +97,7 @@ class Execution(Executor):
         """Run it as a request of this class; `sent` is called with its turn. A cancel ends it upstream at once."""
         performer = self._performer()
         # What was accepted is done, also where its key has been taken away since, or runs as a better class in the end.
-        key = performer.key_of(claim.key_digest) or Key(b"", claim.tenant)
+        key = performer.key_of(claim.key_digest, claim.tenant) or Key(b"", claim.tenant)
         key = dataclasses.replace(key, classes=None)
         left = claim.deadline - time.time()
         deadline = time.monotonic() + left if isfinite(left) else nan

@@ -31,7 +31,7 @@ class Performer:
         self.key = key
         self.seen: tuple[object, ...] = ()
 
-    def key_of(self, digest: bytes | None) -> Key | None:
+    def key_of(self, digest: bytes | None, tenant: str) -> Key | None:
         return self.key
 
     async def perform(self, path: str, body: bytes, fields: tuple[tuple[bytes, bytes], ...], key: Key, klass: str,
