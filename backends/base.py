@@ -59,8 +59,17 @@ class Backend:
     """Whether it knows `stream_options.include_usage`."""
     orca_header: ClassVar[str | None] = None
     """The value of the request header `endpoint-load-metrics-format` that asks it for a load report."""
+    unsaid_priority: ClassVar[int | None] = None
+    """The `priority` of a request that names none; None: it is worth saying always."""
     errs_in_ok_body: ClassVar[bool] = False
     """Whether a 200 can be an error, so that `in_body_error` has to be asked."""
+
+    def priority(self, own: int, highest: int) -> int | None:
+        """What to say as `priority` for a class of priority `own` among others up to `highest` (ours: higher first).
+
+        None: it knows no priorities.
+        """
+        return None
 
     def metrics_url(self, endpoint: Endpoint) -> str | None:
         """Where this endpoint's metrics are; None if it has none."""

@@ -38,6 +38,9 @@ class SGLang(Backend):
     errors = ((503, r"queue is full|aborted by a higher priority", Meaning.SATURATED),)
     injects_usage = True
 
+    def priority(self, own: int, highest: int) -> int:
+        return own  # the higher, the earlier; one that says nothing comes last
+
     def load(self, samples: Samples, now: float) -> Load:
         capacity = _once_per_rank(samples, _CAPACITY) if samples.has(_CAPACITY) else UNKNOWN
         if capacity == 0.0:

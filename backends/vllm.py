@@ -44,6 +44,10 @@ class VLLM(Backend):
     )
     injects_usage = True
     orca_header = "JSON"
+    unsaid_priority = 0
+
+    def priority(self, own: int, highest: int) -> int:
+        return highest - own  # the lower, the earlier
 
     def load(self, samples: Samples, now: float) -> Load:
         # The old engine's swapped requests wait for memory: they are queued, whatever it calls them.

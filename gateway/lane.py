@@ -25,6 +25,7 @@ from gateway.core.predictor import Predictor
 from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN, Outcome, Request
 from gateway.decisions import DecisionRing
+from gateway.peek import rewrite
 from gateway.relay import Relay
 from gateway.wire.pool import EndpointPool
 from policies.admission.base import ClassRule
@@ -112,6 +113,7 @@ class Lane:
     def admit_by(self, rules: Iterable[ClassRule], filler: Filling | None) -> None:
         """How its classes wait, and what decides how much filler there may be (None: filler goes like the others)."""
         self._rules, self._filler = tuple(rules), filler
+        self._priorities = {rule.name: rule.priority for rule in self._rules}
         self.desk.reconfigure(self.policy.pick, self._rules, self.config.max_concurrency, filler)
         self.admission.changed()
 
@@ -119,6 +121,13 @@ class Lane:
     def filler(self) -> Filling | None:
         """What decides how much filler there may be."""
         return self._filler
+
+    def with_priority(self, body: bytes, klass: str, backend: Backend) -> bytes:
+        """A JSON body that tells an engine which schedules by priority how urgent it is, whatever its client said."""
+        told = backend.priority(self._priorities[klass], max(self._priorities.values()))
+        if told is None or (told == backend.unsaid_priority and b'"priority"' not in body):
+            return body
+        return rewrite(body, {"priority": told})
 
     def visit(self, facts: Facts, decisions: DecisionRing) -> Visit:
         """A request comes to the desk."""

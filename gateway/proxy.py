@@ -240,6 +240,8 @@ class Proxy:
         body, report = ask.body, b""
         if ask.inject_usage is not None and lane.config.usage == "inject" and backend.injects_usage:
             body = ask.inject_usage(body)
+        if lane.config.priority and body[:1] == b"{":  # (a form has no room for it)
+            body = lane.with_priority(body, ask.request.klass, backend)
         if backend.orca_header is not None and not ask.request.stream:
             report = b"endpoint-load-metrics-format: %b\r\n" % backend.orca_header.encode()
         head = b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%b%b%bcontent-length: %d\r\n\r\n" % (

@@ -37,7 +37,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
 # Rooms whose concrete classes only the wiring may name. The rest of gateway/ sees their socket and their registry.
 ROOMS = ("policies.routing", "policies.admission", "policies.picking", "backends", "gateway.discovery")
 OPEN_IN_A_ROOM = ("base", "samples", "desk")
-WIRING = ("gateway.app",)
+WIRING = ("gateway.app", "gateway.pools")
 # The simulated server is a program that `headway sim` and `headway demo` start: imported when asked for, not before.
 # Its table of profiles is also what a predictor may start from, read when a pool names one.
 LAZY_ONLY = {"backends.sim": ("gateway.cli", "gateway.demo", "gateway.priors"), "loadtest.lab": ("gateway.cli",)}

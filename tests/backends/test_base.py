@@ -108,3 +108,10 @@ def test_a_figure_outside_its_range_is_not_believed():
     assert samples.bad == 1
     with pytest.raises(ScrapeError, match="requests"):
         backend.load(Samples(page.replace(b"waiting 1", b"waiting 1e9"), backend.wanted), 0.0)
+
+
+@pytest.mark.parametrize(("engine", "people", "filler"), [("vllm", 0, 10), ("sglang", 10, 0), ("http", None, None)])
+def test_a_priority_is_said_in_the_engine_s_own_direction(engine, people, filler):
+    backend = create(engine)
+    assert (backend.priority(10, 10), backend.priority(0, 10)) == (people, filler)
+    assert backend.unsaid_priority is None or backend.unsaid_priority == people

@@ -205,7 +205,7 @@ async def test_who_is_held_at_a_pool_that_is_taken_away_goes_to_the_fallback_or_
             slow.gate.set()
             assert (await first.answer()).status == 200
             await gateway.settled(3)
-            assert not gateway.gateway._retired or not gateway.gateway._retired[0].fleet.ours.any()
+            assert not gateway.gateway._pools.retired or not gateway.gateway._pools.retired[0].fleet.ours.any()
 
 
 @on_uvloop

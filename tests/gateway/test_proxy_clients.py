@@ -1,6 +1,7 @@
 """Clients that leave in every phase, wait for room, or come all at once; and what their requests become upstream."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 
 import pytest
@@ -325,3 +326,17 @@ async def test_who_comes_later_goes_behind_those_who_wait() -> None:
             third.send(post(chat(user="third")))
             await until(lambda: busy.posts == 3, "both requests at their endpoint")
             assert [b'"second"' in request.body for request in busy.requests[1:]] == [True, False]
+
+
+@on_uvloop
+async def test_engines_that_schedule_by_priority_are_told_it_and_clients_cannot_say_it_themselves() -> None:
+    async with Upstream() as up:
+        made = config(pool([up], engine="vllm", priority=True))
+        async with Running(made) as gateway, gateway.client() as client:
+            own = {"priority": -9}
+            for klass, said, told in (("interactive", {}, None), ("interactive", own, 0), ("async", {}, 10),
+                                      ("async", own, 10)):  # fmt: skip
+                line = f"x-headway-class: {klass}"
+                assert (await client.ask("/v1/chat/completions", chat(**said), line)).status == 200
+                got = json.loads(up.requests[-1].body)
+                assert got.pop("priority", None) == told and got == json.loads(chat())
