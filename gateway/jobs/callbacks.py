@@ -12,6 +12,9 @@ The body is one event as OpenAI's webhooks have them, `{"id", "object": "event",
 `{id}.{timestamp}.{body}`. Its key is the secret's bytes; of a secret `whsec_…` what its Base64 stands for. The id stays
 the same when a call is repeated: a receiver can tell.
 
+A host that does not answer is asked by one call in a while, and the others to it count as failed meanwhile: one
+client's dead receiver keeps nobody else waiting for the places that it would fill with time-outs.
+
 Left to others: which URL a client may give (`wishes`), keeping what is due (`Store.due_callbacks`).
 """
 
@@ -40,11 +43,14 @@ from gateway import VERSION
 from gateway.config.types import Jobs
 from gateway.jobs.base import Store, StoreUnavailable
 from gateway.jobs.insist import Insistence
-from gateway.jobs.model import Call, Job
+from gateway.jobs.model import Job
 from gateway.jobs.objects import job_object
 from gateway.jobs.wishes import host_of, is_listed
 
 AT_ONCE = 8
+AT_A_TIME = 2  # taken from the store: with each comes its response, which may be large
+CLOSED, LONGEST_CLOSED = 2.0, 60.0  # seconds that a host is left alone which did not answer, longer each time
+HOSTS = 1000  # that do not answer: more are not remembered
 POLL = 1.0  # seconds between looks for calls that are due
 TIMEOUT = aiohttp.ClientTimeout(total=15.0, connect=5.0)
 LEASE = 60.0  # seconds for which a call is nobody else's
@@ -59,6 +65,26 @@ class Forbidden(OSError):
     """This host may not be called, or not at this address."""
 
 
+class _Silence:
+    """A host that did not answer: closed for a while, then open for one."""
+
+    __slots__ = ("_misses", "_until")
+
+    def __init__(self) -> None:
+        self._misses = 0
+        self._until = 0.0
+
+    def may_try(self, now: float) -> bool:
+        if now < self._until:
+            return False
+        self._until = now + LONGEST_CLOSED  # for others, until this one knows
+        return True
+
+    def missed(self, now: float) -> None:
+        self._until = now + min(LONGEST_CLOSED, CLOSED * 2.0 ** min(self._misses, 10))
+        self._misses += 1
+
+
 class Callbacks:
     """One per process. `rules` gives the configuration in use."""
 
@@ -70,6 +96,8 @@ class Callbacks:
         self._loop: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
         self._news = asyncio.Event()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._silent: dict[str, _Silence] = {}
         self.told: Counter[str] = Counter()  # how calls went: delivered, failed, forbidden, given_up
 
     def start(self) -> None:
@@ -84,6 +112,9 @@ class Callbacks:
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 
@@ -91,47 +122,71 @@ class Callbacks:
         while True:
             try:
                 self._news.clear()
-                at = time.time()
-                calls = await self._insist.on(lambda: self._store.due_callbacks(AT_ONCE, at + LEASE, at))  # noqa: B023
-                await asyncio.gather(*(self._call(call) for call in calls))
-                if not calls:
+                wanted = min(AT_A_TIME, AT_ONCE - len(self._calls))
+                if wanted == 0 or await self._begin(wanted) < wanted:
                     await self._rest()
-            except Exception as error:  # a bug of ours: callbacks go on, and the log has the trace
-                context = {"message": "calling back failed", "exception": error}
-                asyncio.get_running_loop().call_exception_handler(context)
+            except Exception as error:
+                _report(error)
                 await asyncio.sleep(POLL)
+
+    async def _begin(self, wanted: int) -> int:
+        """Begin calls that are due; how many."""
+        at = time.time()
+        calls = await self._insist.on(lambda: self._store.due_callbacks(wanted, at + LEASE, at))
+        for call in calls:
+            job = call.job
+            begun = asyncio.get_running_loop().create_task(
+                self._call(job.id, job.callback or "", call.tries, event(job))
+            )
+            self._calls.add(begun)
+            begun.add_done_callback(self._over)
+        return len(calls)
+
+    def _over(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        self._news.set()  # there is a place for another
+        if not call.cancelled() and (error := call.exception()) is not None:
+            _report(error)
 
     async def _rest(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(POLL):
                 await self._news.wait()
 
-    async def _call(self, call: Call) -> None:
-        how = await self._deliver(call.job)
-        if how == "failed" and call.tries + 1 >= TRIES:
+    async def _call(self, job_id: str, url: str, tries: int, body: bytes) -> None:
+        how = await self._deliver(job_id, url, body)
+        if how == "failed" and tries + 1 >= TRIES:
             how = "given_up"
         self.told[how] += 1
-        again = time.time() + self._pause(call.tries) if how == "failed" else None
+        again = time.time() + self._pause(tries) if how == "failed" else None
         try:
-            await self._store.called(call.job.id, again)
+            await self._store.called(job_id, again)
         except StoreUnavailable:  # it is due again when its lease has ended: called twice rather than not at all
             self.told["repeated"] += 1
 
     def _pause(self, tries: int) -> float:
         return min(LONGEST, FIRST * 2.0**tries) * self._random.uniform(1.0 - SPREAD, 1.0 + SPREAD)
 
-    async def _deliver(self, job: Job) -> str:
-        url, rules = job.callback or "", self._rules()
+    async def _deliver(self, job_id: str, url: str, body: bytes) -> str:
+        rules = self._rules()
         host = host_of(url)
         if host is None or not is_listed(host, rules.callbacks):
             return "forbidden"
-        body = event(job)
-        headers = headers_of(job.id, body, rules, int(time.time()))
+        silent = self._silent.get(host)
+        if silent is not None and not silent.may_try(time.monotonic()):
+            return "failed"
+        headers = headers_of(job_id, body, rules, int(time.time()))
         try:
             async with self._client().post(url, data=body, headers=headers, allow_redirects=False) as answer:
                 status = answer.status
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            return "forbidden" if isinstance(error.__cause__, Forbidden) else "failed"
+            if isinstance(error.__cause__, Forbidden):
+                return "forbidden"
+            if len(self._silent) >= HOSTS:
+                self._silent.clear()
+            self._silent.setdefault(host, _Silence()).missed(time.monotonic())
+            return "failed"
+        self._silent.pop(host, None)
         if status == 410:
             return "given_up"
         return "delivered" if 200 <= status < 300 else "failed"
@@ -165,6 +220,12 @@ class _Checked(AbstractResolver):
 
     async def close(self) -> None:
         pass
+
+
+def _report(error: BaseException) -> None:
+    """A bug of ours: callbacks go on, and the log has the trace."""
+    context = {"message": "calling back failed", "exception": error}
+    asyncio.get_running_loop().call_exception_handler(context)
 
 
 def is_internal(address: str) -> bool:

@@ -195,6 +195,27 @@ async def test_a_receiver_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPa
     assert caller.told == {"failed": 1}
 
 
+async def test_a_receiver_that_says_nothing_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty calls to it, eight at a time, were five time-outs for whoever stood behind them."""
+    monkeypatch.setattr(module, "TIMEOUT", ClientTimeout(total=0.3))
+    asked = 0
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(5)
+
+    silent = await asyncio.start_server(take, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    async with Receiver() as receiver:
+        due = Due(*(job(f"http://127.0.0.1:{port}/") for _ in range(40)),
+                  job(f"http://localhost:{receiver.port}/"))  # fmt: skip
+        caller = await called(due, rules("127.0.0.1", "localhost"), lambda: len(due.said) == 41)
+    silent.close()
+    assert caller.told == {"failed": 40, "delivered": 1}
+    assert len(receiver.got) == 1 and asked <= module.AT_ONCE + 1
+
+
 @pytest.mark.parametrize(("address", "internal"), [
     ("127.0.0.1", True), ("0.0.0.0", True), ("10.1.2.3", True), ("172.16.0.1", True), ("192.168.1.1", True),
     ("169.254.169.254", True), ("100.64.0.1", True), ("224.0.0.1", True), ("255.255.255.255", True), ("::1", True),
