@@ -25,6 +25,7 @@ LEAST = 5.0  # seconds of work before anything is said of its speed
 NINE_OF_TEN = 1.645  # standard deviations, to either side
 WIDEST = 1.5  # of the logarithm: a factor of twelve to either side
 FOLLOW = 0.1
+DRIFT = 0.04  # share by which the speed of later may be another one, whatever was seen
 
 
 class Speed(NamedTuple):
@@ -67,13 +68,15 @@ class Pace:
         self._seen = inf
 
     def ended(self, at: float, took: float) -> None:
-        self._slot(at).count += 1
+        if self._seen < inf:  # else its time was not counted either
+            self._slot(at).count += 1
         self.took = took if self.took != self.took else self.took + FOLLOW * (took - self.took)
 
     def speed(self, at: float) -> Speed | None:
         """None while nothing has ended of late."""
         slots = [slot for slot in self._slots if slot.at > at - SLOT * SLOTS]
-        busy, counted = sum(slot.busy for slot in slots), sum(slot.count for slot in slots)
+        since = min(max(0.0, at - self._seen), 2.0)  # not said to be busy yet
+        busy, counted = since + sum(slot.busy for slot in slots), sum(slot.count for slot in slots)
         if busy < LEAST or not counted:
             return None
         whole = [slot.count * SLOT / slot.busy for slot in slots if slot.busy >= SLOT / 2.0]
@@ -136,6 +139,6 @@ class Etas:
 def interval(at: float, ahead: int, speed: Speed) -> Eta:
     """When `ahead` pieces of work will have ended."""
     seconds = ahead / speed.rate
-    spread = sqrt(speed.dispersion * (1.0 / speed.counted + 1.0 / max(1, ahead)))
+    spread = sqrt(DRIFT**2 + speed.dispersion * (1.0 / speed.counted + 1.0 / max(1, ahead)))
     factor = exp(min(WIDEST, spread) * NINE_OF_TEN)
     return Eta(at + seconds, at + seconds / factor, at + seconds * factor, ahead)

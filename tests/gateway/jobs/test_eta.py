@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import exp, inf
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.jobs.eta import Etas, Pace, Speed, interval
+from gateway.jobs.eta import DRIFT, Etas, Pace, Speed, interval
 from gateway.jobs.holding import Hands
 from gateway.jobs.model import Batch, Queue, Stats
 from tests.support.shelf import Shelf
@@ -67,7 +67,8 @@ def test_the_interval_holds_nine_times_of_ten(rate: float) -> None:
         assert speed is not None
         ahead = int(rate * 200) + 1
         eta = interval(at, ahead, speed)
-        took = sum(random.expovariate(rate) for _ in range(ahead))
+        later = rate * exp(random.gauss(0.0, DRIFT))
+        took = sum(random.expovariate(later) for _ in range(ahead))
         held += eta.low <= at + took <= eta.high
     assert 0.84 <= held / trials <= 0.97
 
