@@ -35,6 +35,7 @@ FIRST = 0.02  # seconds to the model server's first token
 TOKENS = 4
 PAUSE = 0.02  # seconds that a line takes at its model server
 AT_ONCE = 6  # lines there at once
+KEPT = 30.0  # seconds that an unused connection is good for
 PATIENCE = 900.0
 LEAST = 1e-4  # seconds that are no difference
 
@@ -51,7 +52,7 @@ class People:
     lags: list[float] = field(default_factory=list)
     failed: int = 0
     phase: str = "alone"
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+    idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
 
     async def run(self) -> None:
         due, tasks = time.monotonic(), set[asyncio.Task[None]]()
@@ -64,7 +65,7 @@ class People:
             due += 1.0 / RATE
 
     async def one(self, phase: str) -> None:
-        reader, writer = self.idle.pop() if self.idle else await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await self.connection()
         messages = [{"role": "user", "content": "hi"}]
         body = json.dumps({"model": self.model, "stream": True, "messages": messages}).encode()
         head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-bench: %d 1000 %g\r\n" % (TOKENS, FIRST)
@@ -80,7 +81,16 @@ class People:
             return
         self.failed += not head.startswith(b"HTTP/1.1 200")
         self.seen.setdefault(phase, []).append(took - FIRST)
-        self.idle.append((reader, writer))
+        self.idle.append((time.monotonic(), reader, writer))
+
+    async def connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """One that was used lately, or a new one: the gateway closes those that are not used."""
+        while self.idle:
+            since, reader, writer = self.idle.pop()
+            if time.monotonic() - since < KEPT:
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection("127.0.0.1", self.port)
 
 
 @dataclass(slots=True)
