@@ -3,8 +3,9 @@
 Tokens of the backlog are prompt and output tokens of tries that came to their end, counted when they were worked on: a
 prompt at its first token, the answer evenly after it. What a try that was aborted had been given is wasted.
 
-`off`: the time without traffic, from the fifth second of each pause on; `tpot_kept`: the share of answers whose mean
-pace kept its SLO; `seconds_kept`: the share of seconds (with traffic) in which tokens came within it on average.
+`off`: the time without traffic, from the fifth second of each pause on that a burst comes after; `tpot_kept`: the
+share of answers whose mean pace kept its SLO; `seconds_kept`: the share of seconds (with traffic) in which tokens came
+within it on average.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LEAST = 0.2  # of a second's worth of gaps: a second with less than that is not 
 def mixed_figures(done: Mixed, run: Run) -> Figures:
     """Everything that tables and bars may ask of a run. Seconds, shares, tokens per second."""
     found: Figures = figures(run) if done.interactive else {}
-    begin = _begin(run, done.until)
+    begin = _begin(done, run)
     found |= _backlog(done, begin)
     if done.interactive:
         found["tpot_kept"] = _kept(run)
@@ -33,9 +34,11 @@ def mixed_figures(done: Mixed, run: Run) -> Figures:
     return found
 
 
-def _begin(run: Run, until: float) -> float:
-    """Where measuring begins: at the first measured arrival."""
-    return float(run.arrived[run.measured][0]) if run.measured.any() else until
+def _begin(done: Mixed, run: Run) -> float:
+    """Where measuring begins: at the first measured arrival; with bursts, where the cycle nearest to it does."""
+    first = float(run.arrived[run.measured][0]) if run.measured.any() else done.until
+    cycle = done.scenario.traffic.on + done.scenario.traffic.off
+    return round(first / cycle) * cycle if cycle else first
 
 
 def _attained(run: Run, until: float) -> float:
@@ -112,7 +115,10 @@ def tokens_over(done: Mixed, begin: float, aborted_too: bool = False) -> tuple[F
     traffic = done.scenario.traffic
     cycle = traffic.on + traffic.off
     within = edges[:-1] % cycle if cycle else np.zeros(len(edges) - 1)
-    return every + prompts, within >= traffic.on + SETTLE if cycle else np.zeros(len(within), np.bool_)
+    off = within >= traffic.on + SETTLE if cycle else np.zeros(len(within), np.bool_)
+    if done.until - begin > 1.5 * cycle:
+        off &= edges[:-1] < done.until - cycle  # what the next burst costs a pause is not seen of the last one
+    return every + prompts, off
 
 
 def series(done: Mixed, every: float) -> list[tuple[float, float]]:

@@ -51,16 +51,26 @@ class Bounds:
         self.arrivals = Arrivals()
         self.loop = Loop()
         self._sent: dict[Reservation, _Sent] = {}
+        self._is_told = False
         self._ttft_slo = self._tpot_slo = UNKNOWN
         self._ttft = UNKNOWN  # mean of the class's first tokens without the filler's part
 
     # --- what it learns ------------------------------------------------------------------------------------------
 
-    def taken(self, reservation: Reservation, request: Request, ledger: Ledger, now: float) -> None:
-        """One of the class was sent."""
+    def came(self, request: Request, now: float) -> None:
+        """One of the class has come. Who says so says it of each; else those that were sent count."""
+        self._is_told = True
+        self._see(request, now)
+
+    def _see(self, request: Request, now: float) -> None:
         self.arrivals.see(request.prompt_tokens, now)
         self._ttft_slo = _tightest(self._ttft_slo, request.ttft_slo)
         self._tpot_slo = _tightest(self._tpot_slo, request.tpot_slo)
+
+    def taken(self, reservation: Reservation, request: Request, ledger: Ledger, now: float) -> None:
+        """One of the class was sent."""
+        if not self._is_told:
+            self._see(request, now)
         forecast, predictor = reservation.forecast, reservation.fleet.predictor
         if forecast is None or predictor is None:
             return

@@ -92,7 +92,7 @@ class Filling(Protocol):
     def came(self, request: Request, now: float) -> None:
         """A request that is no filler has come."""
 
-    def cleared(self, decision: Decision, fleet: Fleet) -> Decision:
+    def cleared(self, decision: Decision, fleet: Fleet, now: float) -> Decision:
         """The decision for one that is no filler, with what is predicted once filler has given way there."""
 
     def there(self, row: int) -> float:
@@ -167,9 +167,10 @@ class Desk(Generic[G]):
 
     def offer(self, guest: G, request: Request, now: float) -> Reservation | Waiting[G]:
         """A request has come, or comes back for a further try. Raises Refused and NoEndpoint."""
-        self.asked.charge(request.tenant, cost(request), now)
-        if self.filler is not None and not request.filler and not guest.avoid:
-            self.filler.came(request, now)
+        if not request.filler:  # which takes nobody's share: it has what is left
+            self.asked.charge(request.tenant, cost(request), now)
+            if self.filler is not None and not guest.avoid:
+                self.filler.came(request, now)
         if len(self.room) and not guest.avoid:
             waiting = Waiting(guest, request, now, math.inf)
             waiting.behind = self._gives_way(request, now)
@@ -203,7 +204,7 @@ class Desk(Generic[G]):
             if not verdict.goes and self.filler is not None and self.filler.there(decision.row):
                 # What makes it too slow gives way as soon as it has come.
                 there -= self.filler.there(decision.row)
-                cleared = self.filler.cleared(decision, fleet)
+                cleared = self.filler.cleared(decision, fleet, now)
                 verdict = self._judged(request, cleared, there, now, gives_way)
         if not verdict.goes:
             return verdict

@@ -27,6 +27,7 @@ Sources: HyGen (2501.14808), ConServe (2410.01228): a budget of latency, not of 
 from __future__ import annotations
 
 import math
+from copy import copy
 from typing import Protocol
 
 import numpy as np
@@ -37,7 +38,7 @@ from gateway.core.fleet import Fleet
 from gateway.core.predictor import Predictor
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
-from gateway.core.types import Outcome, Request
+from gateway.core.types import Decision, Forecast, Outcome, Request
 from policies.admission.arrivals import chance_of_more
 from policies.admission.bounds import Bounds
 from policies.admission.closed import Look
@@ -87,6 +88,10 @@ class Filler:
         self._looked = self._recounted = -math.inf
 
     # --- what it is told -----------------------------------------------------------------------------------------
+
+    def came(self, request: Request, now: float) -> None:
+        """A protected request has come, and may have to wait: it is expected from now on."""
+        self._bounds.came(request, now)
 
     def taken(self, reservation: Reservation, request: Request, now: float) -> None:
         """A protected request was sent."""
@@ -163,6 +168,22 @@ class Filler:
             found += [reservation for reservation in shed if reservation not in found]
         self.aborted += len(found)
         return found
+
+    def cleared(self, decision: Decision, fleet: Fleet, now: float) -> Decision:
+        """A decision of a protected request with what is predicted once the filler there has given way."""
+        forecast, predictor, row = decision.forecast, fleet.predictor, decision.row
+        if forecast is None or predictor is None or row not in self._ledger.rows:
+            return decision
+        strain = Strain(fleet, predictor, self._ledger, len(fleet.ours), now)
+        pace = float(strain.alone().item(row) / strain.pace().item(row))
+        unread = self._ledger.unread(row)
+        waits = work(predictor, row, unread) if unread else 0.0
+        first = max(predictor.idle_ttft(self._bounds.arrivals.prompt), pace * (forecast.ttft - waits))
+        return decision._replace(forecast=_scaled(forecast, min(1.0, first / forecast.ttft), min(1.0, pace)))
+
+    def there(self, row: int) -> float:
+        """How many of it are on an endpoint."""
+        return float(len(self._ledger.rows.get(row, ())))
 
     def report(self) -> Interference:
         """What filler does to the protected, as measured."""
@@ -242,3 +263,15 @@ class Filler:
         if few.any():
             self.look.found = Snapshot(snapshot.fleet, snapshot.now, snapshot.rows[few], False)
         return self.look.found
+
+
+def _scaled(forecast: Forecast, first: float, pace: float) -> Forecast:
+    """Another one with its first token and its pace multiplied."""
+    found = copy(forecast)
+    found.ttft, found.ttft_low, found.ttft_high, found.ttft_base = (
+        first * seconds for seconds in (forecast.ttft, forecast.ttft_low, forecast.ttft_high, forecast.ttft_base)
+    )
+    found.tpot, found.tpot_low, found.tpot_high, found.tpot_base = (
+        pace * seconds for seconds in (forecast.tpot, forecast.tpot_low, forecast.tpot_high, forecast.tpot_base)
+    )
+    return found

@@ -66,6 +66,10 @@ class Ledger:
             self.requests[row] = self.context[row] = 0.0
         return True
 
+    def unread(self, row: int) -> float:
+        """Prompt tokens of a row that are not worked off yet."""
+        return sum(each.uncached for each in self.rows.get(row, ()) if not each.started)
+
     def recount(self) -> None:
         """What they have written since counts as context too."""
         for row, running in self.rows.items():

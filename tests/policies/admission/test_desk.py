@@ -34,7 +34,7 @@ class Tap:
     def came(self, request: Request, now: float) -> None:
         self.log.append("came")
 
-    def cleared(self, decision: Decision, fleet: Fleet) -> Decision:
+    def cleared(self, decision: Decision, fleet: Fleet, now: float) -> Decision:
         return decision
 
     def there(self, row: int) -> float:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.types import Decision
 from policies.admission.filler import FEW
 from policies.admission.strain import Strain
 from tests.policies.admission.filled import Pool
@@ -215,3 +216,24 @@ def test_the_part_of_an_iteration_that_is_filler_is_what_it_adds() -> None:
     assert seen.iteration.item(0) - seen.filler.item(0) == pytest.approx(without)
     assert seen.others.item(0) == 10.0
     assert np.all(seen.rho_filler <= seen.rho)
+
+
+def test_one_that_waits_at_the_gateway_is_expected_too_and_filler_leaves_for_it() -> None:
+    pool = Pool()
+    pool.fill(150)
+    pool.filler.came(pool.ask(filler=False), pool.now)
+    assert pool.victims()
+
+
+def test_a_prediction_for_others_can_be_had_as_it_will_be_without_filler() -> None:
+    pool = Pool(1)
+    pool.fill(150)
+    pool.send(0, started=False)
+    predictor, request = pool.fleet.predictor, pool.ask(filler=False)
+    assert predictor is not None
+    forecast = predictor.forecast(predictor.predict(request, pool.snapshot()), 0)
+    cleared = pool.filler.cleared(Decision(0, "test", forecast=forecast), pool.fleet, pool.now).forecast
+    assert cleared is not None
+    assert forecast.tpot_base > 0.02 > 0.01 > cleared.tpot_base
+    assert cleared.ttft_high < forecast.ttft_high
+    assert pool.filler.there(0) == 151.0
