@@ -169,6 +169,40 @@ async def test_a_store_that_is_away_at_the_start_is_a_503_for_its_users_only(tmp
 
 
 @on_uvloop
+async def test_work_gives_way_only_so_often_and_then_runs_undisturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: dict[Any, int] = {}
+    admitted = Filler.admitted
+
+    def admit(self: Filler, reservation: Any, request: Any, now: float, aborted: int = 0) -> None:
+        running[reservation] = aborted
+        admitted(self, reservation, request, now, aborted)
+
+    def victims(self: Filler, fleet: Any, now: float) -> list[Any]:
+        """Somebody is always in the way, and only the rule's bound saves it."""
+        *_, (latest, aborted) = running.items() or [(None, self.rule.aborts)]
+        return [latest] if aborted < self.rule.aborts else []
+
+    async def slowly(line: Line, received: Received) -> bool:
+        await asyncio.sleep(0.5)
+        return await echo(line, received)
+
+    monkeypatch.setattr(Filler, "admitted", admit)
+    monkeypatch.setattr(Filler, "victims", victims)
+    async with (
+        Upstream(slowly) as up,
+        Running(settings(up, tmp_path / "jobs.db")) as gateway,
+        gateway.client() as client,
+    ):
+        body = {"model": "m", "messages": [{"role": "user", "content": "later"}]}
+        said = await client.ask("/v1/chat/completions", body, "prefer: respond-async")
+        job = await job_ended(client, said.named["location"])
+    assert (job["status"], job["displaced"], up.posts) == ("completed", 3, 4)
+    assert list(running.values()) == [0, 1, 2, 3]
+
+
+@on_uvloop
 async def test_a_tenant_at_its_limit_is_asked_little_and_holds_up_nobody(tmp_path: Path) -> None:
     keys = (Key(digest(b"slow"), "slow", limits=KeyLimits(requests=Rate(10, 60.0))), Key(digest(b"quick"), "quick"))
     async with Upstream(echo) as up:
@@ -187,7 +221,8 @@ async def test_a_tenant_at_its_limit_is_asked_little_and_holds_up_nobody(tmp_pat
             for client, _ in batches.values():
                 await client.close()
         refused = sum(record.code == "tenant_limit" for record in gateway.records.all)
-    assert 10 <= slow.request_counts.completed <= 30 and slow.request_counts.failed == 0
+    counts = slow.request_counts
+    assert counts is not None and 10 <= counts.completed <= 30 and counts.failed == 0
     assert 0 < refused <= 30
 
 
