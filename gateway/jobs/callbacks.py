@@ -12,8 +12,8 @@ The body is one event as OpenAI's webhooks have them, `{"id", "object": "event",
 `{id}.{timestamp}.{body}`. Its key is the secret's bytes; of a secret `whsec_…` what its Base64 stands for. The id stays
 the same when a call is repeated: a receiver can tell.
 
-A host that does not answer is asked by one call in a while, and the others to it count as failed meanwhile: one
-client's dead receiver keeps nobody else waiting for the places that it would fill with time-outs.
+A host that does not answer a tenant is asked by one of the tenant's calls in a while, and the others count as failed
+meanwhile: one client's dead receiver keeps nobody else waiting for the places that it would fill with time-outs.
 
 Left to others: which URL a client may give (`wishes`), keeping what is due (`Store.due_callbacks`).
 """
@@ -97,7 +97,7 @@ class Callbacks:
         self._session: aiohttp.ClientSession | None = None
         self._news = asyncio.Event()
         self._calls: set[asyncio.Task[None]] = set()
-        self._silent: dict[str, _Silence] = {}
+        self._silent: dict[tuple[str, str], _Silence] = {}  # by tenant and host
         self.told: Counter[str] = Counter()  # how calls went: delivered, failed, forbidden, given_up
 
     def start(self) -> None:
@@ -136,7 +136,7 @@ class Callbacks:
         for call in calls:
             job = call.job
             begun = asyncio.get_running_loop().create_task(
-                self._call(job.id, job.callback or "", call.tries, event(job))
+                self._call(job.id, job.callback or "", job.tenant, call.tries, event(job))
             )
             self._calls.add(begun)
             begun.add_done_callback(self._over)
@@ -153,8 +153,8 @@ class Callbacks:
             async with asyncio.timeout(POLL):
                 await self._news.wait()
 
-    async def _call(self, job_id: str, url: str, tries: int, body: bytes) -> None:
-        how = await self._deliver(job_id, url, body)
+    async def _call(self, job_id: str, url: str, tenant: str, tries: int, body: bytes) -> None:
+        how = await self._deliver(job_id, url, tenant, body)
         if how == "failed" and tries + 1 >= TRIES:
             how = "given_up"
         self.told[how] += 1
@@ -167,12 +167,12 @@ class Callbacks:
     def _pause(self, tries: int) -> float:
         return min(LONGEST, FIRST * 2.0**tries) * self._random.uniform(1.0 - SPREAD, 1.0 + SPREAD)
 
-    async def _deliver(self, job_id: str, url: str, body: bytes) -> str:
+    async def _deliver(self, job_id: str, url: str, tenant: str, body: bytes) -> str:
         rules = self._rules()
         host = host_of(url)
         if host is None or not is_listed(host, rules.callbacks):
             return "forbidden"
-        silent = self._silent.get(host)
+        silent = self._silent.get((tenant, host))
         if silent is not None and not silent.may_try(time.monotonic()):
             return "failed"
         headers = headers_of(job_id, body, rules, int(time.time()))
@@ -184,9 +184,9 @@ class Callbacks:
                 return "forbidden"
             if len(self._silent) >= HOSTS:
                 self._silent.clear()
-            self._silent.setdefault(host, _Silence()).missed(time.monotonic())
+            self._silent.setdefault((tenant, host), _Silence()).missed(time.monotonic())
             return "failed"
-        self._silent.pop(host, None)
+        self._silent.pop((tenant, host), None)
         if status == 410:
             return "given_up"
         return "delivered" if 200 <= status < 300 else "failed"

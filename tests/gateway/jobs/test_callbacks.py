@@ -27,8 +27,9 @@ SECRET = "whsec_c2VjcmV0IG9mIHR3ZW50eSBieXRlcw=="
 
 
 def job(url: str = "", body: bytes = b'{"id":"x"}', **more: Any) -> Job:
-    values: dict[str, Any] = {"state": "completed", "ended_at": 12.0, "result": Result(200, body), "callback": url}
-    return Job("job_1", "acme", "async", "m", "/v1/chat/completions", created_at=10.0, deadline=99.0,
+    values: dict[str, Any] = {"tenant": "acme", "state": "completed", "ended_at": 12.0, "callback": url,
+                              "result": Result(200, body)}  # fmt: skip
+    return Job("job_1", klass="async", model="m", path="/v1/chat/completions", created_at=10.0, deadline=99.0,
                **{**values, **more})  # fmt: skip
 
 
@@ -209,8 +210,8 @@ async def test_a_receiver_that_says_nothing_keeps_no_other_waiting(monkeypatch: 
     port = silent.sockets[0].getsockname()[1]
     async with Receiver() as receiver:
         due = Due(*(job(f"http://127.0.0.1:{port}/") for _ in range(40)),
-                  job(f"http://localhost:{receiver.port}/"))  # fmt: skip
-        caller = await called(due, rules("127.0.0.1", "localhost"), lambda: len(due.said) == 41)
+                  job(f"http://127.0.0.1:{receiver.port}/", tenant="bob"))  # fmt: skip
+        caller = await called(due, rules("127.0.0.1"), lambda: len(due.said) == 41)
     silent.close()
     assert caller.told == {"failed": 40, "delivered": 1}
     assert len(receiver.got) == 1 and asked <= module.AT_ONCE + 1
