@@ -29,7 +29,7 @@ OURS = ("gateway", "policies", "backends", "loadtest")
 # Registries import every room's content; what is used of it is followed from the policy's own module.
 _NOT_FOLLOWED = ("policies.picking",)
 _ENTRANCES = ("loadtest.lab.simulation", "loadtest.lab.figures")
-_MIXED = ("loadtest.lab.mixed", "loadtest.lab.mixed_figures")
+_MIXED = ("loadtest.lab.mixed_desk", "loadtest.lab.mixed_figures")
 _DESKED = ("loadtest.lab.desked", "loadtest.lab.desked_study")
 _PREDICTORS = "gateway.core.predictor"
 _LOADED_AT = time.time()  # what is newer on disk is not what was imported

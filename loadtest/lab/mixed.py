@@ -22,6 +22,7 @@ import numpy as np
 
 from backends.sim.generation import Generation, SimRequest, Step
 from gateway.core.errors import NoEndpoint, Refused
+from gateway.core.reservation import Reservation
 from gateway.core.types import Outcome, Request
 from loadtest.lab.cluster import Station, keys
 from loadtest.lab.gates import gatekeeper
@@ -200,7 +201,7 @@ class Mixed(Simulation):
 
     def _give_way(self, now: float) -> None:
         """Abort what the gate wants back; its engine hears of it a little later."""
-        for reservation in self.gate.victims(self.router.fleet, now):
+        for reservation in self._victims(now):
             flight = self._filling.pop(reservation)
             flight.gone = True
             outcome = Outcome(flight.request, reservation.endpoint, reservation.row, 0, "cancelled", now - flight.at)
@@ -208,11 +209,19 @@ class Mixed(Simulation):
             self._back.appendleft((flight.place, flight.item, flight.aborted + 1))
             self._plan(now + self.fill.leave, _ABORT, flight)
 
+    def _victims(self, now: float) -> list[Reservation]:
+        return self.gate.victims(self.router.fleet, now)
+
+    def _is_over(self, flight: Flight, outcome: Outcome | None, now: float) -> None:
+        """Its place has been given back."""
+        assert flight.reservation is not None
+        self.gate.ended(flight.reservation, outcome, now)
+
     def _settle(self, flight: FillFlight, outcome: Outcome, now: float) -> None:
         assert flight.reservation is not None
         flight.reservation.settle(now, outcome)
         self.router.policy.observe(outcome)
-        self.gate.ended(flight.reservation, outcome, now)
+        self._is_over(flight, outcome, now)
 
     def _leave(self, flight: FillFlight, now: float) -> None:
         """An abort has come to its engine."""
@@ -252,10 +261,8 @@ class Mixed(Simulation):
     def _finish(self, g: Generation, now: float) -> None:
         flight: Flight = g.tag
         if not isinstance(flight, FillFlight):
-            reservation = flight.reservation
             super()._finish(g, now)
-            assert reservation is not None and self.router.outcome is not None
-            self.gate.ended(reservation, self.router.outcome, now)
+            self._is_over(flight, self.router.outcome, now)
             return
         self._note_try(flight, g, now, complete=not flight.gone)
         if flight.gone:
@@ -263,5 +270,4 @@ class Mixed(Simulation):
         assert flight.reservation is not None
         del self._filling[flight.reservation]
         flight.router.ended(flight, now, g.first_token_at - flight.at, float(g.cached_tokens), g.generated)
-        assert self.router.outcome is not None
-        self.gate.ended(flight.reservation, self.router.outcome, now)
+        self._is_over(flight, self.router.outcome, now)

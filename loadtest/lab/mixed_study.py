@@ -20,6 +20,7 @@ import numpy as np
 from loadtest.lab.figures import Figures
 from loadtest.lab.memory import Memory, key_of
 from loadtest.lab.mixed import Mixed
+from loadtest.lab.mixed_desk import MixedDesk
 from loadtest.lab.mixed_figures import mixed_figures, series
 from loadtest.lab.plan import OURS, Plan
 from loadtest.lab.scenario import Gate, Scenario
@@ -44,7 +45,9 @@ def measured(scenario: Scenario, gate: Gate, rate: float, seed: int, interactive
     key = key_of(scenario, rate, OURS, {}, seed, [gate.gate, gate.x, interactive])
     if (known := memory.recall(key)) is not None:
         return known
-    done = Mixed(scenario, rate, OURS, {}, seed, gate, interactive)
+    # Others' gates let filler go beside the router; ours does from the gateway's own desk.
+    kind = MixedDesk if gate.gate == "headway" else Mixed
+    done = kind(scenario, rate, OURS, {}, seed, gate, interactive)
     found = mixed_figures(done, done.run())
     found |= {f"over {at:g}": value for at, value in series(done, EVERY)}
     memory.keep(key, found)

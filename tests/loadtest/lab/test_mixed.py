@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from loadtest.lab.mixed import Mixed
+from loadtest.lab.mixed_desk import WAITING, MixedDesk
 from loadtest.lab.mixed_figures import mixed_figures, series, tokens_over
 from loadtest.lab.plan import OURS
 from loadtest.lab.scenario import Fill, Gate, Group, Scenario, Traffic
@@ -101,3 +102,16 @@ def test_tokens_are_counted_when_they_were_worked_on_and_once(both: Mixed) -> No
     assert every.sum() == pytest.approx(all_of_them, rel=0.02)
     assert off.tolist() == [9 <= second < 12 for second in range(24)]
     assert sum(value for _, value in series(both, 2.0)) * 2.0 == pytest.approx(every.sum())
+
+
+def test_behind_the_gateways_desk_it_is_the_same_twice_and_nobody_of_the_traffic_is_refused() -> None:
+    one, again = (MixedDesk(BURSTS, RATE, OURS, {}, 1, HEADWAY) for _ in range(2))
+    one.run()
+    again.run()
+    assert np.array_equal(one.run_.ttft, again.run_.ttft, equal_nan=True)
+    assert one.tries.sent == again.tries.sent
+    assert one.tries.sent
+    assert np.isfinite(one.run_.ttft[one.run_.arrived < one.until - 8.0]).all()
+    assert one._waiting == WAITING
+    figures, alone = mixed_figures(one, one.run_), mixed_figures(quiet := done(gate=Gate("none")), quiet.run_)
+    assert figures["ttft_p50"] < alone["ttft_p50"] + 0.02
