@@ -71,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, workers: Crew) -> int:
     choices = tuple(parse_choice(words) for words in args.policy or ())
-    plans = [_plan(name).varied(choices, args.seeds, args.requests) for name in args.scenario]
+    plans = [_plan(name) for name in args.scenario]
+    if choices and not all(plan.has_policies for plan in plans):
+        raise ScenarioError("--policy: there is a scenario that compares gates or loads, not policies")
+    plans = [plan.varied(choices, args.seeds, args.requests) for plan in plans]
     results = []
     for plan in plans:
         results.append(study(plan, workers, Path(args.memory)))
@@ -108,6 +111,8 @@ def _compare(args: argparse.Namespace, workers: Crew) -> int:
     mine, theirs = (parse_choice(words) for words in args.policy)
     if mine == theirs:
         raise ScenarioError("compare: both policies are the same; give different ones, or different options")
+    if not _plan(args.scenario).has_policies:
+        raise ScenarioError(f"compare: {args.scenario} compares gates or loads, not policies; use `headway lab run`")
     plan = _plan(args.scenario).varied((mine, theirs), args.seeds, args.requests)
     plan = replace(plan, study=replace(plan.study, curve=(), bars=(), policies=(mine, theirs)))
     result = study(plan, workers, Path(args.memory))
@@ -125,7 +130,7 @@ def quick(plan: Plan) -> Plan:
     """A study that says roughly the same in a fraction of the time: what the bars name, and a few others."""
     named = {OURS, *QUICK_POLICIES, *(bar.over for bar in plan.study.bars)}
     choices = tuple(choice for choice in plan.choices if choice.name in named)
-    plan = plan.varied(choices, QUICK_SEEDS, max(QUICK_LEAST, round(plan.requests * QUICK_SHARE)))
+    plan = plan.varied(choices if plan.has_policies else None, QUICK_SEEDS, max(QUICK_LEAST, round(plan.requests * QUICK_SHARE)))
     return replace(plan, study=replace(plan.study, curve=plan.study.curve[1::2]))
 
 

@@ -104,6 +104,11 @@ class Plan:
                         self.cool_down, self.fill, self.admission)  # fmt: skip
 
     @property
+    def has_policies(self) -> bool:
+        """Whether policies are compared: not where gates are, or loads."""
+        return not (self.fill.gates or self.admission.loads)
+
+    @property
     def choices(self) -> tuple[Choice, ...]:
         """The policies, ours first."""
         every = (Choice(OURS), *(Choice(name) for name in BASELINES), *LLMD)

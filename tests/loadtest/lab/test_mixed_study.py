@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli import main
 from loadtest.lab import mixed_study
+from loadtest.lab.cli import quick
 from loadtest.lab.plan import Bar, Plan, Study
-from loadtest.lab.reading import parse_plan
+from loadtest.lab.reading import parse_plan, read_plan, standard
 from loadtest.lab.report import write
 from loadtest.lab.scenario import Admission, Fill, Gate, Group, ScenarioError, Traffic
 from loadtest.lab.study import Crew, Result, study
@@ -71,3 +73,11 @@ def test_a_bar_must_name_a_gate_of_the_study() -> None:
     assert replace(MIXED).fill.gates[0].name == "headway"
     with pytest.raises(ScenarioError, match="is no policy of this study"):
         parse_plan("title: t\nfill: {gates: [headway]}\nstudy: {rate: 10, bars: [{figure: async, at_least: 1}]}", "x")
+
+
+def test_gates_are_not_policies(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "compare", "filler_swing", "lmetric", "least_tokens"]) == 2
+    assert "compares gates or loads" in capsys.readouterr().err
+    assert main(["lab", "run", "overload", "--policy", "lmetric"]) == 2
+    plan = quick(read_plan(standard()["filler_bursts_512"]))
+    assert len(plan.study.bars) == 4
