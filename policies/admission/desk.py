@@ -50,8 +50,11 @@ EVERY = 0.01  # seconds between two times at which those are asked that give way
 HOLD = 10.0  # seconds: no policy holds a request longer for a better choice
 FEW = 200  # streams that have ended before a predictor is trusted to know what an endpoint carries
 # What is ahead must drain in this share of the time that is left: how fast it drains is only known roughly, and those
-# that are served at the last moment are late as soon as anything is slower than it was.
-PATIENCE = 0.6
+# that are served at the last moment are late as soon as anything is slower than it was. A long queue gives more to
+# choose from; where most are refused anyway there is enough, and a shorter one brings sooner first tokens and does not
+# leave long prompts behind. So it shrinks as the share of the refused grows from MILD to DEEP.
+PATIENCE, IMPATIENCE = 0.6, 0.25
+MILD, DEEP = 0.3, 0.5
 
 
 class Guest(Protocol):
@@ -309,7 +312,8 @@ class Desk(Generic[G]):
         if now + rule.wait < waiting.until:
             waiting.until, waiting.why = now + rule.wait, "queue_timeout"
         is_refused = rule.late == "refuse" and not rule.filler and waiting.asks_at == math.inf
-        if is_refused and self.room.delay(waiting) > PATIENCE * (waiting.until - now):
+        if is_refused and self.room.delay(waiting) > self._patient() * (waiting.until - now):
+            self.room.flow.turn_away(now)
             raise self._refusal(waiting, now)
         try:
             self.room.enter(waiting)
@@ -317,6 +321,11 @@ class Desk(Generic[G]):
             error.grounds = grounds_of(waiting, self.room, self.fleet.pool, self.judge.margin.share, now)
             raise
         return waiting
+
+    def _patient(self) -> float:
+        """The share of the time left in which what is ahead must drain."""
+        depth = (self.room.flow.turned_away - MILD) / (DEEP - MILD)
+        return PATIENCE + (IMPATIENCE - PATIENCE) * min(1.0, max(0.0, depth))
 
     def _refusal(self, waiting: Waiting[G], now: float, hopeless: bool = False) -> Refused:
         why = "queue_full" if waiting.why == "queue_timeout" and waiting.since == now else waiting.why

@@ -42,6 +42,7 @@ class Flow:
         self._sums: dict[str, float] = {}
         self._all = 0.0
         self._counted = 0.0
+        self._away = 0.0  # how many were refused on arrival
         self._zero = 0.0
         self._growth, self._grown_at = 1.0, -math.inf
         self._began = math.inf
@@ -57,6 +58,17 @@ class Flow:
         self._all += grown * cost
         self._counted += grown
 
+    def turn_away(self, now: float) -> None:
+        """One was refused when it came."""
+        if now - self._grown_at > STEP:
+            self._grow(now)
+        self._away += self._growth
+
+    @property
+    def turned_away(self) -> float:
+        """The share of those that came lately who were refused on arrival."""
+        return self._away / (self._away + self._counted) if self._away else 0.0
+
     def _grow(self, now: float) -> None:
         """How much weighs what is dispatched now: all that was fades, so it is kept relative to a moment, and grows."""
         passed = now - self._zero
@@ -65,6 +77,7 @@ class Flow:
             self._sums = {name: kept * fade for name, kept in self._sums.items()}
             self._all *= fade
             self._counted *= fade
+            self._away *= fade
             self._zero, passed = now, 0.0
         if self._began == math.inf:
             self._began = now

@@ -530,3 +530,20 @@ def test_everybody_is_called_once_and_nothing_stays_counted(
     for place, request in running:
         give_back(desk, place, now, request)
     assert not fleet.ours.any() and all(queue.inflight == 0 for queue in desk.report(now).values())
+
+
+def test_the_more_are_refused_the_shorter_the_queue() -> None:
+    def queue_of(refused: int) -> int:
+        desk = desk_of(fleet_of(1, limit=1))
+        for number in range(40):
+            (place,) = fill(desk, 1, now=number / 10.0)
+            give_back(desk, place, number / 10.0 + 0.09)
+        fill(desk, 1, now=4.0)
+        for _ in range(refused):
+            desk.room.flow.turn_away(4.0)
+        with pytest.raises(Refused):
+            for number in range(100):
+                must_wait(desk, Caller(f"{number}"), ask(arrived=4.0, ttft_slo=1.0), 4.0)
+        return len(desk)
+
+    assert queue_of(0) > queue_of(10) > queue_of(100) >= 1

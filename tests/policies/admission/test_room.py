@@ -218,3 +218,18 @@ def test_nobody_starves_whatever_keeps_coming_above(ages: list[tuple[str, float]
             return
         now += 0.01
     raise AssertionError("it starved")
+
+
+def test_the_share_of_those_turned_away_is_that_of_the_last_seconds() -> None:
+    flow = Flow()
+    assert flow.turned_away == 0.0
+    for tick in range(100):
+        flow.note("a", 10.0, tick / 10.0)
+        if tick % 2:
+            flow.turn_away(tick / 10.0)
+    assert flow.turned_away == pytest.approx(1 / 3, abs=0.02)
+    for tick in range(100):
+        flow.note("a", 10.0, 10.0 + tick / 10.0)
+    assert flow.turned_away < 0.01
+    flow.turn_away(1e6)
+    assert flow.turned_away > 0.99
