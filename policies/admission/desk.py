@@ -191,7 +191,7 @@ class Desk(Generic[G]):
         if snapshot is None:  # who was let in once is not held to its promise again
             verdict = Verdict(False) if avoid else self.judge.patience(request, predictor, now)
             return verdict._replace(lacks=BOUNDS if request.filler and self.filler is not None else ROOM)
-        if avoid or not may_hold:
+        if avoid or not may_hold or request.filler:  # filler's bounds are those of now
             request = request._replace(may_wait=False)
         decision = self.pick(request, snapshot)
         if decision.wait > 0.0 and request.may_wait:
