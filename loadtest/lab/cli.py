@@ -130,7 +130,8 @@ def quick(plan: Plan) -> Plan:
     """A study that says roughly the same in a fraction of the time: what the bars name, and a few others."""
     named = {OURS, *QUICK_POLICIES, *(bar.over for bar in plan.study.bars)}
     choices = tuple(choice for choice in plan.choices if choice.name in named)
-    plan = plan.varied(choices if plan.has_policies else None, QUICK_SEEDS, max(QUICK_LEAST, round(plan.requests * QUICK_SHARE)))
+    requests = max(QUICK_LEAST, round(plan.requests * QUICK_SHARE))
+    plan = plan.varied(choices if plan.has_policies else None, QUICK_SEEDS, requests)
     return replace(plan, study=replace(plan.study, curve=plan.study.curve[1::2]))
 
 
