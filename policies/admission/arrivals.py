@@ -54,3 +54,14 @@ def chance_of_more(mean: float, than: int) -> float:
         term *= mean / n
         total += term
     return max(0.0, 1.0 - total)
+
+
+def enough_for(mean: float, share: float, most: int) -> int:
+    """The fewest, up to `most`, that are exceeded with no more than this chance where `mean` are expected."""
+    term = total = math.exp(-mean)
+    count = 0
+    while count < most and 1.0 - total > share:
+        count += 1
+        term *= mean / count
+        total += term
+    return count

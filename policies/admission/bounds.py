@@ -22,7 +22,7 @@ import numpy.typing as npt
 from gateway.core.predictor import Predictor
 from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN, Floats, Outcome, Request, Rows
-from policies.admission.arrivals import Arrivals, chance_of_more
+from policies.admission.arrivals import Arrivals, enough_for
 from policies.admission.ledger import Ledger
 from policies.admission.loop import Loop
 from policies.admission.prompts import rounds
@@ -119,9 +119,7 @@ class Bounds:
         """Where arrivals of the next `ahead` seconds would go, by row: to endpoints that filler slows the least."""
         mean = self.arrivals.rate(now) * ahead
         least = len(rows) // STANDBY if standby and self.arrivals.any else 0
-        count = 0
-        while count < len(rows) and (count < least or chance_of_more(mean, count) > self.slowdown):
-            count += 1
+        count = max(least, enough_for(mean, self.slowdown, len(rows)))
         expected = np.zeros(len(strain.filler), np.bool_)
         if count:
             expected[rows[np.argsort(strain.filler[rows], kind="stable")[:count]]] = True

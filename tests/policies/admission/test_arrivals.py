@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from policies.admission.arrivals import Arrivals, chance_of_more
+from policies.admission.arrivals import Arrivals, chance_of_more, enough_for
 
 
 def steady(rate: float, seconds: float) -> tuple[Arrivals, float]:
@@ -43,3 +43,11 @@ def test_the_chance_of_more_is_that_of_a_poisson_process() -> None:
     assert chance_of_more(1.0, 0) == pytest.approx(1.0 - math.exp(-1.0))
     assert chance_of_more(4.0, 7) == pytest.approx(0.0511, abs=1e-4)
     assert chance_of_more(400.0, 8) == pytest.approx(1.0)
+
+
+def test_so_many_are_enough_that_more_come_only_with_that_chance() -> None:
+    assert enough_for(0.0, 0.05, 8) == 0
+    assert enough_for(4.0, 0.05, 64) == 8
+    assert chance_of_more(4.0, 8) <= 0.05 < chance_of_more(4.0, 7)
+    assert enough_for(4.0, 0.05, 3) == 3
+    assert enough_for(5000.0, 0.05, 8) == 8
