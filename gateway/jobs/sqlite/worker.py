@@ -54,6 +54,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._db: sqlite3.Connection | None = None
         self._lock = -1
+        self._file: tuple[int, int] | None = None
 
     async def call(
         self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -109,6 +110,9 @@ class Worker:
     def _commit(self, group: list[_Call]) -> None:
         try:
             db = self._connected()
+            if _identity(self._path) != self._file:
+                # What is written goes nowhere. Nor is another file the same store: our claims mean others' items there.
+                raise sqlite3.OperationalError(f"{self._path} was removed or replaced: a restart is needed")
             db.execute("BEGIN IMMEDIATE")
             for call in group:
                 if call.inside:
@@ -139,7 +143,7 @@ class Worker:
             except BaseException:
                 os.close(fd)
                 raise
-            self._db, self._lock = db, fd
+            self._db, self._lock, self._file = db, fd, _identity(self._path)
         return self._db
 
     def _close(self) -> None:
@@ -147,6 +151,15 @@ class Worker:
             self._db.close()
             os.close(self._lock)
             self._db = None
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file stands at this path; None: there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _run_one(db: sqlite3.Connection, call: _Call) -> None:

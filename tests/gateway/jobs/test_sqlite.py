@@ -143,6 +143,23 @@ async def test_a_database_of_somebody_else_is_left_alone(tmp_path: Path, version
     assert "something else" in failed.value.detail and path.read_bytes() == before
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_a_file_that_was_taken_away_accepts_nothing_more(tmp_path: Path, is_replaced: bool) -> None:
+    """What was accepted then stood in a file without a name, and was gone with the process."""
+    path = tmp_path / "jobs.db"
+    store = SqliteStore(str(path))
+    await store.submit(work(), NOW)
+    path.rename(tmp_path / "away.db")
+    if is_replaced:
+        path.touch()
+    with pytest.raises(StoreUnavailable) as refused:
+        await store.submit(work(), NOW)
+    assert "removed or replaced" in refused.value.detail
+    (tmp_path / "away.db").replace(path)
+    await store.submit(work(), NOW)  # it was only a mistake
+    await store.close()
+
+
 async def test_a_disk_that_is_nearly_full_takes_no_uploads_but_all_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
