@@ -114,7 +114,7 @@ class Proxy:
                 raise
             finally:
                 facts.queued = before + time.monotonic() - began
-                facts.note_wait(place.lacked)
+                facts.note_wait(place.wanted)
                 if timer is not None:
                     timer.cancel()
             if visit.reservation is not None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 WAITED_FOR: Mapping[str, str] = {
     "room": "room",
     "turn": "its turn",
+    "share": "others, since its tenant asks for several times its share",
     "promise": "a place where its promise is kept",
     "choice": "a better choice",
     "bounds": "a place where it does not slow others down",

@@ -14,6 +14,7 @@ from gateway.core.types import UNKNOWN
 
 ROOM = "room"  # no endpoint that it may have has a place
 TURN = "turn"  # others wait for room that it may not overtake
+SHARE = "share"  # its tenant asks for several times its share, so it goes after the others
 PROMISE = "promise"  # where it would go, its SLO or deadline would not be kept
 CHOICE = "choice"  # its policy expects a better choice in a moment
 BOUNDS = "bounds"  # filler: nowhere would it leave the others what they are promised

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from gateway.core.grounds import SHARE
 from gateway.core.types import Forecast, Request
 
 if TYPE_CHECKING:
@@ -78,6 +79,11 @@ class Waiting(Generic[T]):
         if lacks not in self.lacked:
             self.lacked = (*self.lacked, lacks)
         self.forecast = forecast or self.forecast
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """What it waits and waited for, also that its tenant's requests give way."""
+        return (SHARE, *self.lacked) if self.behind and not self.late else self.lacked
 
     @property
     def over_at(self) -> float:

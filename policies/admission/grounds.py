@@ -23,7 +23,7 @@ def grounds_of(waiting: Waiting[Any], room: WaitingRoom[Any], pool: str, share: 
     has_come = waiting.since == now
     queued, _ = room.counts(now).get(request.klass, (0, 0.0))
     found = Grounds(
-        pool, waiting.lacked, now - waiting.since, queued, room.delay(waiting) if has_come else UNKNOWN,
+        pool, waiting.wanted, now - waiting.since, queued, room.delay(waiting) if has_come else UNKNOWN,
         max(0.0, waiting.until - now) if has_come else UNKNOWN, deadline=request.deadline - now,
     )  # fmt: skip
     if forecast is None:

@@ -21,6 +21,7 @@ from tests.gateway.test_admit import PATIENT, held, one_waits
 from tests.support.client import post
 from tests.support.gateway import config, pool
 from tests.support.loop import on_uvloop, until
+from tests.support.waiting import waits
 
 REQUEST = Request("r", "m", 0.0, ttft_slo=0.5, tpot_slo=0.04, deadline=20.0)
 RECORD = RequestRecord("r1", 1_700_000_000.25, 429, "rejected", model="llama", code="slo", ttft_slo=0.5)
@@ -170,3 +171,15 @@ async def test_one_too_many_is_told_how_many_waited() -> None:
         slow.gate.set()
         await first.answer()
         await second.answer()
+
+
+def test_that_a_tenant_gives_way_is_told_first() -> None:
+    waiting = waits()
+    waiting.note("room", None)
+    waiting.note("turn", None)
+    waiting.note("room", None)
+    assert waiting.wanted == ("room", "turn")
+    waiting.behind = True
+    assert waiting.wanted == ("share", "room", "turn")
+    waiting.late = True  # which puts it behind, too
+    assert waiting.wanted == ("room", "turn")
