@@ -25,10 +25,8 @@ policy), how much filler fits (the filler).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Generic, NamedTuple, Protocol, TypeVar
-
-import numpy as np
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, NamedTuple, TypeVar
 
 from gateway.core.errors import HeadwayError, NoEndpoint, Refused
 from gateway.core.fleet import Fleet
@@ -37,18 +35,18 @@ from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Outcome, Request
 from policies.admission.base import ClassRule, Waiting, cost
-from policies.admission.closed import Look
 from policies.admission.filler import Filler
 from policies.admission.grounds import grounds_of
 from policies.admission.judge import GO, GUARD, Judge, Verdict
-from policies.admission.limit import AdaptiveLimit
+from policies.admission.places import Places
+from policies.admission.roles import Filling as Filling
+from policies.admission.roles import Guest
 from policies.admission.room import WaitingRoom
 from policies.admission.shares import GREEDY, LEFT, Shares
 
 ASKED = 4  # how many could not go before no more are asked
 EVERY = 0.01  # seconds between two times at which those are asked that give way to others
 HOLD = 10.0  # seconds: no policy holds a request longer for a better choice
-FEW = 200  # streams that have ended before a predictor is trusted to know what an endpoint carries
 # What is ahead must drain in this share of the time that is left: how fast it drains is only known roughly, and those
 # that are served at the last moment are late as soon as anything is slower than it was. A long queue gives more to
 # choose from; where most are refused anyway there is enough, and a shorter one brings sooner first tokens and does not
@@ -57,22 +55,7 @@ PATIENCE, IMPATIENCE = 0.6, 0.25
 MILD, DEEP = 0.3, 0.5
 
 
-class Guest(Protocol):
-    """Who wants a place. `avoid`: endpoints (ids) that were tried already; `aborted`: how often it had to give way."""
-
-    @property
-    def avoid(self) -> Collection[str]:
-        """Ids of endpoints that it must not get."""
-
-    @property
-    def aborted(self) -> int:
-        """How often it had a place as filler and was taken off it."""
-
-    def chosen(self, decision: Decision, snapshot: Snapshot) -> None:
-        """This place is about to be taken for it: the last moment to see the fleet as it was."""
-
-    def called(self, reservation: Reservation | None, error: HeadwayError | None) -> None:
-        """It has waited and got a place, or a reason why not. Exactly one of the two is given."""
+G = TypeVar("G", bound=Guest)
 
 
 class _Excess(NamedTuple):
@@ -83,41 +66,6 @@ class _Excess(NamedTuple):
 
 
 _EXCESS = _Excess(0.1, 0)
-
-
-class Filling(Protocol):
-    """What decides how much filler a fleet takes; see `filler`."""
-
-    @property
-    def look(self) -> Look | None:
-        """What the last one that was asked could have."""
-
-    def came(self, request: Request, now: float) -> None:
-        """A request that is no filler has come."""
-
-    def cleared(self, decision: Decision, fleet: Fleet, now: float) -> Decision:
-        """The decision for one that is no filler, with what is predicted once filler has given way there."""
-
-    def there(self, row: int) -> float:
-        """How many requests of it are on an endpoint."""
-
-    def open_rows(self, request: Request, snapshot: Snapshot, now: float, aborted: int = 0) -> Snapshot | None:
-        """The snapshot without the endpoints that this request may not go to now; None: nowhere now."""
-
-    def admitted(self, reservation: Reservation, request: Request, now: float, aborted: int = 0) -> None:
-        """A filler request has got this place."""
-
-    def taken(self, reservation: Reservation, request: Request, now: float) -> None:
-        """A request that is no filler has got this place."""
-
-    def ended(self, reservation: Reservation, outcome: Outcome | None, now: float) -> None:
-        """A place of either kind was given back."""
-
-    def victims(self, fleet: Fleet, now: float) -> list[Reservation]:
-        """Filler that must give way, if any."""
-
-
-G = TypeVar("G", bound=Guest)
 
 
 class Queue(NamedTuple):
@@ -142,11 +90,10 @@ class Desk(Generic[G]):
         self.asked = Shares()  # what each asked for
         self._excess = excess or Filler(_EXCESS)
         self.judge = Judge()
-        self.adaptive = AdaptiveLimit()
-        self._inflight: dict[str, int] = {}
-        self._all = 0
+        self.places = Places(fleet)
         self._changed = False
         self._asked_at, self._may_be_asked = -math.inf, 0  # when those that give way were asked, and how many more are
+        self._some_unasked = False  # their turn to be asked comes again by time
         rules = list(rules)
         self.room: WaitingRoom[G] = WaitingRoom(rules, self.shares)
         self.reconfigure(pick, rules, limit, filler)
@@ -157,8 +104,7 @@ class Desk(Generic[G]):
         rules = list(rules)
         self.pick = pick
         self.filler = filler
-        self._limit = math.inf if limit is None else limit
-        self._reserved = {rule.name: rule.reserve for rule in rules if rule.reserve > 0.0}
+        self.places.reconfigure(rules, limit)
         self.room.reconfigure(rules)
         self._changed = True
 
@@ -220,28 +166,22 @@ class Desk(Generic[G]):
         """Whether it goes where so many are; as the judge says, and not beyond what is known to fit there."""
         predictor = self.fleet.predictor
         verdict = self.judge.judge(request, decision, predictor, there, now, gives_way)
-        if verdict.goes and request.tpot_slo > 0.0 and there >= self.adaptive.limit(decision.row):
+        if verdict.goes and request.tpot_slo > 0.0 and there >= self.places.adaptive.limit(decision.row):
             return self.judge.patience(request, predictor, now)._replace(lacks=ROOM)
         return verdict
 
     def _look(self, guest: G, request: Request, now: float, gives_way: bool) -> Snapshot | None:
         """Who may be chosen; None where all are full. Raises NoEndpoint."""
-        fleet = self.fleet
         try:
-            snapshot = fleet.snapshot(now, guest.avoid)
+            seen = self.fleet.snapshot(now, guest.avoid)
         except NoEndpoint:
             raise
         except Refused:
             return None
-        part = GUARD if gives_way else 1.0
-        if (self._limit < math.inf or self._reserved) and self._all >= part * self._places(request.klass, snapshot):
+        snapshot = self.places.free(request.klass, seen, GUARD if gives_way else 1.0)
+        if snapshot is None:
             return None
-        predictor = fleet.predictor
-        if predictor is None or not predictor.calibrated or predictor.learnt.tpot.samples < FEW or gives_way:
-            narrowed = self._within_limits(snapshot, part)
-            if narrowed is None:
-                return None
-            snapshot = narrowed
+        predictor = self.fleet.predictor
         if request.filler and self.filler is not None:
             return self.filler.open_rows(request, snapshot, now, guest.aborted)
         if gives_way and predictor is not None and predictor.calibrated:
@@ -255,31 +195,6 @@ class Desk(Generic[G]):
         """
         tenant = request.tenant
         return self.asked.exceeds(tenant, GREEDY, now) and self.shares.exceeds(tenant, LEFT, now)
-
-    def _places(self, klass: str, snapshot: Snapshot) -> float:
-        """How many requests may be in flight for one of this class to go: others' reserves are kept free."""
-        limit = self._limit
-        if self._reserved and limit == math.inf:
-            limit = float(self.fleet.limit[snapshot.rows].sum())  # infinite as soon as one has no limit
-        kept = 0.0
-        for name, share in self._reserved.items():
-            if name != klass and limit < math.inf:
-                kept += max(0.0, share * limit - self._inflight.get(name, 0))
-        return limit - kept
-
-    def _within_limits(self, snapshot: Snapshot, part: float) -> Snapshot | None:
-        """Without those that have this part of what they carry, as far as the time between tokens tells."""
-        fleet, rows = self.fleet, snapshot.rows
-        if part == 1.0 and fleet.requests.max() < self.adaptive.lowest:
-            return snapshot
-        self.adaptive.reach(len(fleet.ours))
-        # A limit that the operator set is for us, and stands in place of what was found out, which is for all.
-        is_set = fleet.limit[rows] < math.inf
-        there = np.where(is_set, fleet.ours[rows], fleet.requests[rows])
-        room = there < part * np.where(is_set, fleet.limit[rows], self.adaptive.limits[rows])
-        if room.all():
-            return snapshot
-        return Snapshot(fleet, snapshot.now, rows[room], False) if room.any() else None
 
     # --- waiting -------------------------------------------------------------------------------------------------
 
@@ -342,7 +257,7 @@ class Desk(Generic[G]):
     @property
     def next_at(self) -> float:
         """When `serve` must be called at the latest; infinite when nobody's time is running out."""
-        return self.room.next_at
+        return min(self.room.next_at, self._asked_at + EVERY) if self._some_unasked else self.room.next_at
 
     def changed(self) -> bool:
         """A first token came, a place was given back, a server is there: whether `serve` should be called soon."""
@@ -354,8 +269,8 @@ class Desk(Generic[G]):
         calls: list[tuple[G, Reservation | None, HeadwayError | None]] = []
         for waiting in self.room.over(now):
             self._is_over(waiting, now, calls)
-        if self._changed:
-            self._changed = False
+        if self._changed or (self._some_unasked and now - self._asked_at >= EVERY):
+            self._changed = self._some_unasked = False
             for line in self.room.lines(now):
                 failed: list[Waiting[G]] = []
                 while len(failed) < ASKED and (first := line.pop()) is not None:
@@ -375,7 +290,8 @@ class Desk(Generic[G]):
         if now - self._asked_at >= EVERY:
             self._asked_at, self._may_be_asked = now, ASKED
         self._may_be_asked -= 1
-        return self._may_be_asked >= 0
+        self._some_unasked = self._may_be_asked < 0
+        return not self._some_unasked
 
     def _ask(self, waiting: Waiting[G], now: float,
              calls: list[tuple[G, Reservation | None, HeadwayError | None]]) -> bool:  # fmt: skip
@@ -425,8 +341,7 @@ class Desk(Generic[G]):
 
     def _admitted(self, guest: G, reservation: Reservation, request: Request, now: float, gives_way: bool) -> None:
         weight = cost(request)
-        self._all += 1
-        self._inflight[request.klass] = self._inflight.get(request.klass, 0) + 1
+        self.places.take(request.klass)
         self.shares.charge(request.tenant, weight, now)
         self.room.flow.note(request.klass, weight, now, gives_way)
         if gives_way:
@@ -441,8 +356,7 @@ class Desk(Generic[G]):
 
     def ended(self, reservation: Reservation, request: Request, outcome: Outcome | None, now: float) -> None:
         """This place has been given back (and settled). Call it once for each that was taken."""
-        self._all -= 1
-        self._inflight[request.klass] -= 1
+        self.places.give_back(request.klass)
         if self.filler is not None:
             self.filler.ended(reservation, outcome, now)
         if self.asked.is_shared:
@@ -453,7 +367,7 @@ class Desk(Generic[G]):
         tokens, forecast, row = outcome.output_tokens, reservation.forecast, reservation.row
         told = outcome.ttft > 0.0 and tokens > 1.0 and reservation.stream
         gap = (outcome.duration - outcome.ttft) / (tokens - 1.0) if told else UNKNOWN
-        self.adaptive.observe(row, gap, request.tpot_slo, tokens, self.fleet.requests.item(row) + 1.0)
+        self.places.adaptive.observe(row, gap, request.tpot_slo, tokens, self.fleet.requests.item(row) + 1.0)
         if forecast is not None:
             self.judge.observe(request, outcome, forecast, gap)
 
@@ -463,13 +377,13 @@ class Desk(Generic[G]):
 
     def row_left(self, row: int) -> None:
         """The endpoint in this row has left; another may get the row."""
-        self.adaptive.forget(row)
+        self.places.adaptive.forget(row)
 
     def report(self, now: float) -> Mapping[str, Queue]:
         """The queues of the pool by class."""
         flow = self.room.flow
         return {
-            name: Queue(waiting, oldest, flow.rate(name, now), self._inflight.get(name, 0))
+            name: Queue(waiting, oldest, flow.rate(name, now), self.places.inflight.get(name, 0))
             for name, (waiting, oldest) in self.room.counts(now).items()
         }
 

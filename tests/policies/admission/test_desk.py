@@ -17,8 +17,9 @@ from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Endpoint, Outcome, Request
 from policies.admission.base import ClassRule, Waiting
-from policies.admission.desk import ASKED, FEW, Desk
+from policies.admission.desk import ASKED, EVERY, Desk
 from policies.admission.limit import START
+from policies.admission.places import FEW
 from tests.support.waiting import Caller, Oracle, ask, foresee
 
 RULES = (ClassRule("interactive", 10, 100, 10.0, "fair"), ClassRule("bulk", 0, 1000, 100.0, "deadline"))
@@ -367,9 +368,9 @@ def test_without_a_predictor_an_endpoint_gets_what_the_time_between_tokens_says_
     places[0].settle(1.0)
     desk.ended(places[0], request, done, 1.0)
     desk.serve(1.0)
-    assert caller.place is not None and desk.adaptive.limit(0) > START
+    assert caller.place is not None and desk.places.adaptive.limit(0) > START
     desk.row_left(0)
-    assert desk.adaptive.limit(0) == START
+    assert desk.places.adaptive.limit(0) == START
 
 
 def test_a_predictor_that_has_seen_few_answers_is_not_trusted_with_more_than_that() -> None:
@@ -547,3 +548,22 @@ def test_the_more_are_refused_the_shorter_the_queue() -> None:
         return len(desk)
 
     assert queue_of(0) > queue_of(10) > queue_of(100) >= 1
+
+
+def test_filler_that_is_asked_less_often_has_its_turn_by_time_where_nothing_else_happens() -> None:
+    tap = Tap()
+    tap.open = False
+    desk = desk_of(fleet_of(1), filler=tap)
+    callers = [Caller(f"f{n}") for n in range(2 * ASKED)]
+    for caller in callers:
+        must_wait(desk, caller, ask(caller.name, klass="bulk", filler=True), 0.0)
+    assert desk.changed()
+    desk.serve(1.0)
+    tap.open = True
+    assert desk.changed()
+    desk.serve(1.0 + EVERY / 2)
+    assert not any(caller.place for caller in callers)
+    assert desk.next_at == pytest.approx(1.0 + EVERY)
+    desk.serve(desk.next_at)
+    assert all(caller.place for caller in callers)
+    assert desk.next_at > 2.0

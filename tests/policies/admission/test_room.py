@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import Refused
 from policies.admission.base import ClassRule, Waiting
-from policies.admission.room import AGEING, LATEST, SOONEST, Flow, WaitingRoom
+from policies.admission.room import AGEING, LATEST, SOONEST, WaitingRoom
 from policies.admission.shares import Shares
 from tests.support.waiting import waits
 
@@ -137,20 +137,6 @@ def test_another_order_or_other_limits_take_over_who_waits() -> None:
     assert order_of(it, 0.0) == ["newest", "urgent", "calm"]
 
 
-def test_what_flows_is_told_soon_after_the_start_and_forgotten_after_a_pause() -> None:
-    flow = Flow()
-    assert flow.rate("a", 5.0) == 0.0
-    for tick in range(10):
-        flow.note("a", 50.0, 100.0 + tick / 10.0)
-        flow.note("b", 50.0, 100.0 + tick / 10.0)
-    assert flow.rate("a", 101.0) == pytest.approx(500.0, rel=0.15)
-    assert flow.requests(101.0) == pytest.approx(20.0, rel=0.15)
-    assert flow.rate("never let go", 101.0) == pytest.approx(100.0, rel=0.15)  # it is taken to be let go a little
-    assert flow.rate("a", 130.0) < 1e-3
-    flow.note("a", 50.0, 1e6)
-    assert flow.rate("b", 1e6) < 10.0
-
-
 STEPS = st.lists(
     st.tuples(st.sampled_from(["enter", "enter", "next", "back", "leave", "over", "late", "hold", "rules"]),
               st.sampled_from(["high", "low", "fill"]), st.floats(0.01, 8.0), st.integers(0, 50)),
@@ -218,18 +204,3 @@ def test_nobody_starves_whatever_keeps_coming_above(ages: list[tuple[str, float]
             return
         now += 0.01
     raise AssertionError("it starved")
-
-
-def test_the_share_of_those_turned_away_is_that_of_the_last_seconds() -> None:
-    flow = Flow()
-    assert flow.turned_away == 0.0
-    for tick in range(100):
-        flow.note("a", 10.0, tick / 10.0)
-        if tick % 2:
-            flow.turn_away(tick / 10.0)
-    assert flow.turned_away == pytest.approx(1 / 3, abs=0.02)
-    for tick in range(100):
-        flow.note("a", 10.0, 10.0 + tick / 10.0)
-    assert flow.turned_away < 0.01
-    flow.turn_away(1e6)
-    assert flow.turned_away > 0.99
