@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def openai(gateway: Running, key: str = "none") -> AsyncOpenAI:
     return AsyncOpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=key, max_retries=0)
 
 
+def page(port: int, path: str) -> str:
+    """What an operator sees."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10.0) as answer:
+        return str(answer.read().decode())
+
+
 async def ended(client: AsyncOpenAI, id_: str) -> Any:
     while True:
         batch = await client.batches.retrieve(id_)
@@ -61,13 +68,16 @@ async def test_a_batch_goes_through_the_gateway_to_its_output_file(tmp_path: Pat
         assert (batch.status, batch.request_counts.completed, batch.request_counts.total) == ("completed", 200, 200)
         said = [json.loads(line) for line in (await client.files.content(batch.output_file_id)).text.splitlines()]
         await client.close()
-        view = gateway.gateway.jobs()
+        view = json.loads(await asyncio.to_thread(page, gateway.admin_port, "/api/jobs"))
+        metrics = await asyncio.to_thread(page, gateway.admin_port, "/metrics")
     assert sorted(one["custom_id"] for one in said) == sorted(f"c{n}" for n in range(200))
     for one in said:
         text = one["response"]["body"]["choices"][0]["message"]["content"]
         assert text == f"say {one['custom_id'][1:]}"
     assert batch.usage.input_tokens == 600
-    assert view is not None and view["runs"] == [{"class": "async", "how": "completed", "count": 200}]
+    assert view["runs"] == [{"class": "async", "how": "completed", "count": 200}]
+    assert 'headway_jobs_ended_total{class="async",how="completed"} 200' in metrics
+    assert 'headway_jobs{class="async",state="waiting"}' in metrics
 
 
 @on_uvloop
