@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as ConnectionLost
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as NoAnswer
 
 from gateway.jobs.base import StoreUnavailable
@@ -45,6 +45,7 @@ class Client:
         self.redis: Redis = Redis.from_pool(pool)
         self._pool = pool
         self.prefix = prefix
+        self._keeps_all = False  # nobody has asked yet
         self._scripts: dict[str, AsyncScript] = {
             name: self.redis.register_script(source) for name, source in sources().items()
         }
@@ -64,6 +65,8 @@ class Client:
             async with asyncio.timeout(patience):
                 while True:
                     try:
+                        if not self._keeps_all:
+                            await self._make_sure()
                         return await step()
                     except (ConnectionLost, NoAnswer) as error:
                         failed = error
@@ -76,6 +79,17 @@ class Client:
                 # After a failover the old master may stand at the end of these connections for ever.
                 await cast(Any, self._pool).disconnect(inuse_connections=False)
             raise StoreUnavailable(f"job store: Redis refuses: {error}") from error
+
+    async def _make_sure(self) -> None:
+        """A Redis that makes room by dropping any key is a cache: what was accepted would vanish without a word."""
+        try:
+            memory = await self.redis.info("memory")
+        except ResponseError:  # it does not tell everybody
+            memory = {}
+        policy = str(memory.get("maxmemory_policy", ""))
+        if policy.startswith("allkeys") and memory.get("maxmemory"):
+            raise StoreUnavailable(f"job store: this Redis forgets (maxmemory-policy {policy}): noeviction is needed")
+        self._keeps_all = True
 
     async def close(self) -> None:
         await self.redis.aclose()

@@ -227,3 +227,17 @@ async def test_keys_of_a_store_stand_in_one_slot_and_go_when_their_time_has_come
     assert all(key.startswith("{headway:jobs}:") for key in left)
     names = {key.removeprefix("{headway:jobs}:") for key in left if ":fin:" not in key and ":claimed:" not in key}
     assert names <= {"seq", "work", "queues", "statuses", "counters", "held", "least_lease"}, names
+
+
+async def test_a_redis_that_may_forget_anything_is_trusted_with_nothing(store: RedisStore) -> None:
+    """It dropped accepted work to make room, and said OK to more."""
+    await command(store, "CONFIG", "SET", "maxmemory", "100mb")
+    await command(store, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(StoreUnavailable) as refused:
+            await store.submit(work(), NOW)
+        assert "allkeys-lru" in refused.value.detail
+        await command(store, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+        await store.submit(work(), NOW)
+    finally:
+        await command(store, "CONFIG", "SET", "maxmemory-policy", "noeviction")
