@@ -4,7 +4,7 @@
 what may be taken of that:
 
 * where one is expected, filler may lengthen an iteration so much that a first token, which waits for half of the
-  running one and for those of its own prompt, comes later by `slowdown` of what it takes, or by 10 ms;
+  running one and for those of its own prompt, comes later by `slowdown` of what it takes, or by 12.5 ms;
 * where one is, tokens must come within the share `use` (`loop`) of the promised TPOT; without a promise, within
   `slowdown` of the pace without filler. Where the class alone is beyond that, nothing is left for filler.
 
@@ -30,9 +30,9 @@ from policies.admission.strain import Strain
 
 Flags = npt.NDArray[np.bool_]
 
-LEAST_TTFT = 0.010  # seconds of a first token that nobody notices
+LEAST_TTFT = 0.0125  # seconds of a first token that nobody notices
 RUNNING = 0.5  # of an iteration is left, on average, when a request comes
-STANDBY = 8  # one endpoint in so many stands by
+STANDBY = 16  # one endpoint in so many stands by
 FOLLOW = 0.02
 
 

@@ -7,7 +7,7 @@ effects decide per endpoint, all in seconds, all multiplied with what the closed
   promised TPOT (without one: within `slowdown` of the pace that there would be without filler).
 * Batch. Filler that decodes makes every iteration longer, and a first token waits for about one and a half. Where
   interactive requests may arrive before it could be taken away, that may cost `slowdown` of their first token, or
-  10 ms.
+  12.5 ms.
 * Prompt. While its prompt is worked off, an endpoint is no place for others. They go elsewhere, as long as there is an
   elsewhere: so many may come meanwhile (Poisson), so many endpoints work off no prompt. The share of arrivals that find
   none may be `slowdown`, which is kept as an account.
@@ -16,7 +16,7 @@ effects decide per endpoint, all in seconds, all multiplied with what the closed
 Where nobody is expected nothing of that binds but room, and the engine runs as full as it can be: what makes that safe
 is that running filler is aborted, least progress first, as soon as somebody comes and the effects are beyond their
 bounds. Who will end within a moment by itself is let end: that halves what is lost at the onset of a burst. One
-endpoint in eight stands by at the bound of the batch. An item is aborted at most `aborts` times; after that it goes
+endpoint in sixteen stands by at the bound of the batch. An item is aborted at most `aborts` times; after that it goes
 only where it need never be.
 
 Pure: no clock, no I/O. Left to others: who of the filler goes next (the class's queue), sending and aborting; the
@@ -49,10 +49,10 @@ from policies.admission.strain import LONGEST_RHO, Strain
 
 Flags = npt.NDArray[np.bool_]
 
-SOON, LATER = 0.25, 1.0  # seconds: within which filler that is in the way leaves; for which it is sent
+SOON, LATER = 0.25, 0.5  # seconds: within which filler that is in the way leaves; for which it is sent
 AHEAD = 0.4  # seconds of prefill that may wait where nobody else is expected
 QUEUED = 3.0  # requests that an engine may say wait there
-FULL = 0.95  # of the KV cache
+FULL = 0.85  # of the KV cache
 LEFT = 0.5  # of what is still to be written is there at once
 GRACE = 1.5  # seconds: who ends within them is not aborted to shorten iterations
 SLACK = 1.2  # times the bound: from where on filler is aborted, down to the bound

@@ -70,8 +70,11 @@ def test_the_more_come_the_more_endpoints_are_kept_for_them_those_that_filler_sl
 
 
 def test_one_stands_by_once_somebody_has_ever_come() -> None:
-    pool = Pool()
+    pool = Pool(16)
     pool.end(pool.send(0, filler=False))
     pool.now = 1000.0
-    assert bounds(pool).expected(look(pool), np.arange(8), pool.now, 1.0).sum() == 1
-    assert not bounds(pool).expected(look(pool), np.arange(8), pool.now, 0.2, standby=False).any()
+    predictor = pool.fleet.predictor
+    assert predictor is not None
+    seen = Strain(pool.fleet, predictor, pool.filler._ledger, 16, pool.now)
+    assert bounds(pool).expected(seen, np.arange(16), pool.now, 1.0).sum() == 1
+    assert not bounds(pool).expected(seen, np.arange(16), pool.now, 0.2, standby=False).any()

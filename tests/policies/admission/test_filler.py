@@ -54,17 +54,16 @@ def test_an_engine_that_says_that_many_wait_gets_no_more() -> None:
 
 def test_a_full_cache_takes_none() -> None:
     pool = Pool(1)
-    pool.fill(205)
+    pool.fill(190)
     assert pool.open() == []
 
 
 def test_a_batch_may_become_large_where_nobody_is_expected_but_on_the_endpoint_that_stands_by() -> None:
-    pool = Pool()
-    pool.send(0, filler=False)
+    pool = Pool(16)
     pool.end(pool.send(0, filler=False))
     pool.now += 100.0
     pool.fill(120)
-    assert len(pool.open()) == 7
+    assert len(pool.open()) == 15
 
 
 def test_nothing_opens_while_the_others_alone_are_at_the_edge_of_their_promise() -> None:
