@@ -346,7 +346,7 @@ class Desk(Generic[G]):
         self.room.flow.note(request.klass, weight, now, gives_way)
         if gives_way:
             self._excess.admitted(reservation, request, now, 1)
-        elif self.asked.is_shared:
+        elif self.asked.is_shared and self.fleet.predictor is not None:
             self._excess.taken(reservation, request, now)
         if self.filler is not None:
             if request.filler:
@@ -359,7 +359,7 @@ class Desk(Generic[G]):
         self.places.give_back(request.klass)
         if self.filler is not None:
             self.filler.ended(reservation, outcome, now)
-        if self.asked.is_shared:
+        if self.asked.is_shared and self.fleet.predictor is not None:
             self._excess.ended(reservation, outcome, now)
         self._changed = len(self.room) > 0
         if outcome is None or outcome.ended != "complete":
