@@ -46,6 +46,7 @@ from policies.admission.shares import GREEDY, LEFT, Shares
 
 ASKED = 4  # how many could not go before no more are asked
 EVERY = 0.01  # seconds between two times at which those are asked that give way to others
+CROWDED = 30.0  # seconds for which the others are watched after a tenant asked for several times its share
 HOLD = 10.0  # seconds: no policy holds a request longer for a better choice
 # What is ahead must drain in this share of the time that is left: how fast it drains is only known roughly, and those
 # that are served at the last moment are late as soon as anything is slower than it was. A long queue gives more to
@@ -92,6 +93,7 @@ class Desk(Generic[G]):
         self.judge = Judge()
         self.places = Places(fleet)
         self._changed = False
+        self._crowded_at = -math.inf  # when a tenant last asked for several times its share
         self._asked_at, self._may_be_asked = -math.inf, 0  # when those that give way were asked, and how many more are
         self._some_unasked = False  # their turn to be asked comes again by time
         rules = list(rules)
@@ -194,7 +196,10 @@ class Desk(Generic[G]):
         What it asks for beyond that fills what the others leave: in the same way as filler does.
         """
         tenant = request.tenant
-        return self.asked.exceeds(tenant, GREEDY, now) and self.shares.exceeds(tenant, LEFT, now)
+        if not self.asked.exceeds(tenant, GREEDY, now):
+            return False
+        self._crowded_at = now
+        return self.shares.exceeds(tenant, LEFT, now)
 
     # --- waiting -------------------------------------------------------------------------------------------------
 
@@ -269,7 +274,7 @@ class Desk(Generic[G]):
         calls: list[tuple[G, Reservation | None, HeadwayError | None]] = []
         for waiting in self.room.over(now):
             self._is_over(waiting, now, calls)
-        if self._changed or (self._some_unasked and now - self._asked_at >= EVERY):
+        if self._changed or (self._some_unasked and now >= self._asked_at + EVERY):
             self._changed = self._some_unasked = False
             for line in self.room.lines(now):
                 failed: list[Waiting[G]] = []
@@ -287,7 +292,7 @@ class Desk(Generic[G]):
         """What fills what others leave is asked less often, some each time: to find out where it may go costs more."""
         if not (waiting.behind or waiting.request.filler):
             return True
-        if now - self._asked_at >= EVERY:
+        if now >= self._asked_at + EVERY:
             self._asked_at, self._may_be_asked = now, ASKED
         self._may_be_asked -= 1
         self._some_unasked = self._may_be_asked < 0
@@ -346,7 +351,7 @@ class Desk(Generic[G]):
         self.room.flow.note(request.klass, weight, now, gives_way)
         if gives_way:
             self._excess.admitted(reservation, request, now, 1)
-        elif self.asked.is_shared and self.fleet.predictor is not None:
+        elif now - self._crowded_at < CROWDED:
             self._excess.taken(reservation, request, now)
         if self.filler is not None:
             if request.filler:
@@ -359,7 +364,7 @@ class Desk(Generic[G]):
         self.places.give_back(request.klass)
         if self.filler is not None:
             self.filler.ended(reservation, outcome, now)
-        if self.asked.is_shared and self.fleet.predictor is not None:
+        if self._crowded_at > -math.inf:
             self._excess.ended(reservation, outcome, now)
         self._changed = len(self.room) > 0
         if outcome is None or outcome.ended != "complete":
