@@ -52,8 +52,8 @@ HOLD = 10.0  # seconds: no policy holds a request longer for a better choice
 # that are served at the last moment are late as soon as anything is slower than it was. A long queue gives more to
 # choose from; where most are refused anyway there is enough, and a shorter one brings sooner first tokens and does not
 # leave long prompts behind. So it shrinks as the share of the refused grows from MILD to DEEP.
-PATIENCE, IMPATIENCE = 0.6, 0.25
-MILD, DEEP = 0.3, 0.5
+PATIENCE, IMPATIENCE = 0.65, 0.25
+MILD, DEEP = 0.35, 0.5
 
 
 G = TypeVar("G", bound=Guest)
