@@ -29,6 +29,7 @@ from policies.admission.desk import Desk
 
 _DESK, _SWEEP = 7, 8
 SWEEP = 0.1  # seconds
+SOONEST = 0.001  # seconds: as a timer of the gateway
 GREEDY = "tenant-0"
 CLASS = "interactive"
 
@@ -162,7 +163,7 @@ class Desked(Simulation):
         at = self.desk.next_at
         if at < self._planned:
             self._planned = at
-            self._plan(max(at, now), _DESK, None)
+            self._plan(max(at, now + SOONEST), _DESK, None)
 
     def _finish(self, g: Generation, now: float) -> None:
         flight: Flight = g.tag

@@ -24,6 +24,7 @@ from policies.admission.desk import Desk
 from policies.admission.filler import Filler
 
 _REACH, _DUE = 1, 9
+SOONEST = 0.001  # seconds: as a timer of the gateway
 WAITING = 64  # items of the backlog that wait at the desk
 RULES = (
     ClassRule("interactive"),
@@ -124,7 +125,7 @@ class MixedDesk(Mixed):
         at = self.desk.next_at
         if at < self._planned:
             self._planned = at
-            self._plan(max(at, now), _DUE, None)
+            self._plan(max(at, now + SOONEST), _DUE, None)
 
     # -- what comes back
 
