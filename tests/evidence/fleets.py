@@ -50,7 +50,7 @@ def engines(groups: Sequence[Group], where: Path) -> Iterator[list[Sim]]:
             place = where / f"sims{number}"
             command = [sys.executable, "-m", "backends.sim", "--profile", PROFILE, "--count", str(group.count),
                        "--speed", str(group.speed), "--chunk", str(group.chunk), "--seed", str(100 * number),
-                       "--no-prefix-caching", *(["--priority"] if group.priority else [])]  # fmt: skip
+                       "--no-prefix-caching", *(["--by-priority"] if group.priority else [])]  # fmt: skip
             running = start(f"sims{number}", command, 0, place)
             stack.callback(stop, running)
             made += [Sim(port, command, place, running) for port in _ports(place / "log", group.count)]
