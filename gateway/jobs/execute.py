@@ -131,9 +131,12 @@ def _answered(reply: Collected, request_id: str) -> End:
 
 def _failed(error: HeadwayError, claim: Claim) -> End:
     request_id = claim.id
+    result = Result(error=(error.code, error.message), request_id=request_id)
+    if error.code == "model_not_found":
+        # It was there when the work was accepted: a reload took it away, and the next one may bring it back.
+        return Again(nan, 0, "model", result)
     if isinstance(error, BadRequest):
         return Done(Result(error.status, _as_body(error), "application/json", request_id))
-    result = Result(error=(error.code, error.message), request_id=request_id)
     after = error.retry_after if error.retry_after is not None else nan
     if isinstance(error, Refused):
         if not error.should_retry and not isinstance(error, NoEndpoint):

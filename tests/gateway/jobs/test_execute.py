@@ -74,13 +74,14 @@ def test_a_client_error_is_final_at_once(status: int) -> None:
 
 
 def test_a_request_the_gateway_itself_refuses_for_good_is_final_with_a_body_clients_know() -> None:
-    end = failing(BadRequest("no such thing", status=404, code="model_not_found", param="model"))
-    assert isinstance(end, Done) and end.result.status == 404
-    assert json.loads(end.result.body)["error"]["code"] == "model_not_found"
+    end = failing(BadRequest("too many answers", code="invalid_value", param="n"))
+    assert isinstance(end, Done) and end.result.status == 400
+    assert json.loads(end.result.body)["error"]["code"] == "invalid_value"
 
 
 @pytest.mark.parametrize(("error", "whose", "most", "after"), [
     (NoEndpoint("none"), "model", 0, 1.0),
+    (BadRequest("gone with a reload", status=404, code="model_not_found"), "model", 0, nan),
     (Refused("full", reason="queue_full", retry_after=3.0), "model", 0, 3.0),
     (Refused("limit", reason="tenant_limit", retry_after=7.0), "tenant", 0, 7.0),
     (UpstreamError("stopping", cause="stopping"), "item", 0, nan),
