@@ -8,7 +8,6 @@ without them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -19,6 +18,7 @@ from gateway.core.errors import HeadwayError, NoEndpoint, Refused
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Request
+from loadtest.lab.alarm import Alarm
 from loadtest.lab.plan import OURS
 from loadtest.lab.record import Flags, Floats
 from loadtest.lab.router import Flight, Router
@@ -29,7 +29,6 @@ from policies.admission.desk import Desk
 
 _DESK, _SWEEP = 7, 8
 SWEEP = 0.1  # seconds
-SOONEST = 0.001  # seconds: as a timer of the gateway
 GREEDY = "tenant-0"
 CLASS = "interactive"
 
@@ -86,7 +85,7 @@ class Desked(Simulation):
             self.absent = np.array([name == GREEDY for name in self.tenant], np.bool_) & ~own
             self._measured = [measured and not out for measured, out in zip(self._measured, self.absent, strict=True)]
             self._open = sum(self._measured)
-        self._planned = math.inf
+        self.alarm = Alarm(self.desk, lambda at: self._plan(at, _DESK, None))
 
     def _tenants(self, draws: np.random.Generator, size: int) -> list[str]:
         rules = self.scenario.admission
@@ -121,7 +120,7 @@ class Desked(Simulation):
             return
         if isinstance(found, Reservation):
             self.go(flight, found)
-        self._keep_time(now)
+        self.alarm.set(now)
 
     def go(self, flight: Flight, reservation: Reservation) -> None:
         """A place was taken for it."""
@@ -148,22 +147,15 @@ class Desked(Simulation):
         self.now = now
         self.desk.changed()
         self.desk.serve(now)
-        self._keep_time(now)
+        self.alarm.set(now)
 
     def _sweep(self, _: None, now: float) -> None:
         self._retry(self.routers[0], now)
         self._plan(now + SWEEP, _SWEEP, None)
 
     def _due(self, _: None, now: float) -> None:
-        self.now, self._planned = now, math.inf
-        self.desk.serve(now)
-        self._keep_time(now)
-
-    def _keep_time(self, now: float) -> None:
-        at = self.desk.next_at
-        if at < self._planned:
-            self._planned = at
-            self._plan(max(at, now + SOONEST), _DESK, None)
+        self.now = now
+        self.alarm.rang(now)
 
     def _finish(self, g: Generation, now: float) -> None:
         flight: Flight = g.tag

@@ -6,7 +6,6 @@ of the backlog wait at the desk at any time; what is aborted comes back to it, a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from gateway.core.errors import HeadwayError, NoEndpoint, Refused
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Outcome, Request
+from loadtest.lab.alarm import Alarm
 from loadtest.lab.mixed import FillFlight, Mixed
 from loadtest.lab.router import Flight, Router
 from loadtest.lab.scenario import Gate, Scenario
@@ -24,7 +24,6 @@ from policies.admission.desk import Desk
 from policies.admission.filler import Filler
 
 _REACH, _DUE = 1, 9
-SOONEST = 0.001  # seconds: as a timer of the gateway
 WAITING = 64  # items of the backlog that wait at the desk
 RULES = (
     ClassRule("interactive"),
@@ -62,7 +61,7 @@ class MixedDesk(Mixed):
         self.desk: Desk[Visitor] = Desk(router.fleet, router.policy.pick, RULES, None, self.gate)
         self.now = 0.0
         self._waiting = 0
-        self._planned = math.inf
+        self.alarm = Alarm(self.desk, lambda at: self._plan(at, _DUE, None))
 
     def _handlers(self) -> tuple[Callable[[Any, float], None], ...]:
         return (*super()._handlers(), self._due)
@@ -80,7 +79,7 @@ class MixedDesk(Mixed):
         if isinstance(found, Reservation):
             self.called(visitor, found, None)
         self._give_way(now)
-        self._keep_time(now)
+        self.alarm.set(now)
 
     def called(self, visitor: Visitor, reservation: Reservation | None, error: HeadwayError | None) -> None:
         """One goes, or will never."""
@@ -111,21 +110,14 @@ class MixedDesk(Mixed):
                 self.called(visitor, found, None)
         self.desk.changed()
         self.desk.serve(now)
-        self._keep_time(now)
+        self.alarm.set(now)
 
     def _retry(self, router: Router, now: float) -> None:
         """What changed is told at the end of the iteration, by `_fill`."""
 
     def _due(self, _: None, now: float) -> None:
-        self.now, self._planned = now, math.inf
-        self.desk.serve(now)
-        self._keep_time(now)
-
-    def _keep_time(self, now: float) -> None:
-        at = self.desk.next_at
-        if at < self._planned:
-            self._planned = at
-            self._plan(max(at, now + SOONEST), _DUE, None)
+        self.now = now
+        self.alarm.rang(now)
 
     # -- what comes back
 

@@ -14,12 +14,12 @@ from time import perf_counter
 
 from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, Rule
-from gateway.core.holding import Holding
 from gateway.core.lengths import Lengths
 from gateway.core.prediction import Prior
 from gateway.core.predictor import Predictor
 from gateway.core.reservation import Reservation
 from gateway.core.types import UNKNOWN, Decision, Endpoint, Outcome, Request
+from loadtest.lab.holding import Holding
 from loadtest.lab.scenario import Routers
 from policies.picking import create
 

@@ -1,4 +1,4 @@
-"""Requests that wait at the gateway for a better choice: who is asked again when, and in which order.
+"""Requests that wait at a gateway of the lab for a better choice: who is asked again when, and in which order.
 
 The idea is late binding (Sparrow, SOSP'13): a place is taken when there is room and not when the request comes. A
 policy says with `Decision.wait` that it would rather choose later; the request is then held here and asked again when
@@ -7,7 +7,9 @@ deadline first, the deadline being arrival plus the promised TTFT; without promi
 
 A change lets in few, so it asks few again (`ASKED`): asking all would cost most exactly when most are held.
 
-Pure: no clock, no futures. Left to others: picking again, and waking up at `next_at`.
+It is what the lab's plain router has, where policies are compared without admission; the gateway, and the lab behind
+the production desk, have `policies.admission`. Pure: no clock, no futures. Left to others: picking again, and waking up
+at `next_at`.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.holding import ASKED, Holding
 from gateway.core.types import UNKNOWN, Request
+from loadtest.lab.holding import ASKED, Holding
 
 
 def request(arrived: float, slo: float = UNKNOWN) -> Request:
