@@ -31,6 +31,7 @@ def check_traffic(config: Config, raw: Mapping[str, Any], reader: Reader) -> Non
     _check_default(config, classes, reader)
     for kind in config.classes.values():
         _check_filler(kind, config.classes, classes, reader)
+    _check_one_rule(config, reader)
     _check_reserve(config, reader)
     if len(classes) == len(config.classes):
         _check_use(config, reader)
@@ -110,6 +111,19 @@ def _check_filler(
         message = f"contradictory: filler {shown(kind.name)} would go {relation} {told}, which it protects"
         hint = f"give it a priority below {protected.priority}"
         reader.error(reader.value_at("classes", kind.name, spot), message, hint)
+
+
+def _check_one_rule(config: Config, reader: Reader) -> None:
+    """What filler may do to others is one account at each endpoint: several fillers cannot have a bound each."""
+    fillers = [(kind.name, kind.filler) for kind in config.classes.values() if kind.filler is not None]
+    for name, rule in fillers[1:]:
+        first, ruling = fillers[0]
+        for key in ("slowdown", "aborts"):
+            if getattr(rule, key) != getattr(ruling, key):
+                at = ("classes", name, "filler")
+                where = reader.value_at(*at, key) if reader.is_given(*at, key) else reader.value_at(*at)
+                told = f"contradictory: filler {shown(first)} has another `{key}`, and all filler shares one bound"
+                reader.error(where, told, "write the same in both")
 
 
 def _check_reserve(config: Config, reader: Reader) -> None:

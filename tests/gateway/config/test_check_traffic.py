@@ -59,6 +59,10 @@ WRONG = [
      "give it a priority below 0"),
     ("classes: {interactive: {default: true, priority: 2}, b: {priority: 1, filler: {}}, c: {filler: {protect: ¦b}}}\n",
      "contradictory: `b` is a filler itself", "protect the class that both give way to"),
+    ("classes: {interactive: {default: true, priority: 2}, b: {filler: {}}, c: {filler: {slowdown: ¦9%}}}\n",
+     "contradictory: filler `b` has another `slowdown`, and all filler shares one bound", "write the same in both"),
+    ("classes: {interactive: {default: true, priority: 2}, b: {filler: {aborts: 5}}, c: {filler: ¦{}}}\n",
+     "contradictory: filler `b` has another `aborts`, and all filler shares one bound", "write the same in both"),
     (TWO % "filler: ¦interactive", "a mapping is expected", "keys: protect, slowdown, promote, aborts"),
     (TWO % "filler: {slowdown: ¦5}", "not a share: `5`", "write a percentage such as 5% or 0.5%"),
     # keys and models
