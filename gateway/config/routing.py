@@ -27,7 +27,7 @@ class Capture:
     """Which requests and answers of a model are kept, and how. Off without it.
 
     `share` of the requests; the JSON `fields` of both that are kept (none named: all); secrets and personal data are
-    replaced where `redact`; at most `body` bytes of each; `file` is begun anew after `rotate` bytes, `keep` old ones stay.
+    replaced where `redact`; at most `body` bytes of each; `file` begins anew after `rotate` bytes, `keep` old stay.
     """
 
     file: str

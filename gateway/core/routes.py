@@ -96,7 +96,7 @@ class Sticky:
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """A share of the requests is copied to the pool `to`; at most `concurrency` copies at once, the others are not made."""
+    """A share of the requests is copied to the pool `to`: at most `concurrency` at once, the others are left out."""
 
     to: str
     share: float
