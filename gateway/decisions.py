@@ -21,7 +21,7 @@ import numpy as np
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Floats, Rows
 from gateway.logs import Output
-from gateway.records import Candidates, Forecast, RequestRecord, Stretch, Work
+from gateway.records import Candidates, Forecast, RequestRecord, Routed, Stretch, Work
 from gateway.told import described
 
 # More candidates than this are not all kept: the best `BEST` of them are.
@@ -182,6 +182,7 @@ def describe(record: RequestRecord) -> dict[str, object]:
         "predicted": None if record.predicted is None else _plain(record.predicted),
         "work": None if record.work is None else _work(record.work),
         "admission": None if record.admission is None else described(record.admission),
+        "route": None if record.route is None else _route(record.route),
         "outcome": {
             "status": record.status,
             "ended": record.ended,
@@ -216,6 +217,11 @@ def _plain(figures: Forecast | Work | Stretch, but: str = "") -> dict[str, objec
 
 def _work(work: Work) -> dict[str, object]:
     return {**_plain(work, but="after"), "after": None if work.after is None else _plain(work.after)}
+
+
+def _route(route: Routed) -> dict[str, object]:
+    found = msgspec.structs.asdict(route)
+    return {**found, "drawn": _known(route.drawn), "prompt_tokens": _known(route.prompt_tokens)}
 
 
 def _candidates(table: Candidates) -> list[dict[str, object]]:

@@ -114,6 +114,32 @@ class Admission(msgspec.Struct, frozen=True, gc=False):
     retry_after: float = UNKNOWN
 
 
+class Routed(msgspec.Struct, frozen=True, gc=False):
+    """What routing looked at and what it said: with it a decision can be made again, by this file or by another.
+
+    `asked`: the model as the client spelt it. `headers`: those that rules look at, by lower-case name; absent ones are
+    not there. `key`: `sha256:` and the digest of the client's key, "" without keys. `user`: the identity that a sticky
+    split went by, as a hash, "" where there is none. `drawn`: the number between 0 and 1 that chose the arm (NaN: there
+    was nothing to choose, or it was `forced`). `prompt_tokens`: as estimated then; `limit`: the most tokens that the
+    client allowed. `pools`: where it might go, in order; `shadowed`: rules that would have taken it.
+    """
+
+    asked: str
+    rule: str
+    arm: str
+    drawn: float
+    forced: bool
+    pools: tuple[str, ...]
+    path: str
+    key: str = ""
+    session: str = ""
+    user: str = ""
+    headers: dict[str, str] = {}
+    prompt_tokens: float = UNKNOWN
+    limit: int | None = None
+    shadowed: tuple[str, ...] = ()
+
+
 class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     """One request from its last byte in to its last byte out. Seconds, tokens; NaN or "" where it never came to it.
 
@@ -160,3 +186,4 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     seed: int = 0
     candidates: Candidates | None = None
     admission: Admission | None = None
+    route: Routed | None = None
