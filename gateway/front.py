@@ -120,7 +120,7 @@ class Front:
         names = []
         for model in self._config.models.values():
             if may_use(key, model):
-                names += self._known_models(model.to) if model.name == "*" else [model.name, *model.aliases]
+                names += self._known_models(model.pools[0]) if model.name == "*" else [model.name, *model.aliases]
         return names
 
     def _describe(self, name: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from math import isfinite
 from backends.base import Backend
 from gateway.admit import Visit
 from gateway.ask import Ask, Facts
+from gateway.config.types import Model
 from gateway.core.errors import NoEndpoint, Refused, UpstreamError
 from gateway.core.lengths import Lengths
 from gateway.core.reservation import Reservation
@@ -79,9 +80,9 @@ class Proxy:
 
         Raises NoEndpoint, or Refused with the reason of the first that was asked.
         """
-        now, model = time.monotonic(), ask.model
+        now = time.monotonic()
         refused: Refused | None = None
-        for name in (model.to, *model.fallback)[first:]:
+        for name in _pools_of(ask.model)[first:]:
             lane = self.lanes.get(name)
             if lane is None:  # gone with a reload
                 continue
@@ -131,10 +132,10 @@ class Proxy:
 
     def _look_elsewhere(self, ask: Ask, lane: Lane, visit: Visit) -> asyncio.TimerHandle | None:
         """When one who waits has waited long enough to look into the fallbacks; None where there are none left."""
-        model = ask.model
-        if lane.name != model.to or not model.fallback:
+        route = ask.model.routes[-1]
+        if lane.name != route.arms[0].to or not route.arms[0].fallback:
             return None
-        after = max(_LOOK_AGAIN, model.fallback_after)
+        after = max(_LOOK_AGAIN, route.fallback_after)
         return asyncio.get_running_loop().call_later(after, visit.turn.take)
 
     def _elsewhere(self, ask: Ask, facts: Facts, lane: Lane, visit: Visit) -> Place | None:
@@ -142,7 +143,7 @@ class Proxy:
 
         Where it may wait there no longer, another pool may also let it wait. Raises why it was refused.
         """
-        names = (ask.model.to, *ask.model.fallback)
+        names = _pools_of(ask.model)
         first = names.index(lane.name) + 1 if lane.name in names else len(names)
         if visit.error is not None:
             try:
@@ -299,6 +300,12 @@ class Proxy:
         if found is None:
             found = self.lengths[model] = Lengths()
         return found
+
+
+def _pools_of(model: Model) -> tuple[str, ...]:
+    """Where its requests may go, the first choice first."""
+    arm = model.routes[-1].arms[0]
+    return (arm.to, *arm.fallback)
 
 
 def _close_unused(connecting: asyncio.Task[UpstreamConnection]) -> None:

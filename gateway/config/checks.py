@@ -138,7 +138,7 @@ def _check_predictions(draft: Draft) -> None:
             told = f"`profile` is unused: {shown(pool.pick.policy)} does not predict"
             reader.warn(reader.key_at("pools", name, "profile"), told, hint)
     for name, model in draft.config.models.items():
-        if (model.slo.ttft or model.slo.tpot) and {model.to, *model.fallback} <= blind:
+        if (model.slo.ttft or model.slo.tpot) and set(model.pools) <= blind:
             told = f"`slo` is unused: no policy of {shown(name)}'s pools predicts"
             reader.warn(reader.key_at("models", name, "slo"), told, hint)
 

@@ -111,7 +111,7 @@ def for_urls(urls: Sequence[str]) -> types.Config:
     if problems:
         raise ConfigError(problems)
     pool = types.Pool("default", endpoints=tuple(seen.values()))
-    model = types.Model(types.ANY_MODEL, to=pool.name)
+    model = types.model_to(types.ANY_MODEL, pool.name)
     config = types.Config({pool.name: pool}, {model.name: model})
     return replace(config, digest=digest_of(config))
 

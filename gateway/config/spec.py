@@ -66,7 +66,8 @@ PROFILES = (
 
 
 _DEFAULT = types.Config({}, {})
-_MODEL = types.Model("", "")
+_ROUTE = types.Route(())
+_MODEL = types.Model("", (_ROUTE,))
 
 
 def _make_listen(
@@ -83,11 +84,11 @@ def _make_admin(
 
 def _make_model(
     name: str, to: str, aliases: tuple[str, ...] = (), as_: str | None = None, fallback: tuple[str, ...] = (),
-    fallback_after: float = _MODEL.fallback_after, slo: types.Slo = _MODEL.slo, klass: str | None = None,
+    fallback_after: float = _ROUTE.fallback_after, slo: types.Slo = _MODEL.slo, klass: str | None = None,
 ) -> types.Model:  # fmt: skip
     exact = tuple(alias for alias in aliases if "*" not in alias)
     patterns = tuple(alias for alias in aliases if "*" in alias)
-    return types.Model(name, to, exact, patterns, as_, fallback, fallback_after, slo, klass)
+    return types.Model(name, (types.one_route(to, fallback, fallback_after),), exact, patterns, as_, slo, klass)
 
 
 def _make_model_from(

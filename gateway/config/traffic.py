@@ -55,6 +55,8 @@ class TrafficClass:
     """The share of a pool's places that is kept for this class."""
     late: Late = "refuse"
     """What happens to a request that can no longer keep its SLO; one that cannot keep its deadline is refused."""
+    shadow: bool = False
+    """Its limits are evaluated and counted, and refuse nobody."""
 
 
 def default_classes() -> Mapping[str, TrafficClass]:
@@ -84,6 +86,8 @@ class KeyLimits:
     tokens_per_day: int | None = None
     reserve: Reserving = "learnt"
     """What an answer counts before its length is known: what such answers came to, or the most it may have."""
+    shadow: bool = False
+    """They are evaluated and counted, and refuse nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,8 @@ class Key:
     default_class: str | None = None
     """The class of a request that asks for none, where that is not the default of all."""
     limits: KeyLimits | None = None
+    arms: frozenset[str] = frozenset()
+    """The arms that its requests may ask for by name; `*` is any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ here can be half valid: whoever holds a `Config` holds one that was checked whol
 which parts changed.
 
 Left to others: reading YAML (`loader`), the description of each key (`spec`), matching a client's model name to a
-`Model` (`names`). Classes, keys and jobs stand in `traffic` and are handed on here.
+`Model` (`names`). Models stand in `routing`, their rules in `gateway.core.routes`, classes, keys and jobs in `traffic`;
+all are handed on here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
+from gateway.config.routing import ANY_MODEL, Capture, Layout, Lora, Model, Slo, model_to, one_route
 from gateway.config.secret import Secret
 from gateway.config.traffic import (
     FillerRule,
@@ -28,6 +30,19 @@ from gateway.config.traffic import (
     TrafficClass,
     default_classes,
 )
+from gateway.core.routes import (
+    Arm,
+    CanaryRule,
+    Hours,
+    Margin,
+    Mirror,
+    Route,
+    Span,
+    Sticky,
+    StickyBy,
+    Text,
+    When,
+)
 
 Usage = Literal["auto", "inject"]
 ModelSource = Literal["body", "path", "header", "default"]
@@ -35,15 +50,13 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 Expose = Literal["url", "id"]
 
 __all__ = (
-    "ANY_MODEL", "Admin", "Config", "Decisions", "Dns", "Drain", "Eject", "EndpointSpec", "Expose", "FillerRule",
-    "HealthCheck", "Jobs", "Key", "KeyLimits", "Limits", "Listen", "Log", "LogLevel", "Model", "ModelFrom",
-    "ModelSource", "PathRule", "Pick", "Pool", "QueueRule", "Rate", "Retry", "Scrape", "Secret", "Shared", "Slo",
-    "Timeouts", "Tls", "TrafficClass", "UpstreamTls", "Usage", "default_classes",
+    "ANY_MODEL", "Admin", "Arm", "CanaryRule", "Capture", "Config", "Decisions", "Dns", "Drain", "Eject",
+    "EndpointSpec", "Expose", "FillerRule", "HealthCheck", "Hours", "Jobs", "Key", "KeyLimits", "Layout", "Limits",
+    "Listen", "Log", "LogLevel", "Lora", "Margin", "Mirror", "Model", "ModelFrom", "ModelSource", "PathRule",
+    "Pick", "Pool", "QueueRule", "Rate", "Retry", "Route", "Scrape", "Secret", "Shared", "Slo", "Span", "Sticky",
+    "StickyBy", "Text", "Timeouts", "Tls", "TrafficClass", "UpstreamTls", "Usage", "When", "default_classes",
+    "model_to", "one_route",
 )  # fmt: skip
-
-ANY_MODEL = "*"
-"""The name of the model that stands for every name not configured otherwise."""
-
 
 @dataclass(frozen=True, slots=True)
 class Tls:
@@ -188,39 +201,8 @@ class Pool:
     """Requests in flight in the whole pool; None: as many as its endpoints take."""
     priority: bool = False
     """Its engines schedule by priority: they are told each request's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slo:
-    """The latency promised: to the first token, and per token after it. Seconds; None: no promise."""
-
-    ttft: float | None = None
-    tpot: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model that clients can ask for: by `name`, by an exact alias, or by a pattern in which `*` is any run."""
-
-    name: str
-    to: str
-    """The name of the pool that serves it."""
-    aliases: tuple[str, ...] = ()
-    patterns: tuple[str, ...] = ()
-    as_: str | None = None
-    """What the endpoints call it; None: its own name."""
-    fallback: tuple[str, ...] = ()
-    fallback_after: float = 0.5
-    """Seconds a full `to` is waited for before `fallback` is used; an unhealthy one is left at once."""
-    slo: Slo = Slo()
-    klass: str | None = None
-    """The class of its requests where neither the key nor the request says otherwise; None: the default one."""
-
-    def upstream_name(self, asked: str) -> str:
-        """The model name to send to an endpoint when a client asked for `asked`."""
-        if self.as_ is not None:
-            return self.as_
-        return asked if self.name == ANY_MODEL else self.name
+    cost: float = 1.0
+    """What a request costs here, relative to the other pools: what `cheapest` looks at."""
 
 
 @dataclass(frozen=True, slots=True)

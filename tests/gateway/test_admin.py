@@ -16,7 +16,7 @@ import pytest
 from gateway import admin as admin_module
 from gateway.admin import Admin, check_aiohttp
 from gateway.config.types import Admin as AdminConfig
-from gateway.config.types import Config, EndpointSpec, Key, KeyLimits, Model, Pool, Rate, Secret
+from gateway.config.types import Config, EndpointSpec, Key, KeyLimits, Pool, Rate, Secret, model_to
 from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, Rule
 from gateway.core.prediction import PredictorReport
@@ -43,7 +43,7 @@ class View:
     def __init__(self, token: str | None = None) -> None:
         self.config = Config(
             pools={"gpu": POOL},
-            models={"llama": Model("llama", "gpu", as_="llama-v2")},
+            models={"llama": model_to("llama", "gpu", as_="llama-v2")},
             admin=AdminConfig(token=None if token is None else Secret(token)),
             keys=(KEY,),
             digest="d1",
@@ -203,7 +203,7 @@ async def test_the_configuration_is_shown_with_its_secrets_masked(client: Client
     assert shown["pools"]["gpu"]["api_key"] == "…"
     assert shown["pools"]["gpu"]["endpoints"][0]["url"] == "http://…@a:1"
     assert shown["keys"] == [{"key": f"sha256:{KEY.digest.hex()[:6]}…", "tenant": "acme", "models": ["llama"],
-                              "classes": None, "default_class": None, "limits": None}]  # fmt: skip
+                              "classes": None, "default_class": None, "limits": None, "arms": []}]  # fmt: skip
 
 
 async def test_a_decision_is_found_by_its_request_id_and_404_says_how_many_are_kept(client: Client) -> None:

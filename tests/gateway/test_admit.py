@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config.types import Config, Eject, Model, Pick, Pool, Timeouts
+from gateway.config.types import Config, Eject, Pick, Pool, Timeouts, model_to
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Request
 from policies.picking.base import Policy
@@ -190,7 +190,7 @@ async def test_who_is_held_at_a_pool_that_is_taken_away_goes_to_the_fallback_or_
     async with Upstream() as other:
 
         def made(up: Upstream) -> Config:
-            models = [Model("m", "p", fallback=("q",)), Model("n", "p")]
+            models = [model_to("m", "p", fallback=("q",)), model_to("n", "p")]
             return config(patient([up]), pool([other], name="q"), models=models)
 
         async with one_waits(made) as (gateway, slow, first, second, _):

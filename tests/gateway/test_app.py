@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config.types import Config, EndpointSpec, Limits, Model, Pick, Retry, UpstreamTls
+from gateway.config.types import Config, EndpointSpec, Limits, Pick, Retry, UpstreamTls, model_to
 from tests.support.client import Client, chat, post
 from tests.support.gateway import Running, config, limits, pool
 from tests.support.loop import on_uvloop, until
@@ -45,7 +45,7 @@ async def test_a_reload_swaps_between_two_requests_and_streams_go_on() -> None:
     ):
         streaming.send(post(chat(stream=True)))
         await streaming.head()
-        gateway.next_config = config(pool([new]), limits=limits(body=1000), models=[Model("m", "p", aliases=("n",))])
+        gateway.next_config = config(pool([new]), limits=limits(body=1000), models=[model_to("m", "p", aliases=("n",))])
         assert await gateway.gateway.reload() == (True, [])
         said = await client.ask(body=chat("n"))
         assert said.status == 200 and said.named["x-headway-endpoint"] == new.url
@@ -95,7 +95,7 @@ async def test_a_bad_reload_changes_nothing_and_is_said() -> None:
 @on_uvloop
 async def test_of_two_reloads_at_once_the_one_that_read_last_wins() -> None:
     async with Upstream() as up, Running(config(pool([up]))) as gateway, gateway.client() as client:
-        older, newer = (config(pool([up]), models=[Model("m", "p", aliases=(name,))]) for name in ("old", "new"))
+        older, newer = (config(pool([up]), models=[model_to("m", "p", aliases=(name,))]) for name in ("old", "new"))
         slow = asyncio.Event()
         loads = [(older, slow), (newer, None)]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.classes import asked_class, class_of
-from gateway.config.types import Config, Key, Model, TrafficClass
+from gateway.config.types import Config, Key, Model, TrafficClass, model_to
 from gateway.core.errors import BadRequest
 
 CONFIG = Config(
@@ -12,7 +12,7 @@ CONFIG = Config(
 ANYONE = Key(b"", "t")
 BULK_ONLY = Key(b"", "t", None, frozenset({"bulk"}), "bulk")
 BULK_OR_CHAT = Key(b"", "t", None, frozenset({"bulk", "chat"}))
-PLAIN, AGENTS = Model("m", "p"), Model("m", "p", klass="agents")
+PLAIN, AGENTS = model_to("m", "p"), model_to("m", "p", klass="agents")
 
 
 @pytest.mark.parametrize(

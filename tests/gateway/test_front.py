@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from gateway.config.types import Key, Model
+from gateway.config.types import Key, model_to
 from tests.support.client import Answer, Client, chat, post
 from tests.support.gateway import Running, config, limits, one, pool
 from tests.support.loop import on_uvloop
 from tests.support.upstream import Upstream, answer, sse, whole
 
-ALIASED = Model("real", "p", aliases=("alias", "gpt-4o-mini"), patterns=("llama-*",))
+ALIASED = model_to("real", "p", aliases=("alias", "gpt-4o-mini"), patterns=("llama-*",))
 
 
 def key(secret: str, tenant: str = "acme", models: frozenset[str] | None = None) -> Key:
@@ -26,7 +26,7 @@ def key(secret: str, tenant: str = "acme", models: frozenset[str] | None = None)
 
 
 KEYS = (key("sk-all"), key("sk-some", "testers", frozenset({"m"})))
-TWO = (Model("m", "p", aliases=("alias-of-m",)), Model("other", "p"))
+TWO = (model_to("m", "p", aliases=("alias-of-m",)), model_to("other", "p"))
 
 
 @on_uvloop
@@ -213,7 +213,7 @@ async def get(path: str, *fields: str, method: str = "GET", **more: Any) -> Answ
 
 @on_uvloop
 async def test_models_are_listed_with_their_aliases_and_only_those_a_key_may_use() -> None:
-    said = await get("/v1/models", models=[ALIASED, Model("other", "p")])
+    said = await get("/v1/models", models=[ALIASED, model_to("other", "p")])
     assert said.json()["object"] == "list"
     assert [entry["id"] for entry in said.json()["data"]] == ["real", "alias", "gpt-4o-mini", "other"]
     assert all(entry["object"] == "model" for entry in said.json()["data"])
@@ -224,7 +224,7 @@ async def test_models_are_listed_with_their_aliases_and_only_those_a_key_may_use
     assert (await get("/v1/models/m", auth, models=TWO, keys=KEYS)).json()["id"] == "m"
     said = await get("/v1/models/other", auth, models=TWO, keys=KEYS)
     assert (said.status, said.error["code"]) == (404, "model_not_found")
-    named = Model("org/a b", "p")
+    named = model_to("org/a b", "p")
     assert (await get("/v1/models/org%2Fa%20b", models=[named])).json()["id"] == "org/a b"
     assert (await get("/v1/models/org/a%20b", models=[named])).json()["id"] == "org/a b"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config.types import Key, KeyLimits, Model, Rate, Slo
+from gateway.config.types import Key, KeyLimits, Model, Rate, Slo, model_to
 from tests.support.client import chat, post
 from tests.support.gateway import Running, config, one, pool
 from tests.support.loop import on_uvloop
@@ -93,7 +93,7 @@ async def test_what_is_no_time_is_no_deadline() -> None:
         assert said.status == 200, value
 
 
-PROMISED = (Model("m", "p", slo=Slo(ttft=0.5, tpot=0.04)),)
+PROMISED = (model_to("m", "p", slo=Slo(ttft=0.5, tpot=0.04)),)
 BAD_JSON = b'{"model":"nope"'
 
 
@@ -104,7 +104,7 @@ BAD_JSON = b'{"model":"nope"'
         (PROMISED, (), 0.5, 0.04),
         (PROMISED, ("x-headway-ttft-slo: 250ms", "X-Headway-TPOT-SLO: 1s"), 0.25, 0.04),
         ((), ("x-headway-ttft-slo: 1.5m", "x-slo-tpot-ms: 12.5"), 90.0, 0.0125),
-        ((Model("m", "p", slo=Slo(tpot=0.04)),), ("x-llm-d-slo-ttft-ms: 300", "x-llm-d-slo-tpot-ms: 30"), 0.3, 0.03),
+        ((model_to("m", "p", slo=Slo(tpot=0.04)),), ("x-llm-d-slo-ttft-ms: 300", "x-llm-d-slo-tpot-ms: 30"), 0.3, 0.03),
         (PROMISED, ("x-slo-ttft-ms: 400", "x-headway-ttft-slo: 300ms", "x-llm-d-slo-ttft-ms: 900"), 0.3, 0.04),
         (PROMISED, ("x-slo-ttft-ms: 400", "x-slo-ttft-ms: 450"), 0.4, 0.04),
     ],

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from gateway.config.types import Model, ModelFrom, PathRule
+from gateway.config.types import ModelFrom, PathRule, model_to
 from tests.support.client import Answer, chat, post
 from tests.support.gateway import Running, config, one, pool
 from tests.support.loop import on_uvloop
 from tests.support.upstream import Upstream, answer, sse, whole
 
-ALIASED = Model("real", "p", aliases=("alias", "gpt-4o-mini"), patterns=("llama-*",))
+ALIASED = model_to("real", "p", aliases=("alias", "gpt-4o-mini"), patterns=("llama-*",))
 
 
 @on_uvloop
@@ -52,7 +52,7 @@ def test_every_event_of_a_stream_names_the_model_as_the_client_did(name: str, pa
 @on_uvloop
 async def test_as_is_what_the_endpoint_calls_it() -> None:
     up = Upstream(whole(answer(b'{"model":"org/real-v2"}')))
-    said, _ = await one(post(chat("m")), upstream=up, models=[Model("m", "p", as_="org/real-v2")])
+    said, _ = await one(post(chat("m")), upstream=up, models=[model_to("m", "p", as_="org/real-v2")])
     assert json.loads(up.requests[0].body)["model"] == "org/real-v2" and said.json() == {"model": "m"}
 
 

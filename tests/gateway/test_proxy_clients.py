@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.config.types import EndpointSpec, Model, Pick
+from gateway.config.types import EndpointSpec, Pick, model_to
 from gateway.core.health import Evidence
 from gateway.wire.pool import EndpointPool
 from gateway.wire.upstream import UpstreamConnection
@@ -105,7 +105,7 @@ async def test_a_request_waits_here_for_its_turn_and_goes_when_there_is_room() -
 async def test_a_full_pool_is_left_for_its_fallback_after_a_while_and_an_unhealthy_one_at_once() -> None:
     async with Upstream(hang()) as busy, Upstream() as spare:
         full = pool([busy], endpoints=(EndpointSpec(busy.url, max_concurrency=1),))
-        model = Model("m", "p", fallback=("q",), fallback_after=0.2)
+        model = model_to("m", "p", fallback=("q",), fallback_after=0.2)
         async with (
             Running(config(full, pool([spare], "q"), models=[model])) as gateway,
             gateway.client() as first,
@@ -130,7 +130,7 @@ async def test_a_full_queue_refuses_at_once_unless_there_is_a_fallback() -> None
         full = pool([busy], endpoints=(EndpointSpec(busy.url, max_concurrency=1),))
         for fallback in ((), ("q",)):
             busy.arrived.clear()
-            model = Model("m", "p", fallback=fallback, fallback_after=5.0)
+            model = model_to("m", "p", fallback=fallback, fallback_after=5.0)
             async with (
                 Running(config(full, pool([spare], "q"), models=[model])) as gateway,
                 gateway.client() as first,
@@ -227,7 +227,7 @@ async def test_who_waits_for_a_fallback_since_the_first_pool_is_down_gets_the_pl
 
     async with Upstream() as down, Upstream(gated) as spare:
         narrow = pool([spare], "q", endpoints=(EndpointSpec(spare.url, max_concurrency=1),))
-        model = Model("m", "p", fallback=("q",), fallback_after=0.05)
+        model = model_to("m", "p", fallback=("q",), fallback_after=0.05)
         async with (
             Running(config(pool([down]), narrow, models=[model])) as gateway,
             gateway.client() as first,

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.config.types import Model, Timeouts
+from gateway.config.types import Timeouts, model_to
 from tests.support.client import chat, post
 from tests.support.gateway import Running, config, limits, pool
 from tests.support.loop import on_uvloop, until
@@ -218,7 +218,7 @@ async def test_a_response_in_pieces_reaches_the_client_piece_by_piece() -> None:
 @on_uvloop
 async def test_an_answer_that_must_be_seen_whole_may_not_be_endless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.relay._WHOLE", 1000)
-    renamed = Model("m", "p", as_="theirs")
+    renamed = model_to("m", "p", as_="theirs")
     async with (
         Upstream(whole(answer(b'{"x":"' + b"y" * 2000 + b'"}'))) as up,
         Running(config(pool([up]), models=(renamed,))) as gateway,

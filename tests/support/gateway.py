@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.app import Gateway
 from gateway.config.loader import digest_of
-from gateway.config.types import Admin, Config, EndpointSpec, HealthCheck, Limits, Listen, Model, Pick, Pool
+from gateway.config.types import Admin, Config, EndpointSpec, HealthCheck, Limits, Listen, Model, Pick, Pool, model_to
 from gateway.logs import Events, Output, RequestLog
 from gateway.records import RequestRecord
 from gateway.sockets import bind
@@ -57,7 +57,7 @@ def pool(upstreams: Sequence[Upstream | str], name: str = "p", **more: Any) -> P
 
 def config(*pools: Pool, models: Sequence[Model] = (), **more: Any) -> Config:
     """A configuration of these pools; model `m` leads to the first one where the test names none."""
-    named = {model.name: model for model in models or (Model("m", pools[0].name),)}
+    named = {model.name: model for model in models or (model_to("m", pools[0].name),)}
     made = Config({one.name: one for one in pools}, named, listen=Listen(port=0), admin=Admin(port=0), **more)
     return dataclasses.replace(made, digest=digest_of(made))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from openai import AsyncOpenAI
 
-from gateway.config.types import Config, EndpointSpec, Jobs, Key, Model, Pool, Secret
+from gateway.config.types import Config, EndpointSpec, Jobs, Key, Pool, Secret, model_to
 from gateway.core.errors import HeadwayError
 from gateway.core.lengths import Lengths
 from gateway.dialects import OPENAI
@@ -39,7 +39,7 @@ def settings(**more: Any) -> Config:
         Key(digest(POOR.encode()), "poor", frozenset(("m",)), frozenset(("interactive",))),
     )  # fmt: skip
     pool = Pool("p", engine="http", endpoints=(EndpointSpec("http://127.0.0.1:9"),))
-    models = {"m": Model("m", "p", aliases=("alias",)), "other": Model("other", "p")}
+    models = {"m": model_to("m", "p", aliases=("alias",)), "other": model_to("other", "p")}
     return Config({"p": pool}, models, **{"keys": keys, "jobs": Jobs(Secret("sqlite:x")), **more})
 
 

@@ -24,7 +24,7 @@ def test_the_shortest_file_gives_the_defaults(read: Read, good: str) -> None:
     assert loaded.warnings == ()
     assert loaded.config == types.Config(
         {"p": pool},
-        {"corpus-model": types.Model("corpus-model", "p")},
+        {"corpus-model": types.model_to("corpus-model", "p")},
         digest=loaded.config.digest,
         source="headway.yaml",
     )
@@ -112,8 +112,8 @@ def test_every_key_lands_where_it_belongs(read: Read) -> None:
     assert b.dns == types.Dns("vllm.prod.svc", 8000)
     assert c.file is not None
     assert c.file.endswith("/endpoints.yaml")
-    assert config.models["m"] == types.Model("m", "a", ("x",), ("y-*",), "served", ("b", "c"), 1.0,
-                                              klass="bulk")  # fmt: skip
+    assert config.models["m"] == types.model_to("m", "a", ("b", "c"), 1.0, aliases=("x",), patterns=("y-*",),
+                                                 as_="served", klass="bulk")  # fmt: skip
     assert config.classes == {
         "chat": types.TrafficClass("chat", True, -1, reserve=0.125, late="serve"),
         "bulk": types.TrafficClass("bulk", False, -20, types.QueueRule(0, 0.0, "fifo"),
@@ -293,7 +293,7 @@ def test_urls_alone_make_a_configuration_for_any_model() -> None:
     config = for_urls(["http://10.0.0.1:8000/", "https://b"])
     (pool,), (model,) = config.pools.values(), config.models.values()
     assert [endpoint.url for endpoint in pool.endpoints] == ["http://10.0.0.1:8000", "https://b:443"]
-    assert (pool.name, pool.engine, model.to) == ("default", "auto", "default")
+    assert (pool.name, pool.engine, model.pools) == ("default", "auto", ("default",))
     assert model.upstream_name("Anything/at all") == "Anything/at all"
     assert len(config.digest) == 64
 

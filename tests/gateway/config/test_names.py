@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.names import ModelNames, length, matches, overlap
-from gateway.config.types import Model
+from gateway.config.types import model_to
 
 MODELS = {
-    "llama": Model("llama", "p", aliases=("gpt-4o",), patterns=("llama-*", "*-chat")),
-    "llama-big": Model("llama-big", "q", patterns=("llama-3*",)),
-    "*": Model("*", "r"),
+    "llama": model_to("llama", "p", aliases=("gpt-4o",), patterns=("llama-*", "*-chat")),
+    "llama-big": model_to("llama-big", "q", patterns=("llama-3*",)),
+    "*": model_to("*", "r"),
 }
 patterns = st.text(alphabet="ab*", min_size=1, max_size=8).filter(lambda text: "*" in text)
 
@@ -61,6 +61,6 @@ def test_a_patterns_length_is_what_it_spells_out() -> None:
 
 
 def test_a_model_is_sent_on_by_its_own_name_or_the_one_it_has_there() -> None:
-    assert Model("m", "p").upstream_name("alias") == "m"
-    assert Model("m", "p", as_="served").upstream_name("m") == "served"
-    assert Model("*", "p").upstream_name("Any/Thing") == "Any/Thing"
+    assert model_to("m", "p").upstream_name("alias") == "m"
+    assert model_to("m", "p", as_="served").upstream_name("m") == "served"
+    assert model_to("*", "p").upstream_name("Any/Thing") == "Any/Thing"

@@ -123,7 +123,7 @@ def test_the_reference_file_says_the_defaults() -> None:
     endpoint = types.EndpointSpec("http://127.0.0.1:8000")
     assert config == types.Config(
         {"main": types.Pool("main", endpoints=(endpoint,))},
-        {"my-model": types.Model("my-model", "main")},
+        {"my-model": types.model_to("my-model", "main")},
         digest=config.digest,
         source=str(REFERENCE),
     )
