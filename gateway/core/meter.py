@@ -5,6 +5,9 @@ it reads event by event; after that it only counts, and looks closer at a piece 
 It speaks the dialects by their marks, not by their schemas: OpenAI chat, completions and responses, Anthropic
 messages, Triton and TGI streams.
 
+Why an answer ended stands in one of its last events, so the last few pieces are kept as they came and searched only
+when somebody asks: to keep one costs a tenth of what a search in it does (35 ns, 300 ns for an event of 225 bytes).
+
 An engine that dies mid-stream sends an error event and then, as if nothing had happened, `[DONE]` (seen on vLLM 0.32):
 so what follows an error event is dropped, and the stream has failed.
 """
@@ -12,6 +15,7 @@ so what follows an error event is dropped, and the stream has failed.
 from __future__ import annotations
 
 import re
+from collections import deque
 from enum import Enum
 
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\r\n\n|\n\r\n")
@@ -35,6 +39,15 @@ _NUMBERS = re.compile(
 )
 _MEANS = {b"prompt_tokens": 0, b"input_tokens": 0, b"completion_tokens": 1, b"output_tokens": 1, b"cached_tokens": 2,
           b"cache_read_input_tokens": 2}  # fmt: skip
+# Why an answer ended, the surest mark first: an engine may tell the stop string beside OpenAI's word for it.
+_FINISH = tuple(
+    re.compile(pattern) for pattern in (
+        rb'"(?:finish_reason|finishReason)"\s*:\s*"(\w{1,32})"', rb'"stop_reason"\s*:\s*"(\w{1,32})"',
+        rb'"type"\s*:\s*"response\.(completed|incomplete|failed|cancelled)"',
+        rb'"status"\s*:\s*"(completed|incomplete|failed|cancelled)"',
+    )
+)  # fmt: skip
+_LATE = 6  # pieces or events that may come after the one that says so: usage, an end mark, a few comments
 _PARTIAL = 256 * 1024  # an event longer than this is passed without being understood
 TAIL = 4096  # how much of the end of a plain answer is searched for its usage
 
@@ -85,6 +98,22 @@ class Meter:
     cached = -1
     _partial = b""
 
+    def __init__(self) -> None:
+        self._late: deque[bytes] = deque(maxlen=_LATE)
+
+    @property
+    def finish(self) -> str:
+        """Why the answer ended, in its engine's word ("stop", "length", "tool_calls", "end_turn", "completed"), or "".
+
+        Of several answers in one, the last that said so.
+        """
+        for piece in (self._partial, *reversed(self._late)):
+            for pattern in _FINISH:
+                found = pattern.findall(piece)
+                if found:
+                    return str(found[-1], "ascii", "replace")
+        return ""
+
     @property
     def tokens(self) -> int:
         """Output tokens: the engine's count when it told, else the events seen."""
@@ -101,6 +130,7 @@ class Meter:
             return self._read_events(data)
         # The common case: whole events, of which there is nothing to know but their number.
         self.events += data.count(b"data:")
+        self._late.append(data)
         if data.find(b'"usage"') >= 0:
             self._read_usage(data)
         if data[-8:-2] == b"[DONE]":
@@ -135,6 +165,7 @@ class Meter:
             self._partial = b""
             return True
         self.began = True
+        self._late.append(event)
         if kind is Kind.CONTENT:
             self.first = True
             self.events += 1
@@ -159,7 +190,8 @@ class Meter:
                 self.cached = value if value > self.cached else self.cached
 
     def read_plain(self, tail: bytes) -> None:
-        """The end of an answer that was no stream: its usage, if it has one."""
+        """The end of an answer that was no stream: its usage, if it has one, and why it ended."""
+        self._late.append(tail)
         at = tail.rfind(b'"usage"')
         if at >= 0:
             self.read_numbers(tail[at:])

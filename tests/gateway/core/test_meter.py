@@ -1,7 +1,7 @@
 """The meter: what it sees does not depend on how the stream was cut, and what follows an error is dropped."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.meter import Kind, Meter, kind_of, status_of
@@ -141,3 +141,52 @@ def test_events_in_no_dialect_we_know_are_the_answer_itself() -> None:
                   b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n', b'data: {"text_output":""}\n\n',
                   b'data: {"content":"","stop":true}\n\n'):  # fmt: skip
         assert kind_of(event) is Kind.OTHER
+
+
+FINISHES = [
+    (STOP, "stop"),
+    (b'data: {"choices":[{"index":0,"text":"","finish_reason": "length","stop_reason":null}]}', "length"),
+    (b'data: {"choices":[{"delta":{},"finish_reason":"stop","stop_reason":"END"}]}', "stop"),
+    (b'data: {"choices":[{"delta":{},"finish_reason":"tool_calls"}]}', "tool_calls"),
+    (b'event: message_delta\ndata: {"delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":5}}', "end_turn"),
+    (b'event: response.completed\ndata: {"type":"response.completed","response":{"status":"completed"}}', "completed"),
+    (b'event: response.incomplete\ndata: {"type":"response.incomplete","response":{"output":[{"status":"completed"}]}}',
+     "incomplete"),
+    (b'data: {"token":{"text":""},"generated_text":"x","details":{"finish_reason":"eos_token"}}', "eos_token"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("event", "finish"), FINISHES)
+@settings(deadline=None)
+@given(cuts=st.lists(st.integers(0, 2000), max_size=12),
+       after=st.lists(st.sampled_from([USAGE, DONE, b": ping"]), max_size=4))  # fmt: skip
+def test_why_a_stream_ended_is_known_from_any_split(
+    event: bytes, finish: str, cuts: list[int], after: list[bytes]
+) -> None:
+    said = b'data: {"choices":[{"delta":{"content":"\\"finish_reason\\":\\"no\\""},"finish_reason":null}]}'
+    raw = b"".join(one + b"\n\n" for one in (ROLE, TOKEN, said, event, *after))
+    for split in (cuts, [], list(range(len(raw)))):
+        meter, out = feed(raw, split)
+        assert (meter.finish, out) == (finish, raw)
+
+
+def test_an_answer_that_has_not_said_why_it_ended_has_no_finish() -> None:
+    meter = Meter()
+    assert meter.finish == ""
+    meter.feed(ROLE + b"\n\n" + TOKEN + b"\n\n")
+    assert meter.finish == ""
+
+
+@pytest.mark.parametrize(
+    ("tail", "finish"),
+    [
+        (b'..."finish_reason":"stop","stop_reason":7}],"usage":{"prompt_tokens":5}}', "stop"),
+        (b'..."stop_reason":"max_tokens","stop_sequence":null,"usage":{"input_tokens":5}}', "max_tokens"),
+        (b'..."status":"in_progress"}],"status":"incomplete","usage":null}', "incomplete"),
+        (b'{"object":"list","data":[]}', ""), (b"", ""),
+    ],
+)  # fmt: skip
+def test_why_a_plain_answer_ended_is_read_from_its_end(tail: bytes, finish: str) -> None:
+    meter = Meter()
+    meter.read_plain(tail)
+    assert meter.finish == finish
