@@ -65,7 +65,7 @@ class StateFolder:
         self._due = 0.0
         if self._folder is not None:
             try:
-                _prepare(self._folder)
+                prepare(self._folder)
             except OSError as error:
                 raise OSError(error.errno, f"state cannot be kept ({error.strerror})", str(self._folder)) from error
 
@@ -77,7 +77,7 @@ class StateFolder:
             return False
         path = self._path(name)
         try:
-            kept = _read(path)
+            kept = read_kept(path)
             # Two clocks may disagree; whoever reads a file comes after who wrote it.
             self._generation = max(self._generation, kept.generation + 1)
             keeper.restore(kept.learnt)
@@ -136,36 +136,16 @@ class StateFolder:
                 if self._is_anothers(name):
                     self._yielded.add(name)
                 else:
-                    self._replace(name, text)
+                    write_kept(self._path(name), name, self._generation, text)
                     self._written[name] = text
             except OSError as error:
                 self._failed[name] = str(error)
 
     def _is_anothers(self, name: str) -> bool:
         try:
-            return _read(self._path(name)).generation > self._generation
+            return read_kept(self._path(name)).generation > self._generation
         except (OSError, ValueError):
             return False
-
-    def _replace(self, name: str, text: str) -> None:
-        head = {"version": VERSION, "name": name, "generation": self._generation, "at": time.time()}
-        data = f'{json.dumps(head)[:-1]}, "learnt": {text}}}\n'.encode()
-        path = self._path(name)
-        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except OSError:
-            os.unlink(beside)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _tell(self) -> None:
         """What the thread met, said where it may be said."""
@@ -177,7 +157,32 @@ class StateFolder:
         return self._folder / f"{name}.json"
 
 
-def _prepare(folder: Path) -> None:
+def write_kept(path: Path, name: str, generation: int, text: str) -> None:
+    """Replace the file by what was learnt (`text`, in JSON), under the number of the process that writes."""
+    head = {"version": VERSION, "name": name, "generation": generation, "at": time.time()}
+    replace_whole(path, f'{json.dumps(head)[:-1]}, "learnt": {text}}}\n'.encode())
+
+
+def replace_whole(path: Path, data: bytes) -> None:
+    """Write beside, sync, rename: whoever reads finds the old file or this one, whatever happens. Raises OSError."""
+    descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError:
+        os.unlink(beside)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def prepare(folder: Path) -> None:
     """Make the folder, see that it can be written to, and remove what a process left that was killed while it wrote."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
@@ -187,7 +192,7 @@ def _prepare(folder: Path) -> None:
             cut.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> Kept:
+def read_kept(path: Path) -> Kept:
     """Raises OSError or ValueError with what is wrong with the file."""
     with open(path, "rb") as file:
         data = file.read(LARGEST + 1)
