@@ -1,0 +1,93 @@
+"""Mirrors in front of a running gateway's proxy, and requests to be copied."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+
+from gateway.ask import Ask, Facts
+from gateway.config.types import Arm, Config, Mirror, Model, Route
+from gateway.core.errors import NoEndpoint
+from gateway.core.reservation import Reservation
+from gateway.intake import ANYONE
+from gateway.lane import Lane
+from gateway.mirror import Copy, Mirrors
+from gateway.outlet import Outlet
+from gateway.peek import rewrite
+from gateway.proxy import Proxy
+from gateway.records import RequestRecord
+from gateway.wire.head import RequestHead
+from tests.support.client import chat
+from tests.support.gateway import Running
+
+PATH = "/v1/chat/completions"
+RULE = "routes[0]"
+
+
+def mirrored(to: str = "shadow", share: float = 1.0, as_: str | None = None, concurrency: int = 8,
+             **more: Any) -> Model:  # fmt: skip
+    """Model `m` of pool `p`, with a mirror."""
+    mirror = Mirror(to, share, as_, concurrency)
+    return Model("m", (Route((Arm("", "p"),), mirror=mirror),), **more)
+
+
+class AtOnce:
+    """The proxy's way of sending what may not wait."""
+
+    def __init__(self, proxy: Proxy):
+        self._proxy = proxy
+
+    @property
+    def lanes(self) -> Mapping[str, Lane]:
+        return self._proxy.lanes
+
+    async def serve_at_once(self, ask: Ask, reply: Outlet, facts: Facts, pool: str) -> None:
+        proxy, lane = self._proxy, self._proxy.lanes.get(pool)
+        if lane is None or len(lane.desk):
+            raise NoEndpoint("no place is free at once")
+        found = lane.desk.route(lane.visit(facts, proxy.decisions), ask.request, time.monotonic(), may_hold=False)
+        if not isinstance(found, Reservation):
+            raise NoEndpoint("no place is free at once")
+        relay = await proxy._try(ask, reply, facts, lane, found)
+        if relay.error is not None:
+            if relay.error.cause != "displaced":
+                proxy._see_failure(lane, relay, relay.error, facts)
+            raise relay.error
+
+
+class Rig:
+    """`offer` copies a request as the front would; `counted` is the metric."""
+
+    def __init__(self, running: Running, config: Config, free: float = 1e9):
+        self.counted: Counter[str] = Counter()
+        self.bugs: list[BaseException] = []
+        self.running = running
+        self.free = free
+        sender = AtOnce(running.gateway.proxy)
+        self.mirrors = Mirrors(sender, self._count, lambda: self.free, self.bugs.append, Random(1))
+        self.mirrors.reconfigure(config)
+
+    def _count(self, model: str, pool: str, outcome: str) -> None:
+        assert (model, pool) == ("m", "shadow")
+        self.counted[outcome] += 1
+
+    def ask(self, body: bytes = chat(), request_id: str = "r1") -> Ask:
+        head = RequestHead.made(PATH.encode(), ((b"content-type", b"application/json"),))
+        return self.running.gateway.front.intake.of_job(head, body, ANYONE, "interactive", request_id, float("nan"))
+
+    def offer(self, body: bytes = chat(), request_id: str = "r1") -> Copy | None:
+        ask = self.ask(body, request_id)
+        return self.mirrors.offer(ask, RULE, lambda name: (rewrite(ask.body, {"model": name}), ask.target))
+
+    def copy(self, body: bytes = chat(), request_id: str = "r1") -> Copy:
+        found = self.offer(body, request_id)
+        assert found is not None
+        return found
+
+
+def record(status: int = 200, ended: str = "complete", tokens: float = 2.0, **more: Any) -> RequestRecord:
+    """What the original came to."""
+    return RequestRecord("r1", 0.0, status, ended, model="m", pool="p", completion_tokens=tokens, tries=1, **more)
