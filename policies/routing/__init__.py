@@ -1,0 +1,12 @@
+"""Which pool and which arm a request goes to: rules, splits, stickiness, and canaries that are judged.
+
+`Router` is what the rest of the gateway asks, once for each request. Everything here is pure: it is told the time, the
+canaries' shares and what was seen, and decides.
+"""
+
+from __future__ import annotations
+
+from policies.routing.base import Asked, Drawn, NoRoute, UnknownArm, Way
+from policies.routing.rules import Count, Router
+
+__all__ = ["Asked", "Count", "Drawn", "NoRoute", "Router", "UnknownArm", "Way"]
