@@ -23,8 +23,8 @@ class Reservation:
     """A place taken: one request and its expected tokens. Settled exactly once; later calls do nothing."""
 
     __slots__ = (
-        "at", "books", "endpoint", "expected", "fleet", "forecast", "held", "left", "mark", "prompt", "remaining",
-        "row", "settled", "started", "stream", "stretch", "uncached", "written",
+        "at", "beside", "books", "endpoint", "expected", "fleet", "forecast", "held", "left", "mark", "prompt",
+        "remaining", "row", "settled", "started", "stream", "stretch", "uncached", "written",
     )  # fmt: skip
 
     def __init__(self, fleet: Fleet, row: int, request: Request, uncached: float, now: float,
@@ -33,6 +33,7 @@ class Reservation:
         self.row = row
         self.endpoint = fleet.endpoint(row)
         self.at = now
+        self.beside = fleet.ours.item(row)  # requests of ours that were there before
         self.uncached = uncached
         self.prompt = request.prompt_tokens
         self.written = 0.0

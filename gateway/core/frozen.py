@@ -1,0 +1,264 @@
+"""How much longer an answer took than it should have: one set of prices, frozen, for both arms of a canary.
+
+The idea: a canary and the fleet beside it differ in load, and prompts differ from minute to minute, so their latencies
+say little. The predictor knows what an answer costs in iterations, tokens and context; so what is compared is
+log(observed / predicted). Both arms' predictors go on learning, and would learn that a slow canary is slow, so the
+prices are copied once, from the stable pool's, and both arms are held against the copy. Neither the factors of
+endpoints nor the corrections of regimes are in it: what makes a server slower than the price list is what is judged.
+That is the adjustment by a covariate of controlled experiments (CUPED: Deng, Xu, Kohavi and Walker, WSDM 2013).
+
+- A first token is priced as `formula` does it, from what stood before it at its own endpoint when it was sent, with
+  the prompt's length as the engine counted it. How much of the prompt was cached is as was thought beforehand: a cache
+  that does not work is harm, and must show.
+- The gap between tokens is priced from what went on beside the stream while it ran, as `learning` is told of it.
+- Answers that are not streamed have one figure, how long they took. Neither do pools without a predictor have prices.
+  Both get a regression of the logarithm of latency on prompt, answer and neighbours, fitted to the stable arm alone as
+  it goes along.
+
+What is wrong with the prices is wrong for both arms, but not equally where their loads are not equal; how much that
+is worth is the margin's business. Left to others: what follows from the figures (`policies.routing`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from gateway.core.predictor import Predictor
+from gateway.core.prices import LEAST_ROOM, NAMES
+from gateway.core.reservation import Reservation
+from gateway.core.types import UNKNOWN, Floats, Forecast, Outcome
+
+FEWEST_STEPS = 8.0  # a shorter stretch of a stream says little of its pace
+MOST = 4.0  # of a residual, either way: fifty times as long; what is beyond says no more
+FEWEST = 30  # answers of the stable arm before a regression says anything
+MEMORY = 2000.0  # answers after which one weighs 1/e
+RIDGE = 1.0  # what the slopes are held to zero with, in answers
+CUT = 1.0  # an error is learnt from as if it were no larger
+VERSION = 1
+_MOST_SLOWER = 10.0
+_HIGHEST = 1e12
+
+
+class Residual(NamedTuple):
+    """log(observed / predicted) of the first token and of the gap between tokens; NaN where there is none.
+
+    For an answer that was not streamed, `tpot` is that of its whole duration.
+    """
+
+    ttft: float
+    tpot: float
+
+
+NONE = Residual(UNKNOWN, UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """Prices in the order of `prices.NAMES` (seconds per unit); knees and chunk budget that they go with (tokens)."""
+
+    each: tuple[float, ...]
+    knees: tuple[float, float]
+    chunk: float
+
+    def first_token(self, rest: float, tokens: float, decoding: float, context: float, pairs: float) -> float:
+        """Seconds to a first token: `tokens` to work off, its own last; `rest` until the running iteration ends."""
+        overhead, base, decode, read, *slopes, pair = self.each
+        rounds = math.ceil(tokens / max(LEAST_ROOM, self.chunk - decoding))
+        before, after = self._pieces(decoding), self._pieces(decoding + tokens / rounds)
+        added = sum(slope * (b - a) for slope, a, b in zip(slopes, before, after, strict=True))
+        return overhead + rest + rounds * (base + decode * decoding + read * context + added) + pair * pairs
+
+    def stretch(self, quantities: Sequence[float]) -> float:
+        """Seconds of a stretch of a stream: see `Reservation.stretch`; without its seconds and its knees."""
+        steps, decoding, context, *worked = quantities
+        _, base, decode, read, *work = self.each
+        return steps * (base + decode * decoding + read * context) + math.fsum(map(float.__mul__, work, worked))
+
+    def _pieces(self, tokens: float) -> tuple[float, ...]:
+        edges = (0.0, *self.knees, math.inf)
+        return tuple(min(max(tokens - low, 0.0), high - low) for low, high in pairwise(edges))
+
+
+class Trend:
+    """A regression that is fitted as it goes along: `width` slopes after the constant, the past fading."""
+
+    def __init__(self, width: int):
+        self.count = 0
+        self._squares: Floats = np.asarray(np.diag([1e-6, *[RIDGE] * width]), np.float64)
+        self._held: Floats = self._squares.copy()
+        self._products: Floats = np.zeros(width + 1)
+        self._slopes: Floats = np.zeros(width + 1)
+
+    def residual(self, value: float, beside: Sequence[float], learn: bool) -> float:
+        """`value` less what the others of its kind would have had; NaN while too few are known."""
+        x = np.array([1.0, *beside])
+        expected = float(self._slopes @ x)
+        known = self.count >= FEWEST
+        if learn:
+            self.count += 1
+            fade = math.exp(-1.0 / MEMORY)
+            taken = max(expected - CUT, min(expected + CUT, value)) if known else value
+            # What holds the slopes does not fade.
+            self._squares -= (1.0 - fade) * (self._squares - self._held)
+            self._squares += np.outer(x, x)
+            self._products *= fade
+            self._products += taken * x
+            self._slopes = np.asarray(np.linalg.solve(self._squares, self._products), np.float64)
+        return value - expected if known else UNKNOWN
+
+    def to_state(self) -> dict[str, object]:
+        """JSON values."""
+        return {"count": self.count, "squares": self._squares.tolist(), "products": self._products.tolist()}
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Go on from what `to_state` gave. Raises ValueError, and changes nothing, if it is not that."""
+        try:
+            count = int(state["count"])  # type: ignore[call-overload]
+            squares, products = (np.array(state[name], float) for name in ("squares", "products"))
+            good = squares.shape == self._squares.shape and products.shape == self._products.shape and count >= 0
+            slopes = np.linalg.solve(squares, products) if good else self._slopes
+        except (KeyError, TypeError, OverflowError, np.linalg.LinAlgError) as error:
+            raise ValueError(f"not a regression: {error}") from error
+        if not good or not (np.isfinite(slopes).all() and np.abs(squares).max() < _HIGHEST):
+            raise ValueError("not a regression of this width")
+        self.count, self._squares, self._products, self._slopes = count, squares, products, slopes
+
+
+class Frozen:
+    """What both arms of one canary are held against. `prices` None: there are none, regressions do it all.
+
+    Call `residual` once for each answer of either arm, when its place has been given back.
+    """
+
+    def __init__(self, prices: PriceList | None = None):
+        self.prices = prices
+        self._first, self._gap, self._whole = Trend(2), Trend(2), Trend(3)
+
+    @classmethod
+    def of(cls, stable: Predictor | None, *others: Predictor | None) -> Frozen:
+        """A copy of what the `stable` pool's predictor knows now; `others`: those of the pools it is compared with.
+
+        Without prices where one of them has no predictor, or counts tokens by other knees.
+        """
+        if stable is None or any(other is None or _knees(other) != _knees(stable) for other in others):
+            return cls()
+        learnt = stable.learnt
+        return cls(PriceList(learnt.prices.each, learnt.prices.knees, learnt.chunk))
+
+    def residual(self, reservation: Reservation, outcome: Outcome, *, stable: bool) -> Residual:
+        """What came of a place taken, over what should have. Only from the `stable` arm is anything learnt."""
+        complete = outcome.ended == "complete" and outcome.status < 400
+        if not reservation.stream:
+            return Residual(UNKNOWN, self._of_whole(reservation, outcome, stable) if complete else UNKNOWN)
+        if not outcome.ttft > 0.0 or outcome.status >= 400:
+            return NONE
+        ttft = self._of_first(reservation, outcome, stable)
+        return Residual(_cut(ttft), _cut(self._of_gap(reservation, outcome, stable)) if complete else UNKNOWN)
+
+    def _of_first(self, reservation: Reservation, outcome: Outcome, stable: bool) -> float:
+        prompt, own = _lengths(reservation, outcome)
+        if self.prices is None:
+            return self._first.residual(math.log(outcome.ttft), [math.log(own) - 6.0, reservation.beside], stable)
+        f = reservation.forecast
+        if f is None or f.waits:  # a full cache says how long others take to finish
+            return UNKNOWN
+        left = f.rest * self._slower(f)
+        pairs = f.pairs + _pairs(own, prompt) - _pairs(reservation.uncached, reservation.prompt)
+        tokens = max(1.0, f.tokens + own - reservation.uncached)
+        return math.log(outcome.ttft / self._priced(left, tokens, f, max(0.0, pairs)))
+
+    def _slower(self, f: Forecast) -> float:
+        """What the iteration under way would take by these prices, over what its own pool's predictor thought.
+
+        Its rest was told in the seconds of its own endpoint: of one that is slow it is long, and that is to show.
+        """
+        own = f.ttft_base - f.rest
+        return min(_MOST_SLOWER, self._priced(0.0, f.tokens, f, f.pairs) / own) if own > 0.0 else 1.0
+
+    def _priced(self, rest: float, tokens: float, f: Forecast, pairs: float) -> float:
+        assert self.prices is not None
+        return self.prices.first_token(rest, tokens, f.decoding, f.context, pairs)
+
+    def _of_gap(self, reservation: Reservation, outcome: Outcome, stable: bool) -> float:
+        steps, seconds = outcome.output_tokens - 1.0, outcome.duration - outcome.ttft
+        if not steps >= FEWEST_STEPS or not seconds > 0.0:
+            return UNKNOWN
+        if self.prices is None:
+            prompt = math.log(max(1.0, reservation.prompt)) - 6.0
+            return self._gap.residual(math.log(seconds / steps), [prompt, reservation.beside], stable)
+        stretch = reservation.stretch
+        if stretch is None or stretch[-2:] != self.prices.knees:
+            return UNKNOWN
+        return math.log(stretch[0] / self.prices.stretch(stretch[1:-2]))
+
+    def _of_whole(self, reservation: Reservation, outcome: Outcome, stable: bool) -> float:
+        tokens = outcome.output_tokens
+        if not tokens > 0.0 or not outcome.duration > 0.0:
+            return UNKNOWN
+        own = _lengths(reservation, outcome)[1]
+        beside = [math.log(own) - 6.0, math.log(tokens) - 5.0, reservation.beside]
+        return _cut(self._whole.residual(math.log(outcome.duration), beside, stable))
+
+    # --- keeping -------------------------------------------------------------------------------------------------
+
+    def to_state(self) -> dict[str, object]:
+        """JSON values."""
+        p = self.prices
+        prices = None if p is None else {"each": list(p.each), "knees": list(p.knees), "chunk": p.chunk}
+        trends = {name: trend.to_state() for name, trend in self._trends().items()}
+        return {"version": VERSION, "prices": prices, **trends}
+
+    @classmethod
+    def restore(cls, state: Mapping[str, object]) -> Frozen:
+        """What `to_state` was asked of. Raises ValueError if this is not what it gave."""
+        if state.get("version") != VERSION:
+            raise ValueError("frozen prices of another version")
+        given = state.get("prices")
+        frozen = cls(None if given is None else _read(given))
+        for name, trend in frozen._trends().items():
+            kept = state.get(name)
+            if not isinstance(kept, Mapping):
+                raise ValueError(f"frozen prices without {name!r}")
+            trend.restore(kept)
+        return frozen
+
+    def _trends(self) -> dict[str, Trend]:
+        return {"first": self._first, "gap": self._gap, "whole": self._whole}
+
+
+def _knees(predictor: Predictor) -> tuple[float, float]:
+    return predictor.learnt.prices.knees
+
+
+def _cut(value: float) -> float:
+    return value if value != value else max(-MOST, min(MOST, value))
+
+
+def _lengths(reservation: Reservation, outcome: Outcome) -> tuple[float, float]:
+    """Tokens of the prompt as the engine counted them, and of these those that were thought to be uncached."""
+    prompt = outcome.prompt_tokens if outcome.prompt_tokens > 0.0 else max(1.0, reservation.prompt)
+    return prompt, max(1.0, prompt - max(0.0, reservation.prompt - reservation.uncached))
+
+
+def _pairs(own: float, prompt: float) -> float:
+    """Pairs of tokens in the attention of the last `own` tokens of a prompt."""
+    return own * (max(0.0, prompt - own) + own / 2.0)
+
+
+def _read(given: object) -> PriceList:
+    try:
+        each, knees = (tuple(map(float, given[name])) for name in ("each", "knees"))  # type: ignore[index]
+        chunk = float(given["chunk"])  # type: ignore[index]
+        knee1, knee2 = knees
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"not a price list: {error}") from error
+    figures = (*each, *knees, chunk)
+    if len(each) != len(NAMES) or not all(0.0 < figure < _HIGHEST for figure in figures) or knee1 >= knee2:
+        raise ValueError("a price list with figures that cannot be")
+    return PriceList(each, (knee1, knee2), chunk)
