@@ -32,6 +32,7 @@ from gateway.metrics import Metrics
 from gateway.pools import Pools
 from gateway.proxy import Proxy
 from gateway.queues import filled, queues_of
+from gateway.routers import Routers
 from gateway.state import Keeps, StateFolder
 from gateway.tls import listener_tls
 from gateway.wire.server import Server
@@ -64,6 +65,8 @@ class Gateway:
         self._pools = Pools(events, self._metrics.scrape_failed, self._restore)
         self._shared = self._sharing(config)
         self.limiter = Limiter(config, self._shared)
+        self.routers = Routers()
+        self.routers.reconfigure(config)
         self.proxy = Proxy(self._pools.lanes, self._metrics, self._decisions, config.expose)
         self.front = self._front(config)
         self._jobs = self._jobs_service(config)
@@ -152,7 +155,7 @@ class Gateway:
 
     def _front(self, config: Config) -> Front:
         return Front(config, self.proxy, self.limiter, self._ledger.note, self.is_ready, self._pools.known_models,
-                     lambda: self._jobs.api if self._jobs is not None else None)  # fmt: skip
+                     lambda: self._jobs.api if self._jobs is not None else None, self.routers)  # fmt: skip
 
     def _jobs_service(self, config: Config) -> JobsService | None:
         """Files, batches and jobs, where the file says so."""
@@ -178,6 +181,7 @@ class Gateway:
         self.proxy.expose = config.expose
         self.decisions.reconfigure(config.decisions.keep, config.decisions.file)
         self.limiter.reconfigure(config, time.monotonic())
+        self.routers.reconfigure(config)
         self.config = config
         self.server.limits = config.limits
         self.front = self.server.front = self._front(config)

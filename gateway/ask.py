@@ -11,6 +11,7 @@ from gateway.core.types import UNKNOWN, Forecast, Request
 from gateway.grants import Grant
 from gateway.records import Candidates
 from gateway.relay import Relay
+from policies.routing import Asked, Way
 
 
 @dataclass(slots=True)
@@ -32,6 +33,9 @@ class Ask:
     limit: int | None  # the most tokens of an answer, where the client said
     key: Key
     generates: bool  # whether its answer is written token by token
+    asked: Asked  # what routing was asked
+    way: Way  # and what it said: where this request may go, and which arm it is on
+    looked_at: frozenset[str]  # the headers that routing depends on
     grant: Grant | None = None  # what its tenant's limits let through; None: there are none
     reply_fields: bytes = b""  # header lines for its answer
 

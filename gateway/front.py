@@ -32,6 +32,7 @@ from gateway.paths import MODELS, OWN, is_asynchronous
 from gateway.proxy import Proxy
 from gateway.recorded import recorded
 from gateway.records import RequestRecord
+from gateway.routers import Routers
 from gateway.story import Story, in_a_task
 from gateway.wire.above import Answering, Sink, Verdict
 from gateway.wire.head import RequestHead, WireError
@@ -45,7 +46,7 @@ class Front:
 
     def __init__(self, config: Config, proxy: Proxy, limiter: Limiter, record: Callable[[RequestRecord], None],
                  is_ready: Callable[[], bool], known_models: Callable[[str], list[str]],
-                 jobs: Callable[[], JobsApi | None] = lambda: None):  # fmt: skip
+                 jobs: Callable[[], JobsApi | None] = lambda: None, routers: Routers | None = None):  # fmt: skip
         self._config = config
         self._proxy = proxy
         self._limiter = limiter
@@ -53,7 +54,7 @@ class Front:
         self._is_ready = is_ready
         self._known_models = known_models
         self._jobs = jobs
-        self.intake = Intake(config, proxy.lengths_of)
+        self.intake = Intake(config, proxy.lengths_of, routers)
         self._new_id = request_ids()
         self._started = int(time.time())
 

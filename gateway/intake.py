@@ -27,7 +27,9 @@ from gateway.fields import Forwarder, Slos, asked_deadline, asked_slos, digest, 
 from gateway.form import form_model, replace_form_model
 from gateway.paths import Path, Paths
 from gateway.peek import Peek, peek, rewrite
+from gateway.routers import Routers, forced_arm, reading
 from gateway.wire.head import RequestHead
+from policies.routing import Asked
 
 ANYONE = Key(b"", "anonymous", None)
 """Whose requests are where no keys are configured."""
@@ -53,14 +55,22 @@ class Screened(NamedTuple):
 
 
 class Intake:
-    """Made anew with each configuration. `lengths_of` tells what answers of a model have been like."""
+    """Made anew with each configuration. `lengths_of` tells what answers of a model have been like.
 
-    def __init__(self, config: Config, lengths_of: Callable[[str], Lengths]):
+    `routers` know the way; None: they are made here, and nobody else's splits are theirs.
+    """
+
+    def __init__(self, config: Config, lengths_of: Callable[[str], Lengths], routers: Routers | None = None):
         self._config = config
         self._lengths_of = lengths_of
+        if routers is None:
+            routers = Routers()
+            routers.reconfigure(config)
+        self.routers = routers
         self.paths = Paths(config.paths)
         self.names = ModelNames(config.models)
         self._keys = {key.digest: key for key in config.keys}
+        self._shown = {key.digest: f"sha256:{key.digest.hex()}" for key in config.keys}
         by_limits = sorted(config.keys, key=lambda key: key.limits is not None)
         self._of_tenant = {key.tenant: key for key in by_limits}  # one with limits, where there is one
         self._forwarder = Forwarder(config.trusted_proxies)
@@ -129,22 +139,25 @@ class Intake:
         if not may_use(key, model):
             raise BadRequest(f"this key may not use the model {asked!r}", status=403, code="model_not_allowed")
         klass = self._class(key, model, asked_klass)
-        upstream = model.upstream_name(asked)
-        target = head.target
-        if upstream != asked:
-            body, target = self._rename(path, head, body, upstream)
         if seen.answers > ANSWERS:
             raise BadRequest(f"at most {ANSWERS} answers to one request", code="invalid_value", param="n")
         lengths = self._lengths_of(model.name)
         route = head.path.decode("latin-1")
         prompt = seen.text
-        session = head.named.get(b"x-session-id")
+        session = _session(head, seen)
+        prompt_tokens = lengths.prompt_tokens(len(prompt), route, key.tenant)
+        question = Asked(asked, route, key.tenant, self._shown.get(key.digest, ""), klass.name, prompt_tokens,
+                         bool(seen.stream) or path.streams, session, seen.user or "", reading(head), time.time())
+        way = self.routers.way(model, question, key, forced_arm(head))
+        upstream = way.as_ or model.upstream_name(asked)
+        target = head.target
+        if upstream != asked:
+            body, target = self._rename(path, head, body, upstream)
         # What a model promises, it promises to those who wait for an answer; filler waits for a gap.
         promised = model.slo if klass.filler is None else _NOTHING
         request = Request(
-            request_id, model.name, received, prompt, lengths.prompt_tokens(len(prompt), route, key.tenant),
-            lengths.expected(route, key.tenant, seen.limit) * seen.answers, bool(seen.stream) or path.streams,
-            session.decode("latin-1") if session is not None else seen.prompt_cache_key or seen.user or "", key.tenant,
+            request_id, model.name, received, prompt, prompt_tokens,
+            lengths.expected(route, key.tenant, seen.limit) * seen.answers, question.stream, session, key.tenant,
             klass.name, tighter(promised.ttft, ttft_slo), tighter(promised.tpot, tpot_slo),
             deadline=deadline, filler=klass.filler is not None,
         )  # fmt: skip
@@ -152,7 +165,8 @@ class Intake:
         may_inject = seen.stream and not asks_usage and path.dialect.name == "openai"
         return Ask(request, model, asked, upstream, target, self._forwarder.lines(head, peer, request_id), body,
                    path.dialect.event, received, inject_usage if may_inject else None, route,
-                   seen.answers, seen.limit, key, path.generates)  # fmt: skip
+                   seen.answers, seen.limit, key, path.generates, question, way,
+                   self.routers.looked_at(model.name))  # fmt: skip
 
     def _class(self, key: Key, model: Model, asked: str | None) -> TrafficClass:
         if asked is not None:
@@ -198,6 +212,12 @@ class Intake:
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         return BadRequest(f"the model {asked[:200]!r} does not exist here{hint}", status=404, code="model_not_found",
                           param="model")  # fmt: skip
+
+
+def _session(head: RequestHead, seen: Peek) -> str:
+    """What ties a conversation's requests together, as far as the client says."""
+    named = head.named.get(b"x-session-id")
+    return named.decode("latin-1") if named is not None else seen.prompt_cache_key or seen.user or ""
 
 
 def may_use(key: Key, model: Model) -> bool:

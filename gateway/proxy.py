@@ -16,7 +16,6 @@ from math import isfinite
 from backends.base import Backend
 from gateway.admit import Visit
 from gateway.ask import Ask, Facts
-from gateway.config.types import Model
 from gateway.core.errors import NoEndpoint, Refused, UpstreamError
 from gateway.core.lengths import Lengths
 from gateway.core.reservation import Reservation
@@ -82,7 +81,7 @@ class Proxy:
         """
         now = time.monotonic()
         refused: Refused | None = None
-        for name in _pools_of(ask.model)[first:]:
+        for name in ask.way.pools[first:]:
             lane = self.lanes.get(name)
             if lane is None:  # gone with a reload
                 continue
@@ -132,10 +131,10 @@ class Proxy:
 
     def _look_elsewhere(self, ask: Ask, lane: Lane, visit: Visit) -> asyncio.TimerHandle | None:
         """When one who waits has waited long enough to look into the fallbacks; None where there are none left."""
-        route = ask.model.routes[-1]
-        if lane.name != route.arms[0].to or not route.arms[0].fallback:
+        way = ask.way
+        if lane.name != way.pools[0] or len(way.pools) == 1:
             return None
-        after = max(_LOOK_AGAIN, route.fallback_after)
+        after = max(_LOOK_AGAIN, way.after)
         return asyncio.get_running_loop().call_later(after, visit.turn.take)
 
     def _elsewhere(self, ask: Ask, facts: Facts, lane: Lane, visit: Visit) -> Place | None:
@@ -143,7 +142,7 @@ class Proxy:
 
         Where it may wait there no longer, another pool may also let it wait. Raises why it was refused.
         """
-        names = _pools_of(ask.model)
+        names = ask.way.pools
         first = names.index(lane.name) + 1 if lane.name in names else len(names)
         if visit.error is not None:
             try:
@@ -261,6 +260,8 @@ class Proxy:
         fields = b"x-request-id: %b\r\n%bx-headway-queued-ms: %d\r\n" % (
             ask.request.id.encode(), lane.reply_fields(reservation, self.expose), facts.queued * 1000.0,
         )  # fmt: skip
+        if ask.way.arm:
+            fields += b"x-headway-arm: %b\r\n" % ask.way.arm.encode()
         fields += ask.reply_fields
         forecast = reservation.forecast
         if forecast is not None and isfinite(forecast.ttft):
@@ -300,12 +301,6 @@ class Proxy:
         if found is None:
             found = self.lengths[model] = Lengths()
         return found
-
-
-def _pools_of(model: Model) -> tuple[str, ...]:
-    """Where its requests may go, the first choice first."""
-    arm = model.routes[-1].arms[0]
-    return (arm.to, *arm.fallback)
 
 
 def _close_unused(connecting: asyncio.Task[UpstreamConnection]) -> None:

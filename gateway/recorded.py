@@ -12,6 +12,7 @@ from gateway.core.errors import HeadwayError
 from gateway.core.types import UNKNOWN
 from gateway.outlet import Outlet
 from gateway.records import Forecast, RequestRecord, Work
+from gateway.routers import routed
 from gateway.told import admission_of
 from gateway.wire.head import RequestHead
 
@@ -41,6 +42,8 @@ def recorded(head: RequestHead, reply: Outlet, at: float, received: float, facts
         completion_tokens=_count(meter.tokens if meter else -1), bytes_in=len(ask.body) if ask is not None else 0,
         bytes_out=reply.bytes_out, candidates=facts.candidates,
         admission=None if went_at_once else admission_of(facts, request, error),
+        arm=ask.way.arm if ask is not None else "",
+        route=routed(ask.asked, ask.way, ask.looked_at, ask.limit) if ask is not None else None,
     )  # fmt: skip
 
 

@@ -1,0 +1,108 @@
+"""Which way each request goes: a router for every model of the configuration, and their place in every split.
+
+The idea: rules are pure and know nothing of HTTP; here they are asked. A router is made anew with each configuration
+and goes on where the one before stood, so that a reload disturbs no split. A canary's share belongs to whoever runs the
+canaries and is asked for at each draw.
+
+Left to others: the rules (`policies.routing`), judging canaries (`gateway.canaries`), sending requests their way
+(`proxy`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from hashlib import blake2b
+from random import Random
+
+from gateway.config.types import Config, Key, Model
+from gateway.core.errors import BadRequest
+from gateway.records import Routed
+from gateway.wire.head import RequestHead
+from policies.routing import Asked, Count, NoRoute, Router, UnknownArm, Way
+
+FORCED = b"x-headway-arm"
+_KEPT = 256  # characters of a name or a header's value in a record
+
+Shares = Callable[[str, str], float | None]
+"""By model and rule, the present share of its canary; None: it has none."""
+
+
+def no_shares(model: str, rule: str) -> float | None:
+    """Where nobody runs canaries: they stay without traffic."""
+    return None
+
+
+class Routers:
+    """The routers of one gateway. `reconfigure` before use."""
+
+    def __init__(self, shares: Shares = no_shares, random: Random | None = None):
+        self._shares = shares
+        self._seed = (random or Random()).random()
+        self._of: dict[str, Router] = {}
+
+    def reconfigure(self, config: Config) -> None:
+        costs = {name: pool.cost for name, pool in config.pools.items()}
+        made = {}
+        for name, model in config.models.items():
+            router = made[name] = Router(name, model.routes, self._seed, partial(self._shares, name), costs)
+            if name in self._of:
+                router.resume(self._of[name])
+        self._of = made
+
+    def way(self, model: Model, asked: Asked, key: Key, forced: str | None) -> Way:
+        """The way of one request. Raises BadRequest where no rule fits it, or the arm it asks for is not for it."""
+        if forced is not None and not ({forced, "*"} & key.arms):
+            raise BadRequest(f"this key may not choose the arm {forced[:100]!r}", status=403, code="arm_not_allowed",
+                             param=FORCED.decode())  # fmt: skip
+        try:
+            return self._of[model.name].route(asked, forced)
+        except NoRoute as error:
+            raise BadRequest(str(error), status=404, code="no_route") from None
+        except UnknownArm as error:
+            raise BadRequest(str(error), code="unknown_arm", param=FORCED.decode()) from None
+
+    def why(self, model: str, asked: Asked) -> list[str]:
+        """The model's rules in words, for a request like this."""
+        return self._of[model].why(asked)
+
+    def looked_at(self, model: str) -> frozenset[str]:
+        """The headers that the model's rules depend on, in lower case."""
+        router = self._of.get(model)
+        return router.headers if router is not None else frozenset()
+
+    def counts(self) -> Mapping[str, Mapping[str, Count]]:
+        """How often each rule of each model was used."""
+        return {name: router.counts for name, router in self._of.items()}
+
+
+def reading(head: RequestHead) -> Callable[[str], str | None]:
+    """The values of this request's headers, by name in lower case."""
+    named = head.named
+
+    def read(name: str) -> str | None:
+        value = named.get(name.encode("latin-1", "replace"))
+        return value.decode("utf-8", "replace") if value is not None else None
+
+    return read
+
+
+def forced_arm(head: RequestHead) -> str | None:
+    """The arm that a client asks for."""
+    value = head.named.get(FORCED)
+    return value.decode("utf-8", "replace") if value is not None else None
+
+
+def routed(asked: Asked, way: Way, headers: frozenset[str], limit: int | None) -> Routed:
+    """What is kept of the question and the answer. Who somebody is is kept as a hash."""
+    values = ((name, asked.header(name)) for name in sorted(headers))
+    kept = {name: value[:_KEPT] for name, value in values if value is not None}
+    return Routed(
+        asked.name[:_KEPT], way.rule, way.arm, way.drawn, way.forced, way.pools, asked.path[:_KEPT], asked.key,
+        _hashed(asked.session), _hashed(asked.user), kept, asked.prompt_tokens, limit,
+        way.shadowed,
+    )  # fmt: skip
+
+
+def _hashed(who: str) -> str:
+    return blake2b(who.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest() if who else ""
