@@ -1,0 +1,117 @@
+"""Which engines a pool has, found in its own decision records: what a plan runs requests on.
+
+The idea: the same fit as `headway lab calibrate` (`fitting`), for the engines themselves and not only for a file that a
+person names: the chunk budget that explains the streams best, the time from the gateway to the engine, how fast each
+endpoint is compared to the others, and what its KV cache holds. Nothing is asked of the engines.
+
+What requests share of their prompts is found there as well, as far as records tell it: how much of each was cached. In
+a session whose later turns were mostly cached each prompt is taken to go on from the last one; elsewhere what was
+cached is taken to be the common beginning of that tenant's prompts for the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from backends.sim.profiles import read_profile
+from loadtest.lab.calibrate import APART, profile_of
+from loadtest.lab.evidence import read
+from loadtest.lab.fitting import Fitted, TooLittle, fit
+from loadtest.lab.scenario import Group
+
+BLOCK = 16
+LEAST_OVERHEAD = 0.0005  # seconds
+_GROWS = 0.5  # of the last prompt, cached at the next turn: the session goes on from it
+_CHAIN = 1 << 20  # blocks of one chain; ids of chains do not meet
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Engines of one pool: a profile's name or file, the chunk budget, seconds to get there, and how they differ.
+
+    `paces`: by endpoint, how many times as long an iteration takes there. `told`: how it was found, in words.
+    """
+
+    profile: str
+    chunk: int = 2048
+    overhead: float = 0.015
+    paces: Mapping[str, float] | None = None
+    told: str = ""
+
+    def groups(self, endpoints: Sequence[str], limits: Mapping[str, int]) -> tuple[Group, ...]:
+        """One group for each of these endpoints; one that was never seen is as the middle one."""
+        paces = self.paces or {}
+        return tuple(Group(self.profile, 1, ((0.0, paces.get(name, 1.0)),), chunk=self.chunk,
+                           max_concurrency=limits.get(name, 0)) for name in endpoints)  # fmt: skip
+
+
+class Turn(NamedTuple):
+    """What is known of one prompt: whose it is, its tokens, and how many were cached (NaN: nobody said)."""
+
+    tenant: str
+    model: str
+    session: str
+    prompt: float
+    cached: float
+
+
+def fitted(records: Path, pool: str, folder: Path) -> Found:
+    """The engines of `pool` as its records show them; their profile is written into `folder`.
+
+    Raises TooLittle where the records do not say enough, or the pool's policy did not predict.
+    """
+    evidence = read([records], pool)
+    found = fit(evidence.answers(), evidence.knees, len(evidence.endpoints))
+    path = folder / f"{pool}.json"
+    path.write_text(json.dumps(profile_of(pool, found, evidence)), encoding="utf-8")
+    if not read_profile(path).kv_tokens:
+        raise TooLittle("no endpoint said how many tokens its KV cache holds")
+    told = (f"fitted to {len(evidence.streams)} recorded streams (errors of those held out: first tokens "
+            f"{found.ttft_error:.1%}, per token {found.tpot_error:.1%})")  # fmt: skip
+    return Found(str(path), int(found.chunk), max(LEAST_OVERHEAD, float(found.prices[0])),
+                 _paces(found, evidence.endpoints), told)  # fmt: skip
+
+
+def _paces(found: Fitted, endpoints: Sequence[str]) -> dict[str, float]:
+    """Endpoints that are not as fast as the others. Decoding is most of an engine's time, so it has most of the say."""
+    paces = {}
+    for name, (decoding, prefill) in zip(endpoints, found.factors.tolist(), strict=True):
+        pace = float(np.sqrt(decoding * prefill))
+        if abs(pace - 1.0) > APART:
+            paces[name] = pace
+    return paces
+
+
+def shared_blocks(turns: Iterable[Turn]) -> list[tuple[int, ...]]:
+    """For each prompt, in the order of arrival, ids of its blocks of `BLOCK` tokens that another may have, too."""
+    turns = list(turns)
+    growing = _growing(turns)
+    chains: dict[object, int] = {}
+    found = []
+    for turn in turns:
+        own = turn.session and (turn.model, turn.session) in growing
+        chain = (turn.model, turn.session) if own else (turn.model, turn.tenant)
+        tokens = turn.prompt if own else turn.cached
+        count = int(tokens) // BLOCK if tokens > 0.0 else 0
+        first = _CHAIN * chains.setdefault((bool(own), chain), len(chains)) if count else 0
+        found.append(tuple(range(first, first + min(count, _CHAIN))))
+    return found
+
+
+def _growing(turns: Iterable[Turn]) -> set[tuple[str, str]]:
+    """Sessions whose prompts go on from one another."""
+    last: dict[tuple[str, str], float] = {}
+    found = set()
+    for turn in turns:
+        key = (turn.model, turn.session)
+        if turn.session and key in last and turn.cached >= _GROWS * last[key]:
+            found.add(key)
+        if turn.session and turn.prompt > 0.0:
+            last[key] = turn.prompt
+    return found
