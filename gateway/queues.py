@@ -36,7 +36,7 @@ def rules_of(classes: Mapping[str, TrafficClass]) -> tuple[ClassRule, ...]:
     ordered = sorted(classes.values(), key=lambda one: not one.default)
     return tuple(
         ClassRule(one.name, one.priority, one.queue.limit, one.queue.wait, one.queue.order, one.reserve, one.late,
-                  one.filler is not None)
+                  one.filler is not None, one.shadow)
         for one in ordered
     )  # fmt: skip
 

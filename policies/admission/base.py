@@ -31,7 +31,8 @@ class ClassRule:
 
     `limit`: how many may wait. `reserve`: the share of the pool's places that others may not take. `late`: what becomes
     of a request that can no longer keep its SLO, `refuse` or `serve` (after all that still can). `filler`: the class
-    fills what others leave: it never blocks anybody, and its requests do not age.
+    fills what others leave: it never blocks anybody, and its requests do not age. `shadow`: limit, wait and promises
+    are looked at, but refuse nobody.
     """
 
     name: str = "interactive"
@@ -42,6 +43,7 @@ class ClassRule:
     reserve: float = 0.0
     late: str = "refuse"
     filler: bool = False
+    shadow: bool = False
 
 
 class Waiting(Generic[T]):

@@ -25,6 +25,7 @@ policy), how much filler fits (the filler).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
@@ -48,6 +49,7 @@ ASKED = 4  # how many could not go before no more are asked
 EVERY = 0.01  # seconds between two times at which those are asked that give way to others
 CROWDED = 30.0  # seconds for which the others are watched after a tenant asked for several times its share
 HOLD = 10.0  # seconds: no policy holds a request longer for a better choice
+SPARED = 86_400.0  # seconds that a request waits at most whose class refuses nobody
 # What is ahead must drain in this share of the time that is left: how fast it drains is only known roughly, and those
 # that are served at the last moment are late as soon as anything is slower than it was. A long queue gives more to
 # choose from; where most are refused anyway there is enough, and a shorter one brings sooner first tokens and does not
@@ -96,6 +98,7 @@ class Desk(Generic[G]):
         self._crowded_at = -math.inf  # when a tenant last asked for several times its share
         self._asked_at, self._may_be_asked = -math.inf, 0  # when those that give way were asked, and how many more are
         self._some_unasked = False  # their turn to be asked comes again by time
+        self.spared: Counter[tuple[str, str]] = Counter()  # by class and reason: refused but for the class's shadow
         rules = list(rules)
         self.room: WaitingRoom[G] = WaitingRoom(rules, self.shares)
         self.reconfigure(pick, rules, limit, filler)
@@ -223,24 +226,45 @@ class Desk(Generic[G]):
         waiting.asks_at = verdict.holds_until
         waiting.note(verdict.lacks, verdict.forecast)
         waiting.behind = self._gives_way(request, now)
-        if waiting.why == "slo" and rule.late == "serve":
-            if verdict.until <= now:
-                waiting.late = waiting.behind = True
-                waiting.until, waiting.why = now + rule.wait, "queue_timeout"
-        elif verdict.until <= now:
-            raise self._refusal(waiting, now, verdict.hopeless)
-        if now + rule.wait < waiting.until:
-            waiting.until, waiting.why = now + rule.wait, "queue_timeout"
-        is_refused = rule.late == "refuse" and not rule.filler and waiting.asks_at == math.inf
-        if is_refused and self.room.delay(waiting) > self._patient() * (waiting.until - now):
-            self.room.flow.turn_away(now)
-            raise self._refusal(waiting, now)
+        refusal = self._too_late(waiting, rule, verdict, now)
+        if refusal is not None:
+            if not self._spares(waiting, now):
+                raise refusal
+            waiting.late = waiting.behind = True
         try:
             self.room.enter(waiting)
         except Refused as error:
             error.grounds = grounds_of(waiting, self.room, self.fleet.pool, self.judge.margin.share, now)
             raise
         return waiting
+
+    def _too_late(self, waiting: Waiting[G], rule: ClassRule, verdict: Verdict, now: float) -> Refused | None:
+        """Set until when it may wait; the refusal where that is of no use."""
+        if waiting.why == "slo" and rule.late == "serve":
+            if verdict.until <= now:
+                waiting.late = waiting.behind = True
+                waiting.until, waiting.why = now + rule.wait, "queue_timeout"
+        elif verdict.until <= now:
+            return self._refusal(waiting, now, verdict.hopeless)
+        if now + rule.wait < waiting.until:
+            waiting.until, waiting.why = now + rule.wait, "queue_timeout"
+        is_refused = rule.late == "refuse" and not rule.filler and waiting.asks_at == math.inf
+        if is_refused and self.room.delay(waiting) > self._patient() * (waiting.until - now):
+            self.room.flow.turn_away(now)
+            return self._refusal(waiting, now)
+        return None
+
+    def _spares(self, waiting: Waiting[G], now: float) -> bool:
+        """Whether one that is to be refused goes on waiting, because its class is only looked at; counts it.
+
+        Its deadline is the client's own, and holds.
+        """
+        rule = self.room.rule(waiting.request.klass)
+        if not rule.shadow or waiting.why == "deadline":
+            return False
+        self.spared[rule.name, waiting.why] += 1
+        waiting.until, waiting.why = now + SPARED, "queue_timeout"
+        return True
 
     def _patient(self) -> float:
         """The share of the time left in which what is ahead must drain."""
@@ -339,6 +363,9 @@ class Desk(Generic[G]):
             self.room.serve_late(waiting, last)
             return
         waiting.why = verdict.why
+        if self._spares(waiting, now):
+            self.room.serve_late(waiting, waiting.until)
+            return
         self.room.leave(waiting)
         calls.append((waiting.item, None, self._refusal(waiting, now, verdict.hopeless)))
 

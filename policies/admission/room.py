@@ -126,7 +126,7 @@ class WaitingRoom(Generic[T]):
     def enter(self, waiting: Waiting[T]) -> None:
         """It comes to wait. Raises Refused (`queue_full`) when too many of its class do."""
         line = self._line(waiting.request.klass)
-        if len(line) >= line.rule.limit:
+        if len(line) >= line.rule.limit and not line.rule.shadow:
             raise Refused("the queue for this model is full", reason="queue_full",
                           retry_after=self.retry_after(waiting.request.klass, waiting.since))  # fmt: skip
         line.come(waiting)

@@ -184,3 +184,33 @@ def test_filler_waits_for_everybody_and_nobody_waits_for_filler() -> None:
     give_back(desk, place, 5001.0)
     desk.serve(5001.0)
     assert tap.running == []
+
+
+# --- in shadow ----------------------------------------------------------------------------------------------------
+
+
+def test_a_class_in_shadow_refuses_nobody_and_counts_whom_it_would_have() -> None:
+    rules = (ClassRule("interactive", 10, 1, 2.0, "fifo", shadow=True),)
+    desk = desk_of(fleet_of(1, limit=1), rules=rules)
+    (place,) = fill(desk, 1)
+    callers = [Caller(f"number {n}") for n in range(3)]
+    for caller in callers:
+        must_wait(desk, caller, ask(), 0.0)
+    assert len(desk) == 3, "its queue takes one"
+    desk.serve(5.0)
+    assert len(desk) == 3 and not any(caller.calls for caller in callers), "its wait is two seconds"
+    assert desk.spared["interactive", "queue_timeout"] >= 2
+    give_back(desk, place, 6.0)
+    for number, caller in enumerate(callers):
+        desk.serve(6.0 + number)
+        assert caller.place is not None, "late as they are, they are served"
+        give_back(desk, caller.place, 6.5 + number)
+
+
+def test_a_promise_that_cannot_be_kept_is_counted_and_the_request_is_served_late() -> None:
+    desk = desk_of(fleet_of(1), Least(ttft=9.0), (ClassRule("interactive", 10, 9, 2.0, "fifo", shadow=True),))
+    desk.fleet.ours[:] = desk.fleet.requests[:] = 100.0
+    caller = Caller()
+    must_wait(desk, caller, ask(ttft_slo=0.5), 0.0)
+    desk.serve(1.0)
+    assert desk.spared == {("interactive", "slo"): 1} and caller.place is not None
