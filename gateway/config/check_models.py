@@ -1,8 +1,10 @@
-"""Models and the names clients use for them: do they lead somewhere, and can each of them be reached?
+"""Models and the names clients use for them: can each of them be reached?
 
 The idea: the order of matching (exact name, exact alias, longest pattern) decides what can never match; that is an
 error, because whoever wrote it expects it to. A tie between two patterns is one too: the answer would depend on the
 order.
+
+Left to others: where a model leads (`check_routes`), what else it has (`check_parts`).
 """
 
 from __future__ import annotations
@@ -11,21 +13,23 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gateway.config.kinds import Path, Reader
+from gateway.config.check_routes import check_routes
+from gateway.config.kinds import Reader
+from gateway.config.known import Known
 from gateway.config.names import length, matches, overlap
-from gateway.config.problems import did_you_mean, shown
+from gateway.config.problems import shown
 from gateway.config.types import ANY_MODEL
 
 MOST_PATTERNS = 200
 """Every two of one length are compared, and every request without an exact name tries them in turn."""
 
 
-def check_models(raw: Mapping[str, Any], reader: Reader) -> None:
+def check_models(raw: Mapping[str, Any], known: Known, reader: Reader) -> None:
     """Report what `models:` gets wrong. `raw` is the file as it was read: names to parsed values, faulty ones too."""
     models = {name: model for name, model in raw["models"].items() if isinstance(model, Mapping)}
     used: set[str] = set()
     for name, model in models.items():
-        used |= _check_targets(name, model, raw["pools"], reader)
+        used |= check_routes(name, model, raw["pools"], known, reader)
     for name in raw["pools"].keys() - used:
         reader.warn(reader.key_at("pools", name), f"pool {shown(name)} is unused", "no model leads to it")
     _check_exact(models, reader)
@@ -36,29 +40,8 @@ def _texts(model: Mapping[str, Any], key: str) -> Iterator[tuple[int, str]]:
     return ((row, text) for row, text in enumerate(model.get(key) or ()) if isinstance(text, str))
 
 
-def _check_targets(name: str, model: Mapping[str, Any], pools: Mapping[str, Any], reader: Reader) -> set[str]:
-    """Where the model leads. Returns the pools it names."""
-    at = ("models", name)
-    if not any((*at, key) in reader.places for key in ("to", "routes")):
-        hint = f"write {{to: {next(iter(pools), 'POOL')}}}"
-        reader.error(reader.key_at(*at), f"model {shown(name)} leads nowhere: `to` is missing", hint)
-    targets: list[tuple[Path, str]] = [(("fallback", row), pool) for row, pool in _texts(model, "fallback")]
-    if "to" in model:
-        targets.insert(0, (("to",), model["to"]))
-    named: set[str] = set()
-    for place, pool in targets:
-        where, told = reader.value_at(*at, *place), shown(pool)
-        if pool in named:
-            reader.error(where, f"unreachable: pool {told} is already one of this model's", "leave it out")
-        elif pool not in pools:
-            reader.error(where, f"pool {told} does not exist", did_you_mean(pool, pools))
-        named.add(pool)
-    if "fallback_after" in model and not model.get("fallback"):
-        where = reader.key_at(*at, "fallback_after")
-        reader.error(where, "unreachable: `fallback_after` without `fallback`", "give fallback, or leave it out")
-    if model.get("as") == ANY_MODEL:
-        reader.error(reader.value_at(*at, "as"), "`*` is not the name of one model")
-    return named
+def _aliased(model: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    return ((text, row) for row, text in _texts(model, "aliases"))
 
 
 def _check_exact(models: Mapping[str, Any], reader: Reader) -> None:
@@ -70,7 +53,9 @@ def _check_exact(models: Mapping[str, Any], reader: Reader) -> None:
         for row, alias in _texts(model, "aliases"):
             where, told = reader.value_at("models", name, "aliases", row), shown(alias)
             if alias in models and alias != ANY_MODEL:
-                reader.error(where, f"unreachable: alias {told} is the name of a model", "exact names come first")
+                is_loop = name in dict(_aliased(models[alias]))
+                hint = f"a loop: {told} has {shown(name)} as an alias" if is_loop else "exact names come first"
+                reader.error(where, f"unreachable: alias {told} is the name of a model", hint)
             elif alias in owner:
                 reader.error(where, f"alias repeated: {told} is already one of {shown(owner[alias])}")
             elif "*" not in alias and any(matches(pattern, alias) for pattern in patterns):

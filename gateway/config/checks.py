@@ -3,7 +3,7 @@
 The idea: every value is fine by itself when this runs; here they are looked at together. A reference to nothing, a
 contradiction, and anything that could never take effect is an error at its line; what is only unused is a warning.
 
-Left to others: models and their names (`check_models`), classes, keys and jobs (`check_traffic`).
+Left to others: models and rules (`check_models`, `check_routes`), classes, keys and jobs (`check_traffic`).
 """
 
 from __future__ import annotations
@@ -12,30 +12,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from gateway.config.check_models import check_models
+from gateway.config.check_parts import check_parts
+from gateway.config.check_slo import check_slo
 from gateway.config.check_tls import check_tls
 from gateway.config.check_traffic import check_traffic
 from gateway.config.kinds import Reader
+from gateway.config.known import BUILT_IN_PATHS, MANAGEMENT_PATHS, known_of
 from gateway.config.problems import shown
 from gateway.config.spec import PREDICTING
 from gateway.config.types import Config, Pool
 
+_THIS_MACHINE = frozenset(("0.0.0.0", "::", "::1", "localhost", "127.0.0.1"))
 CheckPick = Callable[[str, Mapping[str, Any]], str | None]
-
-BUILT_IN_PATHS = frozenset((
-    *(f"/v1/{name}" for name in ("chat/completions", "completions", "responses", "embeddings", "messages", "score",
-                                 "messages/count_tokens", "rerank", "audio/transcriptions", "audio/translations",
-                                 "models", "models/{model}", "files", "batches", "jobs")),
-    *(f"/v2/models/{{model}}/{verb}" for verb in ("infer", "generate", "generate_stream")),
-    "/tokenize", "/detokenize", "/healthz", "/readyz",
-))  # fmt: skip
-MANAGEMENT_PATHS = frozenset((
-    "/sleep", "/wake_up", "/is_sleeping", "/collective_rpc", "/reset_prefix_cache", "/reset_mm_cache",
-    "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/flush_cache", "/start_profile", "/stop_profile",
-    "/release_memory_occupation", "/resume_memory_occupation", "/update_weights_from_disk", "/metrics",
-))  # fmt: skip
-"""Paths of model servers that manage them: a client that reaches one can stop the server for everyone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +48,11 @@ def check(draft: Draft, check_pick: CheckPick | None) -> None:
             option = [name for name in pool.pick.options if name in fault][:1]
             draft.reader.error(draft.reader.key_at("pools", pool.name, "pick", *option), fault)
     _check_endpoints(draft)
+    _check_loops(draft)
     _check_predictions(draft)
-    check_models(draft.raw, draft.reader)
+    check_models(draft.raw, known_of(draft.config, draft.raw, draft.reader), draft.reader)
+    check_parts(draft.config, draft.raw, draft.reader)
+    check_slo(draft.config, draft.reader)
     check_tls(draft.config, draft.reader)
     _check_listeners(draft)
     check_traffic(draft.config, draft.raw, draft.reader)
@@ -127,6 +121,19 @@ def _check_endpoints(draft: Draft) -> None:
             if label is not None and label in seen:
                 draft.reader.error(where, f"endpoint repeated: id {shown(label)}")
             seen |= {url, label}
+
+
+def _check_loops(draft: Draft) -> None:
+    """An endpoint that is this gateway would get its own requests again, without end."""
+    for name, pool in draft.config.pools.items():
+        for row, endpoint in enumerate(pool.endpoints):
+            url = urlsplit(endpoint.url)
+            for key, ours in (("listen", draft.config.listen), ("admin", draft.config.admin)):
+                same = url.hostname == ours.host or {url.hostname, ours.host} <= _THIS_MACHINE
+                if url.port == ours.port and same:
+                    where = draft.reader.value_at("pools", name, "endpoints", row)
+                    told = f"a loop: {shown(endpoint.url)} is this gateway's own `{key}`"
+                    draft.reader.error(where, told, "name the model server's port, or listen on another")
 
 
 def _check_predictions(draft: Draft) -> None:

@@ -63,6 +63,10 @@ class Reader:
     warnings: list[Problem] = field(default_factory=list)
     expanded: int = 0
     """Characters that references gave so far: a short file must not grow large by naming a large one often."""
+    broken: set[Path] = field(default_factory=set)
+    """Paths under which something was refused: what is known of them is not the whole."""
+    zones: Collection[str] | None = None
+    """The names of all time zones, once somebody needed them: finding them takes a tenth of a second."""
 
     def error(self, mark: Mark, message: str, hint: str = "") -> None:
         self.problems.append(Problem(self.source, mark.line, mark.column, message, hint))
@@ -80,6 +84,12 @@ class Reader:
     def value_at(self, *path: str | int) -> Mark:
         """Where the value stands; where it is not in the file, its nearest parent."""
         return self._at(path, 1)
+
+    def spoil(self, at: Path) -> None:
+        """Something at `at` was refused."""
+        while at and at not in self.broken:
+            self.broken.add(at)
+            at = at[:-1]
 
     def is_given(self, *path: str | int) -> bool:
         """Whether the file has the key, for a pool also under `defaults`."""
@@ -277,18 +287,6 @@ class Option(Kind):
 
     def schema(self) -> dict[str, Any]:
         return {"type": ["string", "number", "boolean"]}
-
-
-@dataclass(frozen=True, slots=True)
-class Later(Kind):
-    """A key that the contract promises and this version does not have: refused, never accepted and ignored."""
-
-    def read(self, node: Node, at: Path, reader: Reader) -> Any:
-        reader.error(reader.key_at(*at), f"`{at[-1]}` is not in this version", "leave it out")
-        return NOTHING
-
-    def schema(self) -> dict[str, Any]:
-        return {"not": {}}
 
 
 def parse_text(text: str) -> str:

@@ -19,7 +19,6 @@ from gateway.config.kinds import (
     FilePath,
     FolderPath,
     Kind,
-    Later,
     NameOrFile,
     Nothing,
     Option,
@@ -42,6 +41,7 @@ from gateway.config.scalars import (
     parse_address,
     parse_bool,
     parse_callback,
+    parse_cost,
     parse_decimal,
     parse_duration,
     parse_endpoint_url,
@@ -52,6 +52,7 @@ from gateway.config.scalars import (
     parse_redis_url,
     parse_share,
     parse_size,
+    parse_weight,
     without_password,
 )
 from gateway.config.scalars import (
@@ -86,6 +87,10 @@ def choice(*names: str) -> Value:
 def count(least: int = 0, most: int = LARGEST) -> Value:
     schema = {"type": ["integer", "string"], "minimum": least, "maximum": most, "pattern": rf"^[0-9]+$|{REFERENCE}"}
     return Value(partial(parse_int, least=least, most=most), "a number", schema)
+
+
+def decimal() -> dict[str, Any]:
+    return {"type": ["number", "string"], "minimum": 0, "pattern": rf"^[0-9]+(\.[0-9]+)?$|{REFERENCE}"}
 
 
 def quota() -> Value:
@@ -213,6 +218,7 @@ SHARE_OF = Value(parse_share, "a share such as 5%", written(SHARE), format_share
 ADDRESS = Value(parse_address, "an address such as 127.0.0.1:8080", {"type": "string"}, show_address)
 URL = Value(parse_endpoint_url, "a URL such as http://10.0.0.1:8000", written("https?://.+"))
 LABEL = matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", "a name of letters, digits and ._- (at most 64)")
+ARM_NAME = matching(r"\*|[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", "an arm's name, or `*` for any")
 MODEL = matching(r"\*|[!-)+-~]{1,256}", "a model name: printable, without spaces and `*`")
 ALIAS = matching(r"[!-~]{1,256}", "a model name or pattern: printable, without spaces")
 HOST = matching(HOST_NAME, "a host name")
@@ -222,7 +228,9 @@ FILE = FilePath()
 WRITTEN_FILE = FilePath(is_read=False)
 FOLDER = FolderPath()
 PROFILE = NameOrFile("profile", is_open=False, fault=profile_fault)
-LATER = Later()
+WEIGHT = Value(parse_weight, "a number such as 90 or 2.5", decimal())
+COST = Value(parse_cost, "a number such as 1 or 2.5", decimal())
+FIELD = matching(r"[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z0-9_-]{1,64}){0,8}", "a field such as usage.total_tokens")
 PRIORITY = Value(priority_of, "a whole number", {"type": ["integer", "string"], "pattern": rf"^-?[0-9]+$|{REFERENCE}"})
 RATE = Value(lambda text: types.Rate(*parse_rate(text)), "a rate such as 100/s", written(RATE_TEXT),
              lambda rate: format_rate(rate.amount, rate.per))  # fmt: skip

@@ -54,6 +54,24 @@ def parse_decimal(text: str) -> float:
     return float(text)
 
 
+def parse_weight(text: str) -> float:
+    """A plain decimal of at least 0, at most a million."""
+    if re.fullmatch(SHARE, text):
+        raise Fault(f"not a weight: {shown(text)}", f"weights are relative, without a sign: {text[:-1]}")
+    weight = parse_decimal(text)
+    if not 0 <= weight <= 1e6:
+        raise Fault(f"number out of range: {shown(text)}", "from 0 to 1000000")
+    return weight
+
+
+def parse_cost(text: str) -> float:
+    """A plain decimal above 0, at most a million."""
+    cost = parse_decimal(text)
+    if not 0 < cost <= 1e6:
+        raise Fault(f"number out of range: {shown(text)}", "above 0, relative to the other pools: 1 or 2.5")
+    return cost
+
+
 def parse_bool(text: str) -> bool:
     """`true` or `false`, nothing else."""
     if text in ("true", "false"):

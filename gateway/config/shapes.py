@@ -65,23 +65,28 @@ class Struct(Kind):
         for name, (key_node, value_node) in node.entries.items():
             reader.places[*at, name] = (key_node.mark, value_node.mark)
             if name in self.keys:
-                self._keep(values, name, self.keys[name].read(value_node, (*at, name), reader))
+                self._keep(values, self.keys[name].read(value_node, (*at, name), reader), (*at, name), reader)
             elif self.rest:
-                self._keep(values.setdefault("options", {}), name, self.rest.read(value_node, (*at, name), reader))
+                options = values.setdefault("options", {})
+                self._keep(options, self.rest.read(value_node, (*at, name), reader), (*at, name), reader)
             else:
+                reader.spoil((*at, name))
                 hint = did_you_mean(name, self.keys) or f"keys here: {', '.join(self.keys)}"
                 reader.error(key_node.mark, f"unknown key {shown(name)}", hint)
         self._complain_of_missing(node, at, reader)
         return values
 
     @staticmethod
-    def _keep(values: dict[str, Any], name: str, value: Any) -> None:
-        if not isinstance(value, Nothing):
-            values[name] = value
+    def _keep(values: dict[str, Any], value: Any, at: Path, reader: Reader) -> None:
+        if isinstance(value, Nothing):
+            reader.spoil(at)
+        else:
+            values[str(at[-1])] = value
 
     def _complain_of_missing(self, node: MappingNode, at: Path, reader: Reader) -> None:
         for name, key in self.keys.items():
             if key.required and name not in node.entries:
+                reader.spoil((*at, name))
                 reader.error(reader.key_at(*at), f"`{name}` is missing", key.doc)
         if self.one_of and len(node.entries) != 1:
             reader.error(node.mark, "contradictory: exactly one key is expected", f"one of {', '.join(self.keys)}")
@@ -150,6 +155,7 @@ class MapOf(Kind):
         for key_node, value_node in node.entries.values():
             name = self.name.read(key_node, at, reader)
             if isinstance(name, Nothing):
+                reader.spoil((*at, key_node.text))
                 continue
             if name in values:
                 first = reader.key_at(*at, name).line
@@ -157,6 +163,8 @@ class MapOf(Kind):
                 continue
             reader.places[*at, name] = (key_node.mark, value_node.mark)
             values[name] = self.kind.read(value_node, (*at, name), reader)
+            if isinstance(values[name], Nothing):
+                reader.spoil((*at, name))
         return values
 
     def make(self, value: Any) -> Any:
@@ -187,7 +195,11 @@ class ListOf(Kind):
             reader.error(node.mark, f"`{at[-1]}` is empty", f"at least {self.least} is expected")
         for row, item in enumerate(node.items):
             reader.places[*at, row] = (item.mark, item.mark)
-        return [self.kind.read(item, (*at, row), reader) for row, item in enumerate(node.items)]
+        values = [self.kind.read(item, (*at, row), reader) for row, item in enumerate(node.items)]
+        for row, value in enumerate(values):
+            if isinstance(value, Nothing):
+                reader.spoil((*at, row))
+        return values
 
     def make(self, value: Any) -> Any:
         made = [self.kind.make(part) for part in value if not isinstance(part, Nothing)]

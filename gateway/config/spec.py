@@ -2,9 +2,9 @@
 
 The idea: this one table drives the loader, the JSON Schema, the `did you mean` hints and the test that holds
 `config/headway.yaml` to the defaults. To add a key: a field with its default in `types`, a line here, a line there.
-Keys of the contract that are not built yet are `LATER`: they are refused at their line.
 
-Left to others: single values (`leaves`), classes, keys and jobs (`spec_traffic`), what must agree (`checks`).
+Left to others: single values (`leaves`), models and rules (`spec_routes`), classes, keys and jobs (`spec_traffic`),
+what must agree (`checks`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from gateway.config import types
 from gateway.config.kinds import Name
 from gateway.config.leaves import (
     ADDRESS,
-    ALIAS,
     BOOL,
+    COST,
     FILE,
     FOLDER,
     HEADER,
     HOST,
     LABEL,
-    LATER,
     MODEL,
     NETWORK,
     OPTION,
@@ -45,6 +44,7 @@ from gateway.config.leaves import (
     secret_of,
 )
 from gateway.config.shapes import Key, ListOf, MapOf, Struct
+from gateway.config.spec_routes import MODEL_OF
 from gateway.config.spec_traffic import CLASS, CLIENT_KEY, JOBS, SHARED
 
 ENGINES = ("auto", "vllm", "sglang", "trtllm", "triton", "tgi", "llamacpp", "lmdeploy", "jetstream", "http")
@@ -66,8 +66,6 @@ PROFILES = (
 
 
 _DEFAULT = types.Config({}, {})
-_ROUTE = types.Route(())
-_MODEL = types.Model("", (_ROUTE,))
 
 
 def _make_listen(
@@ -80,15 +78,6 @@ def _make_admin(
     address: tuple[str, int] = (_DEFAULT.admin.host, _DEFAULT.admin.port), token: types.Secret | None = None
 ) -> types.Admin:
     return types.Admin(*address, token)
-
-
-def _make_model(
-    name: str, to: str, aliases: tuple[str, ...] = (), as_: str | None = None, fallback: tuple[str, ...] = (),
-    fallback_after: float = _ROUTE.fallback_after, slo: types.Slo = _MODEL.slo, klass: str | None = None,
-) -> types.Model:  # fmt: skip
-    exact = tuple(alias for alias in aliases if "*" not in alias)
-    patterns = tuple(alias for alias in aliases if "*" in alias)
-    return types.Model(name, (types.one_route(to, fallback, fallback_after),), exact, patterns, as_, slo, klass)
 
 
 def _make_model_from(
@@ -197,6 +186,7 @@ POOL_POLICY = {
     "keepalive": Key(TIME, "how long an idle upstream connection is kept; below what the servers allow"),
     "max_concurrency": Key(count(1), "never more in flight in the whole pool; null: any number", nullable=True),
     "priority": Key(BOOL, "the servers schedule by priority: tell them each request's"),
+    "cost": Key(COST, "what a request costs here, relative to the other pools"),
 }
 POOL_DEFAULTS = Struct(types.Pool, POOL_POLICY)
 POOL = Struct(types.Pool, {
@@ -204,20 +194,6 @@ POOL = Struct(types.Pool, {
     "dns": Key(DNS, "or: the addresses of a name", nullable=True),
     "file": Key(WRITTEN_FILE, "or: a file with one URL a line, or YAML as under endpoints", nullable=True),
     **POOL_POLICY,
-})  # fmt: skip
-SLO = Struct(types.Slo, {
-    "ttft": Key(TIME, "to the first token; null: no promise", nullable=True),
-    "tpot": Key(TIME, "per token after it, on average; null: no promise", nullable=True),
-})  # fmt: skip
-MODEL_OF = Struct(_make_model, {
-    "aliases": Key(ListOf(ALIAS), "other names that clients use; * is any run of characters"),
-    "class": Key(LABEL, "its requests' class; null: the key's, or the default one", nullable=True, argument="klass"),
-    "slo": Key(SLO, "the latency promised; request headers may only tighten it"),
-    "to": Key(LABEL, "the pool that serves it"),
-    "routes": Key(LATER, "rules, splits and canaries"),
-    "as": Key(MODEL, "what the endpoints call it; null: its own name", nullable=True, argument="as_"),
-    "fallback": Key(ListOf(LABEL), "pools to use instead: at once when `to` is unhealthy"),
-    "fallback_after": Key(TIME_OR_NONE, "and after this long when it is full"),
 })  # fmt: skip
 LIMITS = Struct(types.Limits, {
     "body": Key(SIZE_OF, "one request's body"),

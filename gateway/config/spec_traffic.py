@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from gateway.config import types
 from gateway.config.leaves import (
+    ARM_NAME,
     BOOL,
     CALLBACK,
     LABEL,
@@ -28,11 +29,11 @@ from gateway.config.shapes import Key, ListOf, Struct
 
 def _make_key(
     digest: str, tenant: str, models: frozenset[str] | None = None, classes: tuple[str, ...] | None = None,
-    limits: types.KeyLimits | None = None,
+    limits: types.KeyLimits | None = None, arms: frozenset[str] = frozenset(),
 ) -> types.Key:  # fmt: skip
     """Its first class is its default; who makes the whole takes that away where the default of all is allowed."""
     allowed = None if classes is None else frozenset(classes)
-    return types.Key(bytes.fromhex(digest), tenant, models, allowed, next(iter(classes or ()), None), limits)
+    return types.Key(bytes.fromhex(digest), tenant, models, allowed, next(iter(classes or ()), None), limits, arms)
 
 
 QUEUE = Struct(types.QueueRule, {
@@ -54,6 +55,7 @@ CLASS = Struct(types.TrafficClass, {
     "filler": Key(FILLER, "it fills what another class leaves; null: it does not", nullable=True),
     "reserve": Key(SHARE_OF, "the share of a pool's places that is kept for it"),
     "late": Key(choice("refuse", "serve"), "what happens to a request that can no longer keep its SLO"),
+    "shadow": Key(BOOL, "its limits are evaluated and counted, and refuse nobody"),
 })  # fmt: skip
 JOBS = Struct(types.Jobs, {
     "store": Key(STORE, "sqlite:FILE or redis://host:port/db", required=True),
@@ -72,10 +74,12 @@ KEY_LIMITS = Struct(types.KeyLimits, {
     "concurrency": Key(quota(), "requests at once", nullable=True),
     "tokens_per_day": Key(quota(), "tokens of prompts and answers in a day", nullable=True),
     "reserve": Key(choice("learnt", "max_tokens"), "what an answer counts until it is there"),
+    "shadow": Key(BOOL, "they are evaluated and counted, and refuse nobody"),
 })  # fmt: skip
 CLIENT_KEY = Struct(_make_key, {
     "tenant": Key(LABEL, "whose traffic it is", required=True),
     "models": Key(ListOf(MODEL, into=frozenset), "the models this key may use; null: all", nullable=True),
     "classes": Key(ListOf(LABEL, least=1), "the classes this key may use; null: all", nullable=True),
     "limits": Key(KEY_LIMITS, "rates and quotas; null: none", nullable=True),
+    "arms": Key(ListOf(ARM_NAME, into=frozenset), "the arms of splits that its requests may ask for; `*`: any"),
 })  # fmt: skip

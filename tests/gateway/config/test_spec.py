@@ -1,4 +1,4 @@
-"""The table of keys: what is promised for later is refused, and names come from the registries that are given."""
+"""The table of keys: names come from the registries that are given."""
 
 import json
 import os
@@ -17,18 +17,6 @@ from policies.picking import POLICIES as registry
 
 Read = Callable[..., Loaded]
 Faults = Callable[..., tuple[Problem, ...]]
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        ("{to: p}", "{routes: [{to: p}]}", "`routes` is not in this version"),
-    ],
-)
-def test_what_is_promised_inside_pools_and_models_is_refused(
-    faults: Faults, good: str, old: str, new: str, said: str
-) -> None:
-    assert [problem.message for problem in faults(good.replace(old, new))] == [said]
 
 
 def test_names_of_classes_are_allowed_where_a_name_is(read: Read, good: str) -> None:

@@ -1,0 +1,113 @@
+"""What a model has besides names and rules: an adapter, a capture, a longest context. And arms that keys may force.
+
+The idea: as in `checks`: what can never take effect is an error at its line, what is only unused a warning.
+
+Left to others: rules (`check_routes`), names (`check_models`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from gateway.config.kinds import Reader
+from gateway.config.problems import did_you_mean, shown, shown_path
+from gateway.config.types import ANY_MODEL, Config, Model
+
+WITH_ADAPTERS = frozenset(("auto", "vllm"))
+
+
+def check_parts(config: Config, raw: Mapping[str, Any], reader: Reader) -> None:
+    """Report what does not agree. `raw` is the file as it was read."""
+    files: dict[str, str] = {}
+    for model in config.models.values():
+        _check_lora(model, config, reader)
+        _check_capture(model, config, files, reader)
+    _check_forced(raw, reader)
+    _check_costs(config, reader)
+
+
+def _check_lora(model: Model, config: Config, reader: Reader) -> None:
+    at = ("models", model.name, "lora")
+    if model.lora is None:
+        return
+    where = reader.key_at(*at)
+    if model.name == ANY_MODEL:
+        reader.error(where, "contradictory: an adapter has one name, and `*` stands for any", "give it its own model")
+    if model.lora.path is None and reader.is_given(*at, "most"):
+        told = "unreachable: `most` without `path`"
+        reader.error(reader.key_at(*at, "most"), told, "adapters are loaded, and go, only with a path")
+    for name in model.pools:
+        engine = config.pools[name].engine if name in config.pools else "auto"
+        if engine not in WITH_ADAPTERS and ":" not in engine:
+            told = f"unreachable: pool {shown(name)} is {shown(engine)}, whose adapters are not known"
+            reader.error(where, told, "adapters need engine vllm (or auto)")
+
+
+def _check_capture(model: Model, config: Config, files: dict[str, str], reader: Reader) -> None:
+    capture, at = model.capture, ("models", model.name, "capture")
+    if capture is None:
+        return
+    where = reader.value_at(*at, "file")
+    first = files.setdefault(capture.file, model.name)
+    if first != model.name:
+        told = f"contradictory: the capture of {shown(first)} is written to this file"
+        reader.error(where, told, "give each model its own")
+    elif capture.file in (config.decisions.file, config.source):
+        reader.error(where, "contradictory: this file is written to already", "give the capture its own")
+    folder = os.path.dirname(capture.file)
+    if not os.path.isdir(folder):
+        told = f"the folder of {shown_path(os.path.basename(capture.file))} does not exist"
+        reader.error(where, told, f"looked for {shown_path(folder)}")
+    if capture.share == 0:
+        told = "unreachable: a capture of 0% of the requests"
+        reader.error(reader.value_at(*at, "share"), told, "raise it, or leave `capture` out")
+    if capture.body > capture.rotate:
+        spot = "body" if reader.is_given(*at, "body") else "rotate"
+        told = "contradictory: `body` is larger than `rotate`, so no record would fit"
+        reader.error(reader.value_at(*at, spot), told)
+    for row, field in enumerate(capture.fields):
+        if field in capture.fields[:row]:
+            reader.error(reader.value_at(*at, "fields", row), f"field repeated: {shown(field)}", "leave it out")
+    if not capture.redact:
+        where = reader.key_at(*at, "redact")
+        reader.warn(where, "secrets and personal data are kept as they are", "leave `redact` true")
+
+
+def _check_forced(raw: Mapping[str, Any], reader: Reader) -> None:
+    """Arms that keys may ask for must be in some split."""
+    if ("models",) in reader.broken:
+        return
+    arms = _arms_of(raw)
+    for digest, key in (raw.get("keys") or {}).items():
+        names = (key.get("arms") or () if isinstance(key, Mapping) else ())
+        for row, name in enumerate(names):
+            where = reader.value_at("keys", digest, "arms", row)
+            if not isinstance(name, str):
+                continue
+            if name in names[:row]:
+                reader.error(where, f"arm repeated: {shown(name)}", "leave it out")
+            elif name != "*" and "*" in names:
+                reader.error(where, f"contradictory: `*` is any arm, {shown(name)} too", "leave one out")
+            elif not arms:
+                reader.error(where, "unreachable: no model has a split", "leave `arms` out")
+            elif name != "*" and name not in arms:
+                hint = did_you_mean(name, arms) or f"there are {', '.join(sorted(arms)[:10])}"
+                reader.error(where, f"arm {shown(name)} does not exist", hint)
+
+
+def _arms_of(raw: Mapping[str, Any]) -> Collection[str]:
+    return {arm["arm"] for model in raw["models"].values() if isinstance(model, Mapping)
+            for route in model.get("routes") or () if isinstance(route, Mapping)
+            for arm in route.get("split") or () if isinstance(arm, Mapping) and "arm" in arm}  # fmt: skip
+
+
+def _check_costs(config: Config, reader: Reader) -> None:
+    """A cost means something only to a rule that chooses by it."""
+    chosen = {pool for model in config.models.values() for route in model.routes if route.cheapest
+              for arm in route.arms for pool in (arm.to, *arm.fallback)}  # fmt: skip
+    for name in config.pools:
+        if name not in chosen and ("pools", name, "cost") in reader.places and ("models",) not in reader.broken:
+            where = reader.key_at("pools", name, "cost")
+            reader.warn(where, "`cost` is unused: no rule chooses by it", "write cheapest: true in one")
