@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gateway import VERSION
@@ -21,6 +21,7 @@ from gateway.config.types import Config
 from gateway.core.errors import UpstreamError
 from gateway.core.fleet import Fleet
 from gateway.core.health import State
+from gateway.counted import Counted, counted
 from gateway.decisions import DecisionRing
 from gateway.front import Front
 from gateway.gauges import Filled, Gauges, Queued
@@ -72,7 +73,7 @@ class Gateway:
         self._jobs = self._jobs_service(config)
         self.server = Server(self.front, config.limits)
         self.gauges = Gauges(self.fleets, self._queues, self._fillers, connections=lambda: len(self.server.connections),
-                             log_dropped=lambda: request_log.dropped)  # fmt: skip
+                             log_dropped=lambda: request_log.dropped, counts=self._counted)  # fmt: skip
         self._admin: Admin | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._ticks = 0
@@ -104,6 +105,9 @@ class Gateway:
     def jobs(self) -> Mapping[str, object] | None:
         """What asynchronous work there is; None where none is kept."""
         return self._jobs.view() if self._jobs is not None else None
+
+    def _counted(self) -> Iterable[Counted]:
+        return counted(self.routers.counts(), self._pools.all(), self.limiter.spared())
 
     def _queues(self) -> Mapping[str, Mapping[str, Queued]]:
         return queues_of(self._pools.lanes.values(), time.monotonic())

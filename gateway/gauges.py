@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,7 +59,8 @@ class Gauges:
     """Where to look.
 
     `fleets`, `queues` (by class) and `fillers` are by pool; `at_risk`, by class, counts asynchronous requests that are
-    expected to miss their deadline. `clock` is the fleets' clock.
+    expected to miss their deadline. `counts` are counters that others keep: name, labels, value. `clock` is the fleets'
+    clock.
     """
 
     fleets: Callable[[], Mapping[str, Fleet]] = dict
@@ -70,6 +71,7 @@ class Gauges:
     connections: Callable[[], int] | None = None
     log_dropped: Callable[[], int] = int
     clock: Callable[[], float] = time.monotonic
+    counts: Callable[[], Iterable[tuple[str, Labels, float]]] = tuple
 
     def samples(self, name: str) -> Samples:
         """Of one metric of the table; none for a name that is not known here."""

@@ -110,11 +110,14 @@ class Limiter:
         while True:
             try:
                 return self.admit(key, prompt_tokens, output_estimate, max_tokens, now + waited, size)
-            except TenantLimit as refusal:
-                if refusal.renewal is None or waited >= PATIENCE:
+            except Refused as refusal:
+                renewal = refusal.renewal if isinstance(refusal, TenantLimit) else None
+                if renewal is None or waited >= PATIENCE:
+                    if key.limits is not None and key.limits.shadow:
+                        return self._free  # it is counted as refused, and goes
                     raise
                 self._of[key.digest].refused[_LEASE] -= 1
-                await refusal.renewal
+                await renewal
             waited = time.monotonic() - began
 
     def _needs(self, tally: Tally, prompt: float, output: float, max_tokens: int | None, size: int,
@@ -124,11 +127,12 @@ class Limiter:
         if largest == inf:
             return prompt + output
         if limits.reserve == "max_tokens":
-            if max_tokens is None:
+            if max_tokens is None and not limits.shadow:
                 raise BadRequest("this key's limits need `max_tokens` (or `max_completion_tokens`, "
                                  "`max_output_tokens`) in the request", code="max_tokens_needed",
                                  param="max_tokens")  # fmt: skip
-            known, wanted = prompt + max_tokens, max(prompt, float(size)) + max_tokens
+            most = output if max_tokens is None else max_tokens  # (nobody is refused in shadow for not saying it)
+            known, wanted = prompt + most, max(prompt, float(size)) + most
         else:
             known = prompt
             wanted = prompt + (output if max_tokens is None else min(output, float(max_tokens)))
@@ -199,6 +203,14 @@ class Limiter:
             tally = self._tallies[name] = Tally(key.tenant, key.limits, name, account)
         self._of[key.digest] = tally
         return tally
+
+    def spared(self) -> dict[str, int]:
+        """How many requests the limits in shadow would have refused, by tenant."""
+        found: dict[str, int] = {}
+        for tally in self._tallies.values():
+            if tally.limits.shadow:
+                found[tally.tenant] = found.get(tally.tenant, 0) + sum(tally.refused.values())
+        return found
 
     # --- seeing and keeping --------------------------------------------------------------------------------------
 

@@ -64,6 +64,10 @@ TABLE: tuple[Declared, ...] = (
     Declared("headway_endpoint_state", "gauge", _PER_ENDPOINT,
              "0 healthy, 1 suspect, 2 on trial, 3 ejected, 4 down, 5 leaving the pool."),
     Declared("headway_refused_total", "counter", ("class", "reason"), "Requests refused by policy."),
+    Declared("headway_routed_total", "counter", ("model", "rule"), "Requests by the rule that decided where they go."),
+    Declared("headway_shadow_total", "counter", ("what", "name"),
+             "What was only looked at would have done: requests that a rule would have taken, or a class or a tenant's "
+             "limit refused. The name is model/rule, class/reason or the tenant."),
     Declared("headway_retries_total", "counter", ("pool", "reason"), "Further tries, by why the one before failed."),
     Declared("headway_client_gone_total", "counter", ("class",), "Clients that left before their answer ended."),
     Declared("headway_upstream_failures_total", "counter", _PER_ENDPOINT, "Tries that the endpoint failed."),

@@ -170,6 +170,8 @@ class Metrics(Collector):
         """Every family of `TABLE`, those without samples too, then the process's own (memory, CPU, files)."""
         self._forget_departed()
         self._dropped[0] = float(self._gauges.log_dropped())
+        for name, labels, value in self._gauges.counts():
+            self._counter(name, labels)[0] = value
         for declared in TABLE:
             name, labels = declared.name, declared.labels
             if declared.kind == "gauge":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from gateway.config.types import Arm, Key, Model, Route, Sticky, Text, When
+from gateway.config.types import Arm, Key, KeyLimits, Model, Rate, Route, Sticky, Text, When
 from gateway.fields import digest
 from tests.support.client import Answer, chat
 from tests.support.gateway import Running, config, pool
@@ -105,3 +105,25 @@ async def test_an_arm_is_chosen_by_those_whose_key_may() -> None:
         assert all(b"x-headway-arm" not in request.named for request in b.requests)
         record = gateway.records.all[0]
         assert record.route is not None and record.route.forced and record.route.key.startswith("sha256:")
+
+
+@on_uvloop
+async def test_what_stands_in_the_shadow_is_counted_and_changes_nothing() -> None:
+    """A rule, and a tenant's limit: the request goes where it went, and the page says what would have been."""
+    tight = KeyLimits(Rate(1.0, 3600.0), shadow=True)
+    keys = (Key(digest(b"acme"), "acme", limits=tight),)
+    model = routed(Route((Arm("", "two"),), "moved", shadow=True), Route((Arm("", "one"),)))
+    async with (
+        ok() as a, ok() as b,
+        Running(config(pool([a], "one"), pool([b], "two"), models=[model], keys=keys)) as gateway,
+    ):  # fmt: skip
+        answers = [await ask(gateway, "authorization: Bearer acme") for _ in range(3)]
+        assert [answer.status for answer in answers] == [200, 200, 200]
+        await gateway.settled(3)
+        assert (len(a.requests), len(b.requests)) == (3, 0)
+        page = gateway.gateway.metrics.text().decode()
+        assert 'headway_shadow_total{name="m/moved",what="rule"} 3.0' in page
+        assert 'headway_shadow_total{name="acme",what="limit"} 2.0' in page
+        assert 'headway_routed_total{model="m",rule="routes[1]"} 3.0' in page
+        record = gateway.last.route
+        assert record is not None and record.shadowed == ("moved",)
