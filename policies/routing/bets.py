@@ -1,0 +1,186 @@
+"""Whether one arm fails more often than the other: bets on whose the next failure is, which may be looked at any time.
+
+The idea: while a canary gets the share s of the requests and fails as often as its neighbours, a failure is the
+canary's with chance s, whatever the rate of failures just now. Who bets that it fails rho times as often multiplies
+the stake by g = rho h when the canary fails and by h = 1 / (rho s + 1 - s) when the stable arm does: a fair game, so
+the stake is ever 1/alpha times what it was with a chance of at most alpha (Ville). A rate that is worse by a margin m costs
+the price exp(-m (g - 1)) for each request of the canary, by which the same sum is fair for "worse by no more than m";
+with rho below one, for "worse by m at least", which is what promotion has to disprove. The stake is spread over a few
+rho, so that none has to be chosen. Shares may change as they like, as long as they are known beforehand; the rate of
+failures may too. See Ramdas, Grunwald, Vovk and Shafer, "Game-theoretic statistics and safe anytime-valid inference"
+(Statistical Science 2023); for two streams, Turner, Ly and Grunwald (2022).
+
+Failures that come in heaps count for less: on each server the spread of their counts is set against the spread that
+chance would give (a Fano factor, over short and long stretches), and the logarithm of the stake is divided by it.
+
+Left to others: what is one failure and what is a heap of them (`tally`), which margin (`judge`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+WORSE = np.array([1.3, 1.7, 2.5, 5.0, 15.0, 60.0])
+"""How many times as often the canary fails, says each of those who bet that it is worse."""
+BETTER = np.array([0.02, 0.15, 0.35, 0.55, 0.7, 0.8, 0.88, 0.95])
+"""And those who bet that it is better than worse by the margin."""
+ALL = np.concatenate([WORSE, BETTER])
+FEW = len(WORSE)
+LEAST_SHARE, MOST_SHARE = 0.0005, 0.98  # beyond them the other arm says nothing
+STRETCHES = (4.0, 32.0)  # seconds over which heaps are looked for
+DOUBT = 3.0  # failures that came as chance would have it, before any were seen
+STEPS = 40  # of a bisection
+
+
+class Heaps:
+    """How much more the counts of failures on one server spread than chance would have it: 1 and more."""
+
+    __slots__ = ("_expected", "_failed", "_since", "_spread", "_tried", "failed", "tried")
+
+    def __init__(self) -> None:
+        self.failed, self.tried = 0.0, 0.0
+        self._since = [math.nan] * len(STRETCHES)
+        self._failed: list[dict[int, float]] = [{} for _ in STRETCHES]
+        self._tried: list[dict[int, float]] = [{} for _ in STRETCHES]
+        self._spread = [0.0] * len(STRETCHES)
+        self._expected = [0.0] * len(STRETCHES)
+
+    def add(self, at: float, failed: Mapping[int, float], tried: Mapping[int, float]) -> None:
+        """What each server did since the last time."""
+        self.failed += sum(failed.values())
+        self.tried += sum(tried.values())
+        for i, length in enumerate(STRETCHES):
+            if not self._since[i] <= at < self._since[i] + length:
+                self._close(i)
+                self._since[i] = at
+            for server, count in tried.items():
+                self._tried[i][server] = self._tried[i].get(server, 0.0) + count
+            for server, count in failed.items():
+                self._failed[i][server] = self._failed[i].get(server, 0.0) + count
+
+    def _close(self, i: int) -> None:
+        rate = (self.failed + 0.5) / (self.tried + 100.0)
+        for server, tried in self._tried[i].items():
+            expected = tried * rate
+            self._spread[i] += (self._failed[i].get(server, 0.0) - expected) ** 2
+            self._expected[i] += expected
+        self._tried[i].clear()
+        self._failed[i].clear()
+
+    @property
+    def factor(self) -> float:
+        pairs = zip(self._spread, self._expected, strict=True)
+        return max(1.0, *((spread + DOUBT) / (expected + DOUBT) for spread, expected in pairs))
+
+    def to_state(self) -> dict[str, Any]:
+        return {"failed": self.failed, "tried": self.tried, "spread": self._spread, "expected": self._expected}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.failed, self.tried = float(state["failed"]), float(state["tried"])
+        self._spread, self._expected = [*map(float, state["spread"])], [*map(float, state["expected"])]
+
+
+class Bets:
+    """Bets on one kind of failure.
+
+    `stable` and `canary` are requests, `stable_failed` and `canary_failed` those of them that failed, all while both
+    arms had traffic.
+    """
+
+    __slots__ = ("_price", "_stake", "canary", "canary_failed", "heaps", "stable", "stable_failed", "weighed")
+
+    def __init__(self) -> None:
+        self._stake = np.zeros(len(ALL))  # logarithms, before the price of a margin
+        self._price = np.zeros(len(ALL))  # for each point of margin
+        self.stable = self.canary = 0
+        self.stable_failed = self.canary_failed = 0
+        self.weighed = 0.0  # the stable arm's failures, were its traffic spread over time as the canary's is
+        self.heaps = Heaps()
+
+    def add(
+        self,
+        shares: tuple[float, float],
+        tried: tuple[int, int],
+        failed: tuple[int, int],
+        heaps: int,
+    ) -> None:
+        """A stretch of time: least and most that the canary's share may have been; counts are (stable, canary).
+
+        `heaps` is the canary's failures with those that share a fate counted once: harm is judged by them, and by
+        each of the stable arm's; being harmless by all that failed.
+        """
+        least, most = (min(max(share, LEAST_SHARE), MOST_SHARE) for share in shares)
+        share = np.where(ALL > 1.0, most, least)
+        loss = 1.0 / (ALL * share + 1.0 - share)
+        gain = ALL * loss
+        self._price += tried[1] * (gain - 1.0)
+        self.stable += tried[0]
+        self.canary += tried[1]
+        if failed[0]:
+            self._stake += failed[0] * np.log(loss)
+            self.stable_failed += failed[0]
+        if failed[1]:
+            counted = np.where(ALL > 1.0, heaps, failed[1])
+            self._stake += counted * np.log(gain)
+            self.canary_failed += failed[1]
+        if tried[0]:
+            self.weighed += tried[1] * failed[0] / tried[0]
+
+    @property
+    def estimate(self) -> float:
+        """Points (0 to 1) by which the canary fails more often; NaN while it has no requests."""
+        return (self.canary_failed - self.weighed) / self.canary if self.canary else math.nan
+
+    def worse(self, margin: float = 0.0) -> float:
+        """The logarithm of the stake of those who say that it is worse by more than `margin`."""
+        return _mean((self._stake[:FEW] - margin * self._price[:FEW]) / self.heaps.factor)
+
+    def better(self, margin: float, grown: float = 1.0) -> float:
+        """Of those who say that it is not worse by `margin`; with `grown` times the evidence of the same kind."""
+        return _mean((self._stake[FEW:] - margin * self._price[FEW:]) * (grown / self.heaps.factor))
+
+    def low(self, risk: float) -> float:
+        """It is worse by this at least, with a chance of `risk` of ever being wrong."""
+        return _border(lambda margin: self.worse(margin) >= -math.log(risk), -1.0, 1.0)
+
+    def high(self, risk: float) -> float:
+        """And by this at most."""
+        return _border(lambda margin: self.better(margin) < -math.log(risk), -1.0, 1.0)
+
+    def to_state(self) -> dict[str, Any]:
+        counts = [self.stable, self.canary, self.stable_failed, self.canary_failed]
+        heaps = self.heaps.to_state()
+        return {
+            "stake": self._stake.tolist(), "price": self._price.tolist(), "counts": counts, "weighed": self.weighed,
+            "heaps": heaps,
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        stake, price = np.array(state["stake"], dtype=float), np.array(state["price"], dtype=float)
+        if stake.shape != ALL.shape or price.shape != ALL.shape:
+            raise ValueError("bets of another version")
+        self._stake, self._price = stake, price
+        self.stable, self.canary, self.stable_failed, self.canary_failed = map(int, state["counts"])
+        self.weighed = float(state["weighed"])
+        self.heaps.restore(state["heaps"])
+
+
+def _mean(logs: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    """The logarithm of the mean of what these are the logarithms of."""
+    most = float(logs.max())
+    return most + math.log(float(np.exp(logs - most).mean()))
+
+
+def _border(holds: Any, low: float, high: float) -> float:
+    """Where `holds`, true at `low`, stops being true."""
+    for _ in range(STEPS):
+        middle = (low + high) / 2.0
+        if holds(middle):
+            low = middle
+        else:
+            high = middle
+    return low
