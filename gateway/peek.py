@@ -166,8 +166,32 @@ def _wrong_type(error: msgspec.ValidationError) -> BadRequest:
 
 
 def rewrite(body: bytes, changes: dict[str, Any]) -> bytes:
-    """The body with some top-level members replaced; every other value keeps its bytes."""
-    members = _members.decode(body)
+    """The body with some top-level members replaced, or put in front; every other byte is as it was."""
     for name, value in changes.items():
-        members[name] = msgspec.Raw(msgspec.json.encode(value))
-    return msgspec.json.encode(members)
+        members = _members.decode(body)
+        new, old = msgspec.json.encode(value), members.get(name)
+        if old is None:
+            at = end = body.index(b"{") + 1
+            new = b"%b:%b%b" % (msgspec.json.encode(name), new, b"," if members else b"")
+        else:
+            at = offset_in(body, old)
+            end = at + len(old)
+        view = memoryview(body)
+        body = b"".join((view[:at], new, view[end:]))
+    return body
+
+
+def offset_in(body: bytes, value: msgspec.Raw) -> int:
+    """Where in `body` a value begins that was decoded from it.
+
+    A raw value is a view of the bytes it came from: the distance of the two in memory is its place. Searching for it
+    would have to tell it from what looks alike, and so to parse the body once more.
+    """
+    at = _address(value) - _address(body)
+    if not 0 <= at <= len(body) - len(value):
+        raise ValueError("the value was not decoded from this body")
+    return at
+
+
+def _address(data: bytes | msgspec.Raw) -> int:
+    return int(np.frombuffer(data, np.uint8).__array_interface__["data"][0])

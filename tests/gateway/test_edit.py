@@ -14,7 +14,7 @@ EVENTS = [
     b'data: {"model":"org/real-\xc3\xbc","choices":[{"text":"hi"}]}',
     b": comment",
     b'event: message_start\ndata: {"type":"message_start","message":{"model" : "org/real-\\u00fc","usage":{"a":1}}}',
-    b'event: response.created\ndata: {"response":{"model":"org/real-\\u00fc"}}',
+    b'event: response.created\ndata: {"type":"response.created","response":{"model":"org/real-\\u00fc"}}',
     b'data: {"model":"other","choices":[{"text":"x"}]}',
     b"data: [DONE]",
 ]
