@@ -131,8 +131,8 @@ def described(text: Text) -> str:
 
 
 def _quoted(text: str) -> str:
-    shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
-    return '"' + shown.encode("unicode_escape").decode("ascii") + '"' if not shown.isprintable() else f'"{shown}"'
+    shown = text[:_SHOWN] if text[:_SHOWN].isprintable() else text[:_SHOWN].encode("unicode_escape").decode("ascii")
+    return f'"{shown}"' if len(text) <= _SHOWN else f'"{shown}…"'
 
 
 class _Within:
