@@ -24,7 +24,7 @@ from gateway.core.types import UNKNOWN
 VERSION = 1
 NO_RECORD = "not a line of JSON, or neither a decision record nor a line of a trace"
 OTHER_VERSION = f"of another version than {VERSION}"
-NO_ROUTE = "without `route`: refused before it was routed, or written by an older gateway"
+NO_TIME = "without a time of arrival"
 
 
 class PlanError(Exception):
@@ -56,9 +56,9 @@ class Route:
     klass: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Past:
-    """One recorded request. `at` is Unix time; seconds and tokens, NaN where not known.
+    """One recorded request, like no other one: clients choose ids, and may choose one twice. `at` is Unix time; seconds and tokens, NaN where not known.
 
     `candidates` is the table that its endpoint was chosen from, as the record has it.
     """
@@ -125,9 +125,9 @@ class History:
 
 
 def read(source: str, token: str | None = None, model: str = "") -> History:
-    """The recorded requests of a file, or of the gateway whose admin listener `source` is. Raises PlanError, AdminError.
+    """The recorded requests of a file, or of the gateway whose admin listener `source` is.
 
-    `model` is what the requests of a trace ask for.
+    `model` is what the requests of a trace ask for. Raises PlanError and AdminError.
     """
     if is_url(source):
         return _of_lines(source, _fetched(source, token), model)
@@ -158,6 +158,8 @@ def _of_lines(source: str, lines: Iterable[bytes], model: str) -> History:
         record = _parsed(line)
         if record is None:
             found.unused[NO_RECORD] += 1
+        elif math.isnan(number(record.get("at", record.get("arrival_s")))):
+            found.unused[NO_TIME] += 1
         elif "arrival_s" in record:
             found.is_trace = True
             found.requests.append(_of_trace(record, len(found.requests), model))
@@ -166,7 +168,7 @@ def _of_lines(source: str, lines: Iterable[bytes], model: str) -> History:
         elif record["v"] != VERSION:
             found.unused[OTHER_VERSION] += 1
         else:
-            found.lines.append(line)
+            found.lines.append(line if line.endswith(b"\n") else line + b"\n")
             found.requests.append(past_of(record))
     found.requests.sort(key=lambda one: one.at)
     if found.is_trace and not model:

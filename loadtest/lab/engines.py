@@ -12,18 +12,16 @@ cached is taken to be the common beginning of that tenant's prompts for the mode
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from backends.sim.profiles import read_profile
+from gateway.plan_values import Found, Turn
 from loadtest.lab.calibrate import APART, profile_of
 from loadtest.lab.evidence import read
 from loadtest.lab.fitting import Fitted, TooLittle, fit
-from loadtest.lab.scenario import Group
 
 BLOCK = 16
 LEAST_OVERHEAD = 0.0005  # seconds
@@ -31,51 +29,24 @@ _GROWS = 0.5  # of the last prompt, cached at the next turn: the session goes on
 _CHAIN = 1 << 20  # blocks of one chain; ids of chains do not meet
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Engines of one pool: a profile's name or file, the chunk budget, seconds to get there, and how they differ.
-
-    `paces`: by endpoint, how many times as long an iteration takes there. `told`: how it was found, in words.
-    """
-
-    profile: str
-    chunk: int = 2048
-    overhead: float = 0.015
-    paces: Mapping[str, float] | None = None
-    told: str = ""
-
-    def groups(self, endpoints: Sequence[str], limits: Mapping[str, int]) -> tuple[Group, ...]:
-        """One group for each of these endpoints; one that was never seen is as the middle one."""
-        paces = self.paces or {}
-        return tuple(Group(self.profile, 1, ((0.0, paces.get(name, 1.0)),), chunk=self.chunk,
-                           max_concurrency=limits.get(name, 0)) for name in endpoints)  # fmt: skip
-
-
-class Turn(NamedTuple):
-    """What is known of one prompt: whose it is, its tokens, and how many were cached (NaN: nobody said)."""
-
-    tenant: str
-    model: str
-    session: str
-    prompt: float
-    cached: float
-
-
 def fitted(records: Path, pool: str, folder: Path) -> Found:
     """The engines of `pool` as its records show them; their profile is written into `folder`.
 
-    Raises TooLittle where the records do not say enough, or the pool's policy did not predict.
+    Where the records do not say enough, or the pool's policy did not predict, it says so and nothing is found.
     """
     evidence = read([records], pool)
-    found = fit(evidence.answers(), evidence.knees, len(evidence.endpoints))
+    try:
+        found = fit(evidence.answers(), evidence.knees, len(evidence.endpoints))
+    except TooLittle as error:
+        return Found(told=str(error))
     path = folder / f"{pool}.json"
     path.write_text(json.dumps(profile_of(pool, found, evidence)), encoding="utf-8")
     if not read_profile(path).kv_tokens:
-        raise TooLittle("no endpoint said how many tokens its KV cache holds")
+        return Found(told="no endpoint said how many tokens its KV cache holds")
     told = (f"fitted to {len(evidence.streams)} recorded streams (errors of those held out: first tokens "
             f"{found.ttft_error:.1%}, per token {found.tpot_error:.1%})")  # fmt: skip
     return Found(str(path), int(found.chunk), max(LEAST_OVERHEAD, float(found.prices[0])),
-                 _paces(found, evidence.endpoints), told)  # fmt: skip
+                 _paces(found, evidence.endpoints), (found.ttft_error, found.tpot_error), told)  # fmt: skip
 
 
 def _paces(found: Fitted, endpoints: Sequence[str]) -> dict[str, float]:

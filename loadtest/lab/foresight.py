@@ -10,42 +10,26 @@ in the latencies and not in the attainment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.lab.pools import Setting
+from gateway.plan_values import ALL, QUANTILES, Figure, Reached, Seen, Setting
+from loadtest.lab.engines import fitted, shared_blocks
 from loadtest.lab.record import Flags, Floats
 from loadtest.lab.several import Several
-from loadtest.lab.statistics import NOTHING, Interval, mean
+from loadtest.lab.statistics import mean
 
-ALL = ""
+__all__ = ("fitted", "foresee", "measured", "reached", "shared_blocks", "summed")
+
 WARM_UP = 0.1
-QUANTILES = (50.0, 95.0, 99.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One line of the result: a model (or ALL) in a pool (or ALL), `requests` in a run.
-
-    `attainment`, `refused` and `promised` are shares; `ttft` and `tpot` (seconds) at the QUANTILES of those answered.
-    """
-
-    model: str
-    pool: str
-    requests: float
-    attainment: Interval = NOTHING
-    refused: Interval = NOTHING
-    ttft: tuple[Interval, ...] = ()
-    tpot: tuple[Interval, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What came of the calls of one run; NaN where it never came to it. `pool` is a number, -1: refused."""
+    """What came of the calls of one run; NaN where it never came to it. `of` is the pool's number, -1: refused."""
 
-    pool: tuple[str, ...]
     of: Floats
     ttft: Floats
     tpot: Floats
@@ -54,9 +38,10 @@ class Measured:
     counted: Flags
 
 
-def foresee(setting: Setting, seeds: Iterable[int], warm_up: float = WARM_UP) -> list[Seen]:
+def foresee(setting: Setting, seeds: Sequence[int]) -> tuple[list[Seen], list[Reached]]:
     """Run the setting once for each seed. All together first, then each model, then each model in each pool."""
-    return summed(setting, [measured(setting, seed, warm_up) for seed in seeds])
+    runs = [measured(setting, seed) for seed in seeds]
+    return summed(setting, runs), reached(setting, runs)
 
 
 def measured(setting: Setting, seed: int, warm_up: float = WARM_UP) -> Measured:
@@ -66,11 +51,10 @@ def measured(setting: Setting, seed: int, warm_up: float = WARM_UP) -> Measured:
     promised = ~(np.isnan(run.ttft_slo) & np.isnan(run.tpot_slo))
     met = ~np.isnan(run.e2e) & ~(run.ttft > run.ttft_slo) & ~(run.tpot > run.tpot_slo)
     counted = np.arange(len(run.ttft)) >= round(warm_up * len(run.ttft))
-    return Measured(tuple(plan.name for plan in setting.pools), several.pool.astype(np.float64), run.ttft, run.tpot,
-                    met, promised, counted)  # fmt: skip
+    return Measured(several.pool.astype(np.float64), run.ttft, run.tpot, met, promised, counted)
 
 
-def summed(setting: Setting, runs: list[Measured]) -> list[Seen]:
+def summed(setting: Setting, runs: Sequence[Measured]) -> list[Seen]:
     """The lines of several runs of one setting."""
     names = np.array([call.model for call in setting.calls])
     models = list(dict.fromkeys(names.tolist()))
@@ -84,7 +68,7 @@ def summed(setting: Setting, runs: list[Measured]) -> list[Seen]:
     return lines
 
 
-def _seen(model: str, pool: str, runs: list[Measured], own: Flags, number: int | None) -> Seen:
+def _seen(model: str, pool: str, runs: Sequence[Measured], own: Flags, number: int | None) -> Seen:
     rows: list[list[float]] = []
     for run in runs:
         kept = own & run.counted & (True if number is None else run.of == number)
@@ -94,7 +78,8 @@ def _seen(model: str, pool: str, runs: list[Measured], own: Flags, number: int |
             float((run.of[kept] < 0.0).mean()) if kept.any() else np.nan,
             *_quantiles(run.ttft[kept]), *_quantiles(run.tpot[kept]),
         ])  # fmt: skip
-    columns = [mean(list(column)) for column in zip(*rows, strict=True)]
+    found = [mean(list(column)) for column in zip(*rows, strict=True)]
+    columns = [Figure(one.value, one.low, one.high) for one in found]
     ends = 3 + len(QUANTILES)
     return Seen(model, pool, columns[0].value, columns[1], columns[2], tuple(columns[3:ends]), tuple(columns[ends:]))
 
@@ -102,3 +87,17 @@ def _seen(model: str, pool: str, runs: list[Measured], own: Flags, number: int |
 def _quantiles(values: Floats) -> list[float]:
     there = values[~np.isnan(values)]
     return np.percentile(there, QUANTILES).tolist() if len(there) else [np.nan] * len(QUANTILES)
+
+
+def reached(setting: Setting, runs: Sequence[Measured]) -> list[Reached]:
+    """For each model, arm and first pool, how many of its calls were answered there, elsewhere, and not at all."""
+    number = {plan.name: float(at) for at, plan in enumerate(setting.pools)}
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for place, call in enumerate(setting.calls):
+        groups.setdefault((call.model, call.arm, call.pools[0] if call.pools else ""), []).append(place)
+    found = []
+    for (model, arm, pool), places in groups.items():
+        of = np.stack([run.of[places] for run in runs])
+        there, refused = float((of == number.get(pool, np.nan)).mean()), float((of < 0.0).mean())
+        found.append(Reached(model, arm, pool, len(places), there, 1.0 - there - refused, refused))
+    return found

@@ -15,10 +15,10 @@ from gateway.core.prediction import Prior
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision
+from gateway.plan_values import PoolPlan, Setting
 from gateway.priors import prior_of
 from loadtest.lab.alarm import Alarm
 from loadtest.lab.cluster import Station
-from loadtest.lab.pools import PoolPlan, Setting
 from loadtest.lab.router import Flight, Router
 from loadtest.lab.scenario import Routers, Scrape
 from policies.admission.base import Waiting

@@ -21,19 +21,21 @@ from gateway.core.lengths import Lengths
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Outcome, Request
+from gateway.plan_values import Call, Engine, Setting
 from loadtest.lab.arrivals import Asked
 from loadtest.lab.cluster import Station
 from loadtest.lab.gate import Gate, Visitor
-from loadtest.lab.pools import Setting
 from loadtest.lab.record import Floats
 from loadtest.lab.router import ROUTE, Flight, Router
-from loadtest.lab.scenario import Routers, Scenario, Scrape
+from loadtest.lab.scenario import Group, Routers, Scenario, Scrape
 from loadtest.lab.simulation import Simulation, prompt_bytes
+from loadtest.workload import Item
 
 _REACH, _ASK, _FORGET = 1, 2, 6
 _SWEEP, _ELSEWHERE, _ABORT = 8, 9, 10
 SWEEP = 0.1  # seconds
 LOOK_AGAIN = 0.05  # seconds: who waits looks for a place in other pools no more often, as in the gateway
+BLOCK = 16  # tokens
 LEAVE = 0.015  # seconds from an abort to its engine
 
 
@@ -44,13 +46,14 @@ class Several(Simulation):
         self.setting = setting
         self.seed = seed
         self.now = 0.0
-        groups = tuple(group for plan in setting.pools for group in plan.groups)
+        self._items = [_item(call) for call in setting.calls]
+        groups = tuple(_group(engine) for plan in setting.pools for engine in plan.engines)
         known = Routers(count=len(setting.pools), scrape=Scrape(every=0.0))
         scenario = Scenario("plan", groups, routers=known, requests=len(setting.calls), warm_up=0.0, cool_down=0.0)
         super().__init__(scenario, 1.0, "least_inflight", {}, seed, 0.0)
         self.gates, first = list[Gate](), 0
         for number, plan in enumerate(setting.pools):
-            count = sum(group.count for group in plan.groups)
+            count = len(plan.engines)
             self.gates.append(Gate(self, number, plan, self.stations[first : first + count], setting, seed))
             first += count
         self.routers = [*self.gates]
@@ -68,7 +71,7 @@ class Several(Simulation):
     def _drawn(self, rate: float, seed: int) -> Asked:
         """The calls: nothing of them is drawn."""
         calls = self.setting.calls
-        items = [call.item for call in calls]
+        items = self._items
         size = len(calls)
 
         def column(values: list[float]) -> Floats:
@@ -286,3 +289,12 @@ class Several(Simulation):
                                            float(g.generated))  # fmt: skip
         gate.desk.ended(flight.reservation, request, gate.outcome, now)
         self.now = now
+
+
+def _item(call: Call) -> Item:
+    return Item(call.at, call.prompt_tokens, call.output_tokens, call.tenant, call.session, BLOCK, call.blocks)
+
+
+def _group(engine: Engine) -> Group:
+    return Group(engine.profile, 1, ((0.0, engine.pace),), (), engine.chunk, engine.max_seqs, engine.kv_tokens,
+                 noise=engine.noise, max_concurrency=engine.limit)  # fmt: skip

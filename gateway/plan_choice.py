@@ -1,0 +1,90 @@
+"""Whether the recorded endpoint is the one that its policy chooses from the recorded table.
+
+The idea: a record holds what the policy compared, so the choice can be made again from it: the lowest score. Policies
+that let something else decide between nearly equal ones (chance, a warmer cache, fewer requests) may have chosen any of
+those; with more than one the choice is confirmed, not determined. What a policy did not compare cannot be checked.
+
+Left to others: what another policy would have chosen; that takes the engines (`plan_lab`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.plan_records import Past
+
+One = Mapping[str, Any]
+
+EQUAL = 1e-6
+# Of policies that take nearly equal scores as equal: by how much, as (share of the least, in the score's own unit) when
+# their options do not say. From the policies' own constants and defaults; the others choose the lowest.
+_NEAR: Mapping[str, tuple[float, float]] = {
+    "predicted_latency": (0.05, 0.0),  # the warmest of those; without a warmer one of a thousandth
+    "predicted_ttft": (0.02, 0.0),
+    "prefix_affinity": (0.0, 1.0),
+    "sticky_until_saturated": (0.0, 1.0),
+}
+_TIE: Mapping[str, int] = {"predicted_ttft": 0, "prefix_affinity": 1, "sticky_until_saturated": 1}
+_LEAST = 0.001  # of the best score, for `predicted_latency` where nobody is warmer
+_GUESSED = "predictions are not calibrated"
+_DRAWN = {"dynamo_kv": "temperature", "llmd_predicted": "draw"}
+"""Policies that draw by weight, and the option that makes them do so."""
+
+
+def eligible(past: Past, options: Mapping[str, object]) -> list[str] | None:
+    """The endpoints that the policy may have chosen from this table. None: it compared nothing, or nothing was kept.
+
+    `options` are those of the pool's `pick`, as they were then.
+    """
+    scored = [one for one in past.candidates if math.isfinite(_number(one.get("score"), math.inf))]
+    if not past.chosen or not scored:
+        return None
+    name = past.policy
+    if options.get(_DRAWN.get(name, "")):
+        return [one["endpoint"] for one in scored]
+    if name == "power_of_two" or (name == "predicted_latency" and past.reason.startswith(_GUESSED)):
+        return _of_two(past, scored)
+    least = min(one["score"] for one in scored)
+    share, own = _NEAR.get(name, (0.0, 0.0))
+    tie = options.get("tie")
+    if name in _TIE and isinstance(tie, int | float):
+        share, own = (float(tie), 0.0) if _TIE[name] == 0 else (0.0, float(tie))
+    slack = abs(least) * share + own + EQUAL
+    near = [one for one in scored if one["score"] <= least + slack]
+    return [one["endpoint"] for one in (_warmest(near, least) if name == "predicted_latency" else near)]
+
+
+def _warmest(near: list[One], least: float) -> list[One]:
+    """The warmest of the nearly best, where that is warmer than the best; else those of a thousandth."""
+    best = next(one for one in near if one["score"] == least)
+    most = max(map(_cached, near))
+    if most > _cached(best):
+        return [one for one in near if _cached(one) == most]
+    return [one for one in near if one["score"] <= least + abs(least) * _LEAST + EQUAL]
+
+
+def _cached(one: One) -> float:
+    return _number((one.get("terms") or {}).get("cached"), 0.0)
+
+
+def _of_two(past: Past, scored: list[One]) -> list[str]:
+    """Of the few that were drawn, the one with the fewest requests, and of those the fewest tokens left to do.
+
+    A cache may have decided instead, by tokens; then all have a score, and any that has no more than another may be it.
+    """
+    if "tokens to do at the warmest" in past.reason:
+        most = max(one["score"] for one in scored)
+        return [one["endpoint"] for one in scored if len(scored) == 1 or one["score"] <= most + EQUAL]
+    key = min((one["score"], _tokens(one)) for one in scored)
+    return [one["endpoint"] for one in scored if (one["score"], _tokens(one)) == key]
+
+
+def _tokens(one: One) -> float:
+    return _number(one.get("tokens"), math.inf)
+
+
+def _number(value: object, otherwise: float) -> float:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known and isinstance(value, int | float) else otherwise
