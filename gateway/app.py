@@ -11,6 +11,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from random import Random
 from typing import TYPE_CHECKING
 
 from gateway import VERSION
@@ -30,6 +31,7 @@ from gateway.ledger import Ledger
 from gateway.limits import Limiter
 from gateway.logs import Events, RequestLog
 from gateway.metrics import Metrics
+from gateway.mirror import Mirrors
 from gateway.pools import Pools
 from gateway.proxy import Proxy
 from gateway.queues import filled, queues_of
@@ -69,6 +71,7 @@ class Gateway:
         self.routers = Routers()
         self.routers.reconfigure(config)
         self.proxy = Proxy(self._pools.lanes, self._metrics, self._decisions, config.expose)
+        self.mirrors = Mirrors(self.proxy, self._metrics.mirrored, self._free_for_bodies, _report_bug, Random())
         self.front = self._front(config)
         self._jobs = self._jobs_service(config)
         self.server = Server(self.front, config.limits)
@@ -105,6 +108,10 @@ class Gateway:
     def jobs(self) -> Mapping[str, object] | None:
         """What asynchronous work there is; None where none is kept."""
         return self._jobs.view() if self._jobs is not None else None
+
+    def _free_for_bodies(self) -> float:
+        """Bytes that bodies may still take."""
+        return float(self.config.limits.buffered - self.server.buffered)
 
     def _counted(self) -> Iterable[Counted]:
         return counted(self.routers.counts(), self._pools.all(), self.limiter.spared())
@@ -159,7 +166,8 @@ class Gateway:
 
     def _front(self, config: Config) -> Front:
         return Front(config, self.proxy, self.limiter, self._ledger.note, self.is_ready, self._pools.known_models,
-                     lambda: self._jobs.api if self._jobs is not None else None, self.routers)  # fmt: skip
+                     lambda: self._jobs.api if self._jobs is not None else None, self.routers,
+                     self.mirrors)  # fmt: skip
 
     def _jobs_service(self, config: Config) -> JobsService | None:
         """Files, batches and jobs, where the file says so."""
@@ -186,6 +194,7 @@ class Gateway:
         self.decisions.reconfigure(config.decisions.keep, config.decisions.file)
         self.limiter.reconfigure(config, time.monotonic())
         self.routers.reconfigure(config)
+        self.mirrors.reconfigure(config)
         self.config = config
         self.server.limits = config.limits
         self.front = self.server.front = self._front(config)
@@ -255,6 +264,7 @@ class Gateway:
     async def drain(self, delay: float, timeout: float) -> None:
         """Stop: not ready at once, no new connections after `delay`, what runs may finish until `timeout`."""
         self._is_draining = True
+        self.mirrors.close()
         await asyncio.sleep(delay)
         self.server.stop_accepting()
         until = time.monotonic() + timeout
@@ -275,6 +285,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Drop what is left and close everything."""
+        self.mirrors.close()
         self.server.stop()
         if self._ticker is not None:
             self._ticker.cancel()
@@ -289,3 +300,7 @@ class Gateway:
         self._ledger.settle()
         self._request_log.flush()
         self._decisions.close()
+
+
+def _report_bug(error: BaseException) -> None:
+    asyncio.get_running_loop().call_exception_handler({"message": "a copy failed", "exception": error})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gateway.config.types import Key, Model
 from gateway.core.errors import UpstreamError
@@ -12,6 +13,9 @@ from gateway.grants import Grant
 from gateway.records import Candidates
 from gateway.relay import Relay
 from policies.routing import Asked, Way
+
+if TYPE_CHECKING:
+    from gateway.mirror import Copy
 
 
 @dataclass(slots=True)
@@ -35,7 +39,9 @@ class Ask:
     generates: bool  # whether its answer is written token by token
     asked: Asked  # what routing was asked
     way: Way  # and what it said: where this request may go, and which arm it is on
+    share: float  # of the canary beside which its arm was drawn; NaN: none
     looked_at: frozenset[str]  # the headers that routing depends on
+    asked_class: str  # "" where it asked for none
     grant: Grant | None = None  # what its tenant's limits let through; None: there are none
     reply_fields: bytes = b""  # header lines for its answer
 
@@ -62,6 +68,8 @@ class Facts:
     candidates: Candidates | None = None
     tried: tuple[str, ...] = ()
     on_sent: Callable[[], None] | None = None  # called when it has got its turn
+    is_copy = False  # of another request: nothing is learnt from it of what a model's answers are like
+    copy: Copy | None = None  # what its mirror sends
     raced = False  # a reused connection closed under it: repeated once, and only once
 
     def note_wait(self, lacked: tuple[str, ...]) -> None:

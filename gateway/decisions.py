@@ -188,6 +188,7 @@ def describe(record: RequestRecord) -> dict[str, object]:
             "ended": record.ended,
             "code": record.code,
             "stream": record.stream,
+            "finish": record.finish,
             "tries": record.tries,
             **{name: _known(getattr(record, name)) for name in _FIGURES},
         },
@@ -221,7 +222,8 @@ def _work(work: Work) -> dict[str, object]:
 
 def _route(route: Routed) -> dict[str, object]:
     found = msgspec.structs.asdict(route)
-    return {**found, "drawn": _known(route.drawn), "prompt_tokens": _known(route.prompt_tokens)}
+    return {**found, "drawn": _known(route.drawn), "share": _known(route.share),
+            "prompt_tokens": _known(route.prompt_tokens)}
 
 
 def _candidates(table: Candidates) -> list[dict[str, object]]:

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -27,6 +28,7 @@ from gateway.jobs.collected import Collected
 from gateway.jobs.http import JobsApi
 from gateway.jobs.wishes import CALLBACK, wants_async
 from gateway.limits import Limiter
+from gateway.mirror import Mirrors
 from gateway.outlet import Outlet
 from gateway.paths import MODELS, OWN, is_asynchronous
 from gateway.proxy import Proxy
@@ -46,7 +48,8 @@ class Front:
 
     def __init__(self, config: Config, proxy: Proxy, limiter: Limiter, record: Callable[[RequestRecord], None],
                  is_ready: Callable[[], bool], known_models: Callable[[str], list[str]],
-                 jobs: Callable[[], JobsApi | None] = lambda: None, routers: Routers | None = None):  # fmt: skip
+                 jobs: Callable[[], JobsApi | None] = lambda: None, routers: Routers | None = None,
+                 mirrors: Mirrors | None = None):  # fmt: skip
         self._config = config
         self._proxy = proxy
         self._limiter = limiter
@@ -54,6 +57,7 @@ class Front:
         self._is_ready = is_ready
         self._known_models = known_models
         self._jobs = jobs
+        self._mirrors = mirrors
         self.intake = Intake(config, proxy.lengths_of, routers)
         self._new_id = request_ids()
         self._started = int(time.time())
@@ -157,6 +161,9 @@ class Front:
         try:
             if ask.key.limits is not None:
                 await self._limit(ask)
+            if ask.way.mirror is not None and self._mirrors is not None:
+                rename = partial(self.intake.renamed, head, ask.body)
+                facts.copy = self._mirrors.offer(ask, ask.way.rule, rename)
             await self._proxy.serve(ask, reply, facts)
         except asyncio.CancelledError:
             facts.ended = "client_gone"
@@ -257,7 +264,10 @@ class Front:
               error: HeadwayError | None, request_id: str = "") -> None:  # fmt: skip
         if ask is not None and ask.grant is not None:
             settle(ask.grant, facts, reply)
-        self._record(recorded(head, reply, at, received, facts, ask, error, request_id))
+        record = recorded(head, reply, at, received, facts, ask, error, request_id)
+        if facts.copy is not None:
+            facts.copy.ended(record, record.finish)
+        self._record(record)
 
 
 def settle(grant: Grant, facts: Facts, reply: Outlet) -> None:

@@ -21,7 +21,7 @@ from gateway.config.names import ModelNames
 from gateway.config.types import Config, Key, Model, Slo, TrafficClass
 from gateway.core.errors import BadRequest
 from gateway.core.lengths import Lengths
-from gateway.core.types import Request
+from gateway.core.types import UNKNOWN, Request
 from gateway.dialects import TRITON
 from gateway.fields import Forwarder, Slos, asked_deadline, asked_slos, digest, presented_key, tighter
 from gateway.form import form_model, replace_form_model
@@ -43,7 +43,8 @@ class Screened(NamedTuple):
     """What the head alone told.
 
     The path and the model it names if it does, whose request it is, how fast it shall be, the class it asks for, and
-    the deadline (monotonic seconds; NaN: none).
+    the deadline (monotonic seconds; NaN: none). `asked` is what routing would have been asked of a request that was
+    refused with its body there.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Screened(NamedTuple):
     slos: Slos
     klass: str | None
     deadline: float
+    asked: Asked | None = None
 
 
 class Intake:
@@ -130,25 +132,25 @@ class Intake:
 
     def _ask(self, screened: Screened, head: RequestHead, body: bytes, peer: str, request_id: str,
              received: float) -> Ask:  # fmt: skip
-        path, in_path, key, (ttft_slo, tpot_slo), asked_klass, deadline = screened
+        path, in_path, key, (ttft_slo, tpot_slo), asked_klass, deadline, _ = screened
         seen = self._read_body(path, head, body)
         asked = self._asked_model(path, in_path, head, body, seen)
-        model = self.names.find(asked)
-        if model is None:
-            raise self.unknown_model(asked)
-        if not may_use(key, model):
-            raise BadRequest(f"this key may not use the model {asked!r}", status=403, code="model_not_allowed")
-        klass = self._class(key, model, asked_klass)
+        route, session = head.path.decode("latin-1"), _session(head, seen)
+        prompt = seen.text
+        question = Asked(asked, route, key.tenant, self._shown.get(key.digest, ""), "", UNKNOWN,
+                         bool(seen.stream) or path.streams, session, seen.user or "", reading(head), time.time())
+        try:
+            model = self._model(key, asked)
+            klass = self._class(key, model, asked_klass)
+            lengths = self._lengths_of(model.name)
+            prompt_tokens = lengths.prompt_tokens(len(prompt), route, key.tenant)
+            question = question._replace(klass=klass.name, prompt_tokens=prompt_tokens)
+            way = self.routers.way(model, question, key, forced_arm(head))
+        except BadRequest:
+            head.found = screened._replace(asked=question)
+            raise
         if seen.answers > ANSWERS:
             raise BadRequest(f"at most {ANSWERS} answers to one request", code="invalid_value", param="n")
-        lengths = self._lengths_of(model.name)
-        route = head.path.decode("latin-1")
-        prompt = seen.text
-        session = _session(head, seen)
-        prompt_tokens = lengths.prompt_tokens(len(prompt), route, key.tenant)
-        question = Asked(asked, route, key.tenant, self._shown.get(key.digest, ""), klass.name, prompt_tokens,
-                         bool(seen.stream) or path.streams, session, seen.user or "", reading(head), time.time())
-        way = self.routers.way(model, question, key, forced_arm(head))
         upstream = way.as_ or model.upstream_name(asked)
         target = head.target
         if upstream != asked:
@@ -165,8 +167,16 @@ class Intake:
         may_inject = seen.stream and not asks_usage and path.dialect.name == "openai"
         return Ask(request, model, asked, upstream, target, self._forwarder.lines(head, peer, request_id), body,
                    path.dialect.event, received, inject_usage if may_inject else None, route,
-                   seen.answers, seen.limit, key, path.generates, question, way,
-                   self.routers.looked_at(model.name))  # fmt: skip
+                   seen.answers, seen.limit, key, path.generates, question, way, self.routers.share(model.name, way),
+                   self.routers.looked_at(model.name), asked_klass or "")  # fmt: skip
+
+    def _model(self, key: Key, asked: str) -> Model:
+        model = self.names.find(asked)
+        if model is None:
+            raise self.unknown_model(asked)
+        if not may_use(key, model):
+            raise BadRequest(f"this key may not use the model {asked!r}", status=403, code="model_not_allowed")
+        return model
 
     def _class(self, key: Key, model: Model, asked: str | None) -> TrafficClass:
         if asked is not None:
@@ -180,6 +190,12 @@ class Intake:
         if not path.json or b"inference-header-content-length" in head.named:
             return Peek()
         return peek(body, path.dialect is TRITON)
+
+    def renamed(self, head: RequestHead, body: bytes, upstream: str) -> tuple[bytes, bytes]:
+        """Body and target of a checked request for model servers that call the model by this name."""
+        screened = head.found
+        assert isinstance(screened, Screened)
+        return self._rename(screened.path, head, body, upstream)
 
     def _rename(self, path: Path, head: RequestHead, body: bytes, upstream: str) -> tuple[bytes, bytes]:
         """Body and target with the model's name as the model server knows it."""

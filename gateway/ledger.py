@@ -41,7 +41,7 @@ class Ledger:
         for record in records:
             write(record)
         for record in records:
-            if record.model:
+            if record.model or record.route is not None:
                 put(record)
             if record.ended == "client_gone":
                 self._metrics.client_gone(record.klass or "none")

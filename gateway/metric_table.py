@@ -68,6 +68,8 @@ TABLE: tuple[Declared, ...] = (
     Declared("headway_shadow_total", "counter", ("what", "name"),
              "What was only looked at would have done: requests that a rule would have taken, or a class or a tenant's "
              "limit refused. The name is model/rule, class/reason or the tenant."),
+    Declared("headway_mirror_total", "counter", ("model", "pool", "outcome"),
+             "Requests drawn for a mirror, by what became of their copies."),
     Declared("headway_retries_total", "counter", ("pool", "reason"), "Further tries, by why the one before failed."),
     Declared("headway_client_gone_total", "counter", ("class",), "Clients that left before their answer ended."),
     Declared("headway_upstream_failures_total", "counter", _PER_ENDPOINT, "Tries that the endpoint failed."),

@@ -133,6 +133,10 @@ class Metrics(Collector):
         """A run of an asynchronous request ended here; `how` is a word of ours."""
         self._counter("headway_jobs_ended_total", (klass, how))[0] += 1.0
 
+    def mirrored(self, model: str, pool: str, outcome: str) -> None:
+        """What became of the copy of a request that was drawn for a mirror."""
+        self._counter("headway_mirror_total", (model, pool, outcome))[0] += 1.0
+
     def upstream_failed(self, pool: str, endpoint: str) -> None:
         self._counter("headway_upstream_failures_total", (pool, endpoint))[0] += 1.0
 

@@ -72,6 +72,20 @@ class Proxy:
                 raise error
             self.metrics.retried(lane.config.name, error.cause)
 
+    async def serve_at_once(self, ask: Ask, reply: Outlet, facts: Facts, pool: str) -> None:
+        """One try, without waiting, in this pool alone. Raises NoEndpoint where there is no place at once."""
+        lane = self.lanes.get(pool)
+        found = None
+        if lane is not None and not len(lane.desk):
+            found = lane.desk.route(lane.visit(facts, self.decisions), ask.request, time.monotonic(), may_hold=False)
+        if lane is None or not isinstance(found, Reservation):
+            raise NoEndpoint("no place is free at once")
+        relay = await self._try(ask, reply, facts, lane, found)
+        if relay.error is not None:
+            if relay.error.cause != "displaced":
+                self._see_failure(lane, relay, relay.error, facts)
+            raise relay.error
+
     # --- a place -------------------------------------------------------------------------------------------------
 
     def _offer(self, ask: Ask, facts: Facts, first: int) -> Place:
@@ -254,6 +268,8 @@ class Proxy:
         if facts.tries == 1:
             facts.overhead = time.monotonic() - ask.received - facts.queued
         connection.request(head, body, relay)
+        if facts.copy is not None:
+            facts.copy.sent()
 
     def _relay(self, ask: Ask, reply: Outlet, facts: Facts, lane: Lane, reservation: Reservation,
                backend: Backend) -> Relay:  # fmt: skip
@@ -290,7 +306,7 @@ class Proxy:
             if relay.stream and relay.ttft == relay.ttft and tokens > 1.0:  # (it may have been answered whole)
                 facts.tpot = (relay.last_at - relay.first_at) / (tokens - 1.0)
         lane.settle(reservation, relay, ask.request, ask.answers, queued_tokens, time.monotonic())
-        if relay.ended == "complete":
+        if relay.ended == "complete" and not facts.is_copy:
             request = ask.request
             self.lengths_of(request.model).learn(
                 ask.route, request.tenant, len(request.prompt), meter.prompt, meter.tokens / ask.answers

@@ -10,9 +10,10 @@ import time
 from gateway.ask import Ask, Facts
 from gateway.core.errors import HeadwayError
 from gateway.core.types import UNKNOWN
+from gateway.intake import Screened
 from gateway.outlet import Outlet
-from gateway.records import Forecast, RequestRecord, Work
-from gateway.routers import routed
+from gateway.records import Forecast, RequestRecord, Routed, Work
+from gateway.routers import NOWHERE, routed
 from gateway.told import admission_of
 from gateway.wire.head import RequestHead
 
@@ -42,9 +43,19 @@ def recorded(head: RequestHead, reply: Outlet, at: float, received: float, facts
         completion_tokens=_count(meter.tokens if meter else -1), bytes_in=len(ask.body) if ask is not None else 0,
         bytes_out=reply.bytes_out, candidates=facts.candidates,
         admission=None if went_at_once else admission_of(facts, request, error),
-        arm=ask.way.arm if ask is not None else "",
-        route=routed(ask.asked, ask.way, ask.looked_at, ask.limit) if ask is not None else None,
+        arm=ask.way.arm if ask is not None else "", finish=meter.finish if meter is not None else "",
+        route=_route(head, ask),
     )  # fmt: skip
+
+
+def _route(head: RequestHead, ask: Ask | None) -> Routed | None:
+    """What routing looked at and said; of one that was refused before, what it would have looked at."""
+    if ask is not None:
+        return routed(ask.asked, ask.asked_class, ask.way, ask.share, ask.looked_at, ask.limit)
+    screened = head.found
+    if not isinstance(screened, Screened) or screened.asked is None:
+        return None
+    return routed(screened.asked, screened.klass or "", NOWHERE, UNKNOWN, frozenset(), None)
 
 
 def _count(tokens: int) -> float:

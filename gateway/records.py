@@ -118,20 +118,24 @@ class Routed(msgspec.Struct, frozen=True, gc=False):
     """What routing looked at and what it said: with it a decision can be made again, by this file or by another.
 
     `asked`: the model as the client spelt it. `headers`: those that rules look at, by lower-case name; absent ones are
-    not there. `key`: `sha256:` and the digest of the client's key, "" without keys. `user`: the identity that a sticky
-    split went by, as a hash, "" where there is none. `drawn`: the number between 0 and 1 that chose the arm (NaN: there
-    was nothing to choose, or it was `forced`). `prompt_tokens`: as estimated then; `limit`: the most tokens that the
-    client allowed. `pools`: where it might go, in order; `shadowed`: rules that would have taken it.
+    not there. `key`: `sha256:` and the digest of the client's key, "" without keys. `klass`: the class it asked for.
+    `session` and `user` are hashes; `user` is that of the identity which the arm was drawn by, "" where it was not.
+    `drawn`: the number between 0 and 1 that chose the arm (NaN: there was nothing to choose, or it was `forced`), and
+    `share`: the canary's then (NaN: none). `prompt_tokens`: as estimated then; `limit`: the most tokens that the client
+    allowed. `pools`: where it might go, in order (none: it was refused before); `shadowed`: rules that would have taken
+    it.
     """
 
     asked: str
     rule: str
     arm: str
     drawn: float
+    share: float
     forced: bool
     pools: tuple[str, ...]
     path: str
     key: str = ""
+    klass: str = ""
     session: str = ""
     user: str = ""
     headers: dict[str, str] = {}
@@ -148,7 +152,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     arrival of the request's last byte, `ttft_there` from the dispatch of the last try; `tpot` is the mean gap between
     tokens after the first. What was `predicted` for that try is `ttft_there` and `tpot`, each with an interval that
     should hold 90 %; `work` is what it had to be predicted from, and learnt from. `admission` is None where it went at
-    once.
+    once; `finish` is why the engine stopped writing, in its own word.
     """
 
     request_id: str
@@ -181,6 +185,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: float = UNKNOWN
     cached_tokens: float = UNKNOWN
     completion_tokens: float = UNKNOWN
+    finish: str = ""
     bytes_in: int = 0
     bytes_out: int = 0
     seed: int = 0

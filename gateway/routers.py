@@ -17,6 +17,7 @@ from random import Random
 
 from gateway.config.types import Config, Key, Model
 from gateway.core.errors import BadRequest
+from gateway.core.types import UNKNOWN
 from gateway.records import Routed
 from gateway.wire.head import RequestHead
 from policies.routing import Asked, Count, NoRoute, Router, UnknownArm, Way
@@ -49,6 +50,13 @@ class Routers:
             if name in self._of:
                 router.resume(self._of[name])
         self._of = made
+
+    def share(self, model: str, way: Way) -> float:
+        """The share of the canary that this way was drawn beside; NaN where there is none."""
+        if way.drawn != way.drawn and not way.user:
+            return UNKNOWN
+        share = self._shares(model, way.rule)
+        return share if share is not None else UNKNOWN
 
     def way(self, model: Model, asked: Asked, key: Key, forced: str | None) -> Way:
         """The way of one request. Raises BadRequest where no rule fits it, or the arm it asks for is not for it."""
@@ -93,14 +101,17 @@ def forced_arm(head: RequestHead) -> str | None:
     return value.decode("utf-8", "replace") if value is not None else None
 
 
-def routed(asked: Asked, way: Way, headers: frozenset[str], limit: int | None) -> Routed:
-    """What is kept of the question and the answer. Who somebody is is kept as a hash."""
+NOWHERE = Way("", (), 0.0, None, "")
+"""Of a request that was refused before it had a way."""
+
+
+def routed(asked: Asked, klass: str, way: Way, share: float, headers: frozenset[str], limit: int | None) -> Routed:
+    """What is kept of the question and the answer. `klass`: the one asked for. Who somebody is is kept as a hash."""
     values = ((name, asked.header(name)) for name in sorted(headers))
     kept = {name: value[:_KEPT] for name, value in values if value is not None}
     return Routed(
-        asked.name[:_KEPT], way.rule, way.arm, way.drawn, way.forced, way.pools, asked.path[:_KEPT], asked.key,
-        _hashed(asked.session), _hashed(asked.user), kept, asked.prompt_tokens, limit,
-        way.shadowed,
+        asked.name[:_KEPT], way.rule, way.arm, way.drawn, share, way.forced, way.pools, asked.path[:_KEPT], asked.key,
+        klass, _hashed(asked.session), way.user, kept, asked.prompt_tokens, limit, way.shadowed,
     )  # fmt: skip
 
 

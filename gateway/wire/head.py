@@ -98,6 +98,7 @@ def parse_head(raw: bytes, header_count: int, target_limit: int) -> RequestHead:
     if block.find(b" \r\n") >= 0 or block.find(b"\t\r\n") >= 0:  # (`in` on bytes makes an exception and drops it)
         pairs = [(name, value.rstrip(b" \t")) for name, value in pairs]
     head = RequestHead()
+    head.found = None
     named = head.named = {name.lower(): value for name, value in pairs}
     if len(named) == len(pairs):
         head.fields = named.items()

@@ -142,9 +142,18 @@ def test_asynchronous_work_is_counted_by_class_whatever_its_model() -> None:
     assert value(metrics, "headway_queue_requests", class_="interactive") == 2.0
 
 
+BEYOND = {
+    "headway_routed_total": ("model", "rule"), "headway_shadow_total": ("what", "name"),
+    "headway_mirror_total": ("model", "pool", "outcome"),
+}  # fmt: skip
+"""More than the contract's table."""
+
+
 def test_the_declarations_are_the_contracts_table_and_the_count_of_dropped_log_lines() -> None:
     declared = {each.name: each.labels for each in TABLE}
     assert declared.pop("headway_log_dropped_total") == ()
+    for name, labels in BEYOND.items():
+        assert declared.pop(name) == labels
     assert declared == CONTRACT
 
 
