@@ -7,6 +7,9 @@ canaries' shares and what was seen, and decides.
 from __future__ import annotations
 
 from policies.routing.base import Asked, Drawn, NoRoute, UnknownArm, Way
+from policies.routing.canary import Canary, CannotDo, Transition
+from policies.routing.judge import HARMS, Judge, Judgement, Measure, Seen
 from policies.routing.rules import Count, Router
 
-__all__ = ["Asked", "Count", "Drawn", "NoRoute", "Router", "UnknownArm", "Way"]
+__all__ = ["HARMS", "Asked", "Canary", "CannotDo", "Count", "Drawn", "Judge", "Judgement", "Measure", "NoRoute", "Router",
+           "Seen", "Transition", "UnknownArm", "Way"]  # fmt: skip
