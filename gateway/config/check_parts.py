@@ -8,7 +8,7 @@ Left to others: rules (`check_routes`), names (`check_models`).
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from gateway.config.kinds import Reader
@@ -79,13 +79,14 @@ def _check_forced(raw: Mapping[str, Any], reader: Reader) -> None:
     """Arms that keys may ask for must be in some split."""
     if ("models",) in reader.broken:
         return
-    arms = _arms_of(raw)
+    arms, asked = _arms_of(raw), set[str]()
     for digest, key in (raw.get("keys") or {}).items():
-        names = (key.get("arms") or () if isinstance(key, Mapping) else ())
+        names = key.get("arms") or () if isinstance(key, Mapping) else ()
         for row, name in enumerate(names):
             where = reader.value_at("keys", digest, "arms", row)
             if not isinstance(name, str):
                 continue
+            asked.add(name)
             if name in names[:row]:
                 reader.error(where, f"arm repeated: {shown(name)}", "leave it out")
             elif name != "*" and "*" in names:
@@ -97,10 +98,30 @@ def _check_forced(raw: Mapping[str, Any], reader: Reader) -> None:
                 reader.error(where, f"arm {shown(name)} does not exist", hint)
 
 
+    if "*" not in asked:
+        _check_dark(raw, asked, reader)
+
+
+def _check_dark(raw: Mapping[str, Any], asked: Collection[str], reader: Reader) -> None:
+    """An arm of weight 0 is for those who ask for it by name; without any it is for nobody."""
+    for name, row, place, arm in _each_arm(raw):
+        if arm.get("weight") == 0 and arm.get("arm") not in asked:
+            at = ("models", name, "routes", row, "split", place, "weight")
+            told = f"arm {shown(str(arm.get('arm')))} is unused: it has no weight, and no key may ask for it"
+            reader.warn(reader.value_at(*at), told, "give a tester's key arms: [NAME]")
+
+
+def _each_arm(raw: Mapping[str, Any]) -> Iterator[tuple[str, int, int, Mapping[str, Any]]]:
+    """Model, row of the rule, row of the arm, and the arm as it was read."""
+    for name, model in raw["models"].items():
+        for row, route in enumerate(model.get("routes") or () if isinstance(model, Mapping) else ()):
+            for place, arm in enumerate(route.get("split") or () if isinstance(route, Mapping) else ()):
+                if isinstance(arm, Mapping):
+                    yield name, row, place, arm
+
+
 def _arms_of(raw: Mapping[str, Any]) -> Collection[str]:
-    return {arm["arm"] for model in raw["models"].values() if isinstance(model, Mapping)
-            for route in model.get("routes") or () if isinstance(route, Mapping)
-            for arm in route.get("split") or () if isinstance(arm, Mapping) and "arm" in arm}  # fmt: skip
+    return {arm["arm"] for *_, arm in _each_arm(raw) if "arm" in arm}
 
 
 def _check_costs(config: Config, reader: Reader) -> None:

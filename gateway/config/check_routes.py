@@ -76,7 +76,7 @@ def _check_route(at: Path, route: Mapping[str, Any], model: Mapping[str, Any], p
         if isinstance(arm, Mapping):
             _check_as((*at, "split", row), arm, reader)
             used |= _check_chain((*at, "split", row), arm, pools, "arm", reader)
-    check_split(at, route, pools, reader)
+    check_split(at, route, pools, known, reader)
     mirror = route.get("mirror")
     if isinstance(mirror, Mapping) and "to" in mirror:
         _check_pool((*at, "mirror", "to"), mirror["to"], pools, reader)

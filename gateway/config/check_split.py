@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from gateway.config.kinds import Path, Reader
+from gateway.config.known import Known
 from gateway.config.problems import did_you_mean, shown
 from gateway.config.scalars import format_share
 
@@ -21,12 +22,12 @@ LEAST_SHARE = 1e-6
 """Of a split: an arm with less gets one request in a million, which is no split that anybody means."""
 
 
-def check_split(at: Path, route: Mapping[str, Any], pools: Mapping[str, Any], reader: Reader) -> None:
+def check_split(at: Path, route: Mapping[str, Any], pools: Mapping[str, Any], known: Known, reader: Reader) -> None:
     """Report what is wrong with one rule's arms and what hangs on them; `route` is as it was read."""
     rows = route.get("split")
     if rows is not None and (*at, "split") not in reader.broken:
         _check_arms((*at, "split"), rows, route.get("canary"), reader)
-    _check_sticky(at, route, reader)
+    _check_sticky(at, route, known, reader)
     _check_canary(at, route, reader)
     _check_mirror(at, route, reader)
     _check_cheapest(at, route, pools, reader)
@@ -66,7 +67,7 @@ def _check_arms(at: Path, rows: list[Mapping[str, Any]], canary: Any, reader: Re
             reader.error(reader.value_at(*at, row, "weight"), told, "raise it, or write 0")
 
 
-def _check_sticky(at: Path, route: Mapping[str, Any], reader: Reader) -> None:
+def _check_sticky(at: Path, route: Mapping[str, Any], known: Known, reader: Reader) -> None:
     sticky, place = route.get("sticky"), (*at, "sticky")
     if not isinstance(sticky, Mapping):
         return
@@ -81,6 +82,9 @@ def _check_sticky(at: Path, route: Mapping[str, Any], reader: Reader) -> None:
     elif "by" not in sticky and "header" not in sticky:
         hint = "write key, session, user, or {header: x-session-id}"
         reader.error(where, "`sticky` by what? `header` or `by` is missing", hint)
+    elif sticky.get("by") == "key" and known.keys is not None and not known.keys:
+        told = "there are no `keys`: nobody is kept on an arm by one"
+        reader.warn(reader.value_at(*place), told, "write session, user, or {header: NAME}")
 
 
 def _check_canary(at: Path, route: Mapping[str, Any], reader: Reader) -> None:

@@ -169,6 +169,9 @@ def _check_one_keys_limits(key: Key, reader: Reader) -> None:
     if limits.reserve == "max_tokens" and limits.tokens is None and limits.tokens_per_day is None:
         hint = "give tokens or tokens_per_day, or leave it out"
         reader.error(reader.key_at(*at, "reserve"), "unreachable: `reserve` without a limit of tokens", hint)
+    if limits.shadow and not (limits.requests or limits.tokens or limits.concurrency or limits.tokens_per_day):
+        where = reader.key_at(*at, "shadow")
+        reader.error(where, "unreachable: `shadow` without a limit", "give requests, tokens or concurrency")
     if limits.tokens and limits.tokens_per_day and limits.tokens.amount > limits.tokens_per_day:
         told = f"unreachable: `tokens` is more than the whole day's {limits.tokens_per_day}"
         reader.error(reader.value_at(*at, "tokens"), told, "raise tokens_per_day, or leave tokens out")

@@ -28,6 +28,7 @@ def check_when(at: Path, when: Mapping[str, Any], model: Mapping[str, Any], name
                reader: Reader) -> None:  # fmt: skip
     """Report what is wrong with one `when:` (at `at`, as it was read); `names` are the model's, patterns too."""
     if not when and at not in reader.broken:
+        reader.spoil(at)  # what was meant is not known: nothing is said of the rules below it
         reader.error(reader.key_at(*at), "`when` is empty", "leave it out: without it the rule is for all requests")
     _check_paths(at, when, known, reader)
     for key, what, there in (("tenant", "tenant", known.tenants), ("class", "class", known.classes),

@@ -151,6 +151,7 @@ class MapOf(Kind):
             return NOTHING
         if len(node.entries) < self.least:
             reader.error(node.mark, f"`{at[-1]}` is empty", f"at least {self.least} is expected")
+            reader.spoil(at)
         values: dict[str, Any] = {}
         for key_node, value_node in node.entries.values():
             name = self.name.read(key_node, at, reader)
@@ -193,6 +194,7 @@ class ListOf(Kind):
             return NOTHING
         if len(node.items) < self.least:
             reader.error(node.mark, f"`{at[-1]}` is empty", f"at least {self.least} is expected")
+            reader.spoil(at)
         for row, item in enumerate(node.items):
             reader.places[*at, row] = (item.mark, item.mark)
         values = [self.kind.read(item, (*at, row), reader) for row, item in enumerate(node.items)]
