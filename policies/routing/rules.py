@@ -88,9 +88,9 @@ class Router:
         self.model = model
         self._rules = [_Rule(model, row, route, seed, costs or {}) for row, route in enumerate(routes)]
         self._shares = shares
-        looked_at = {name for route in routes for name in route.when.header}
-        self.headers = frozenset(looked_at | {r.sticky.header for r in routes if r.sticky and r.sticky.header})
-        """The headers that anything here depends on, in lower case."""
+        self.headers = frozenset(name for route in routes for name in route.when.header)
+        """The headers that conditions look at, in lower case. (One that names a user is not among them: of users a
+        record holds the hash.)"""
 
     def route(self, asked: Asked, forced: str | None = None, drawn: Drawn | None = None) -> Way:
         """The way of one request. `forced`: the arm it must have; `drawn`: what a recorded request was drawn with.
