@@ -36,6 +36,7 @@ from gateway.comparison import Seen, Tally, compare
 from gateway.config.types import Config, Mirror
 from gateway.core.errors import HeadwayError, UpstreamError
 from gateway.core.types import UNKNOWN
+from gateway.discard import Discard
 from gateway.lane import Lane
 from gateway.outlet import Outlet
 from gateway.records import RequestRecord
@@ -62,39 +63,6 @@ class Sender(Protocol):
     def lanes(self) -> Mapping[str, Lane]: ...
 
     def serve_at_once(self, ask: Ask, reply: Outlet, facts: Facts, pool: str) -> Coroutine[Any, Any, None]: ...
-
-
-class Discard:
-    """An outlet that keeps nothing of an answer but its status and size."""
-
-    __slots__ = ("bytes_out", "ended", "gone", "on_pause", "on_resume", "paused", "started", "status")
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.bytes_out = 0
-        self.started = self.ended = self.gone = self.paused = False
-        self.on_pause: Callable[[], None] | None = None
-        self.on_resume: Callable[[], None] | None = None
-
-    def start(self, status: int, fields: bytes, length: int | None, first: bytes = b"") -> None:
-        self.status, self.started, self.bytes_out = status, True, len(first)
-
-    def write(self, data: bytes) -> None:
-        self.bytes_out += len(data)
-
-    def end(self, last: bytes = b"") -> None:
-        self.bytes_out += len(last)
-        self.ended = True
-
-    def send(self, status: int, fields: bytes, body: bytes) -> None:
-        self.start(status, fields, len(body), body)
-        self.ended = True
-
-    def break_off(self, last: bytes) -> None:
-        self.ended = True
-
-    def cut(self) -> None:
-        self.ended = True
 
 
 class _CopyFacts(Facts):
