@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from policies.routing.base import Asked, Drawn, NoRoute, UnknownArm, Way
 from policies.routing.canary import Canary, CannotDo, Transition
-from policies.routing.judge import Judge, Judgement, Measure, Seen
+from policies.routing.judge import HARMS, Judge, Judgement, Measure, Seen
 from policies.routing.rules import Count, Router
 
-__all__ = ["Asked", "Canary", "CannotDo", "Count", "Drawn", "Judge", "Judgement", "Measure", "NoRoute", "Router",
+__all__ = ["HARMS", "Asked", "Canary", "CannotDo", "Count", "Drawn", "Judge", "Judgement", "Measure", "NoRoute", "Router",
            "Seen", "Transition", "UnknownArm", "Way"]  # fmt: skip
