@@ -11,5 +11,5 @@ from policies.routing.canary import Canary, CannotDo, Transition
 from policies.routing.judge import HARMS, Judge, Judgement, Measure, Seen
 from policies.routing.rules import Count, Router
 
-__all__ = ["HARMS", "Asked", "Canary", "CannotDo", "Count", "Drawn", "Judge", "Judgement", "Measure", "NoRoute", "Router",
-           "Seen", "Transition", "UnknownArm", "Way"]  # fmt: skip
+__all__ = ["HARMS", "Asked", "Canary", "CannotDo", "Count", "Drawn", "Judge", "Judgement", "Measure", "NoRoute",
+           "Router", "Seen", "Transition", "UnknownArm", "Way"]  # fmt: skip
