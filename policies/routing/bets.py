@@ -3,12 +3,17 @@
 The idea: while a canary gets the share s of the requests and fails as often as its neighbours, a failure is the
 canary's with chance s, whatever the rate of failures just now. Who bets that it fails rho times as often multiplies
 the stake by g = rho h when the canary fails and by h = 1 / (rho s + 1 - s) when the stable arm does: a fair game, so
-the stake is ever 1/alpha times what it was with a chance of at most alpha (Ville). A rate that is worse by a margin m costs
-the price exp(-m (g - 1)) for each request of the canary, by which the same sum is fair for "worse by no more than m";
-with rho below one, for "worse by m at least", which is what promotion has to disprove. The stake is spread over a few
-rho, so that none has to be chosen. Shares may change as they like, as long as they are known beforehand; the rate of
-failures may too. See Ramdas, Grunwald, Vovk and Shafer, "Game-theoretic statistics and safe anytime-valid inference"
-(Statistical Science 2023); for two streams, Turner, Ly and Grunwald (2022).
+the stake is ever 1/alpha times what it was with a chance of at most alpha (Ville). With a margin m each request of
+the canary costs exp(-m (g - 1)), and the same sum is fair for "worse by no more than m"; with rho below one, for
+"worse by m at least", which is what promotion has to disprove. The stake is spread over a few rho, so that none has
+to be chosen. Shares may change as they like, as long as they are known beforehand; the rate of failures may too. See
+Ramdas, Grunwald, Vovk and Shafer, "Game-theoretic statistics and safe anytime-valid inference" (Statistical Science
+2023); for two streams, Turner, Ly and Grunwald (2022).
+
+What was good for hours may break in a minute, and a stake lost by then would have to be won back first. So part of it
+is kept and laid anew every few minutes, ever smaller parts that sum to one, which is as fair (a Shiryaev-Roberts
+detector as an e-process: Shin, Ramdas and Rinaldo, "E-detectors", 2023). Once the canary has all the traffic it is
+held against what the stable arm did, with room for another hour being another hour.
 
 Failures that come in heaps count for less: on each server the spread of their counts is set against the spread that
 chance would give (a Fano factor, over short and long stretches), and the logarithm of the stake is divided by it.
@@ -31,6 +36,8 @@ BETTER = np.array([0.02, 0.15, 0.35, 0.55, 0.7, 0.8, 0.88, 0.95])
 ALL = np.concatenate([WORSE, BETTER])
 FEW = len(WORSE)
 LEAST_SHARE, MOST_SHARE = 0.0005, 0.98  # beyond them the other arm says nothing
+AFRESH = 300.0  # seconds after which part of the stake is laid anew
+ALONE_TIMES = 3.0  # as often as the stable arm failed before, is no harm without it to compare with
 STRETCHES = (4.0, 32.0)  # seconds over which heaps are looked for
 DOUBT = 3.0  # failures that came as chance would have it, before any were seen
 STEPS = 40  # of a bisection
@@ -91,9 +98,19 @@ class Bets:
     arms had traffic.
     """
 
-    __slots__ = ("_price", "_stake", "canary", "canary_failed", "heaps", "stable", "stable_failed", "weighed")
+    __slots__ = (
+        "_before", "_fresh", "_lately", "_laid", "_laid_at", "_price", "_stake", "canary", "canary_failed", "floor",
+        "heaps", "stable", "stable_failed", "weighed",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, floor: float = 0.02) -> None:
+        """`floor`: share of failures that is no harm once the canary is alone."""
+        self.floor = floor
+        self._fresh = np.full(FEW, math.log(0.5))  # as `_stake`, of those who lay part of it anew
+        self._laid = 1
+        self._laid_at = math.nan
+        self._before = [0.0, 0.0]  # failed beyond what was expected, requests, of the canary: the period before
+        self._lately = [0.0, 0.0]  # and this one
         self._stake = np.zeros(len(ALL))  # logarithms, before the price of a margin
         self._price = np.zeros(len(ALL))  # for each point of margin
         self.stable = self.canary = 0
@@ -103,6 +120,7 @@ class Bets:
 
     def add(
         self,
+        at: float,
         shares: tuple[float, float],
         tried: tuple[int, int],
         failed: tuple[int, int],
@@ -113,6 +131,11 @@ class Bets:
         `heaps` is the canary's failures with those that share a fate counted once: harm is judged by them, and by
         each of the stable arm's; being harmless by all that failed.
         """
+        if not self._laid_at <= at < self._laid_at + AFRESH:
+            self._lay(at)
+        if shares[1] > MOST_SHARE:
+            self._add_alone(tried[1], failed[1], heaps)
+            return
         least, most = (min(max(share, LEAST_SHARE), MOST_SHARE) for share in shares)
         share = np.where(ALL > 1.0, most, least)
         loss = 1.0 / (ALL * share + 1.0 - share)
@@ -121,22 +144,51 @@ class Bets:
         self.stable += tried[0]
         self.canary += tried[1]
         if failed[0]:
-            self._stake += failed[0] * np.log(loss)
+            lost = failed[0] * np.log(loss)
+            self._stake += lost
+            self._fresh += lost[:FEW]
             self.stable_failed += failed[0]
         if failed[1]:
             counted = np.where(ALL > 1.0, heaps, failed[1])
-            self._stake += counted * np.log(gain)
+            won = counted * np.log(gain)
+            self._stake += won
+            self._fresh += won[:FEW]
             self.canary_failed += failed[1]
-        if tried[0]:
-            self.weighed += tried[1] * failed[0] / tried[0]
+        expected = tried[1] * failed[0] / tried[0] if tried[0] else 0.0
+        self.weighed += expected
+        self._lately[0] += failed[1] - expected
+        self._lately[1] += tried[1]
+
+    def _lay(self, at: float) -> None:
+        if self._laid_at == self._laid_at:
+            self._laid += 1
+            np.logaddexp(self._fresh, -math.log(self._laid * (self._laid + 1)), out=self._fresh)
+            self._before, self._lately = self._lately, [0.0, 0.0]
+        self._laid_at = at
+
+    def _add_alone(self, tried: int, failed: int, heaps: int) -> None:
+        rate = max(self.floor, ALONE_TIMES * (self.stable_failed + 1.0) / (self.stable + 50.0))
+        self._fresh += heaps * np.log(WORSE) - (WORSE - 1.0) * (rate * tried)
+        self._lately[0] += failed - rate * tried
+        self._lately[1] += tried
 
     @property
     def estimate(self) -> float:
         """Points (0 to 1) by which the canary fails more often; NaN while it has no requests."""
         return (self.canary_failed - self.weighed) / self.canary if self.canary else math.nan
 
+    @property
+    def lately(self) -> float:
+        """The same of the last five to ten minutes."""
+        failed, tried = (a + b for a, b in zip(self._before, self._lately, strict=True))
+        return failed / tried if tried else math.nan
+
+    def harm(self) -> float:
+        """The logarithm of the stake of those who say that it is worse, or has become so."""
+        return _mean(self._fresh / self.heaps.factor)
+
     def worse(self, margin: float = 0.0) -> float:
-        """The logarithm of the stake of those who say that it is worse by more than `margin`."""
+        """Of those who say that it is worse by more than `margin`, from the beginning."""
         return _mean((self._stake[:FEW] - margin * self._price[:FEW]) / self.heaps.factor)
 
     def better(self, margin: float, grown: float = 1.0) -> float:
@@ -156,14 +208,17 @@ class Bets:
         heaps = self.heaps.to_state()
         return {
             "stake": self._stake.tolist(), "price": self._price.tolist(), "counts": counts, "weighed": self.weighed,
-            "heaps": heaps,
+            "heaps": heaps, "fresh": self._fresh.tolist(), "laid": self._laid, "before": self._before,
+            "lately": self._lately,
         }  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
         stake, price = np.array(state["stake"], dtype=float), np.array(state["price"], dtype=float)
-        if stake.shape != ALL.shape or price.shape != ALL.shape:
+        fresh = np.array(state["fresh"], dtype=float)
+        if (stake.shape, price.shape, fresh.shape) != (ALL.shape, ALL.shape, WORSE.shape):
             raise ValueError("bets of another version")
-        self._stake, self._price = stake, price
+        self._stake, self._price, self._fresh, self._laid = stake, price, fresh, int(state["laid"])
+        self._before, self._lately = [*map(float, state["before"])], [*map(float, state["lately"])]
         self.stable, self.canary, self.stable_failed, self.canary_failed = map(int, state["counts"])
         self.weighed = float(state["weighed"])
         self.heaps.restore(state["heaps"])

@@ -121,7 +121,7 @@ class Canary:
         leaning = [
             measure.name
             for measure in judgement.measures
-            if measure.name in HARMS and measure.estimate > measure.margin and measure.evidence >= LEANS
+            if measure.name in HARMS and measure.is_beyond and measure.evidence >= LEANS
         ]
         return f"leans towards harm: {', '.join(leaning)}" if leaning else ""
 

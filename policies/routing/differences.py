@@ -1,13 +1,13 @@
 """How much the canary's mean differs from the stable arm's: paired in time, with a spread that correlation cannot fake.
 
-The idea: what both arms share (a busy minute, other prompts, a predictor gone stale) cancels when the canary's mean in
-a second or a few is set against the stable arm's in the same. What is left is not independent either: requests in one
-step of an engine share its fate, and a queue outlives a request. So the spread of the sum is not taken from requests
-but from sums over stretches of seconds, longer and longer ones (batch means, Law and Kelton); the stretch with the
-largest spread counts, and what longer ones would add is extrapolated. Few stretches fit into a canary's first minutes,
-so the stable arm lends its own: each of its servers, thinned to the canary's rate, is set against the others as if it
-were a canary. That is an A/A test which runs all the time, on servers and not on requests, because what shares a
-server shares its fate; it says how far two of a kind seem to be apart.
+The idea: what both arms share (a busy minute, other prompts, a predictor gone stale) cancels when the canary's mean
+in a second or a few is set against the stable arm's in the same. What is left is not independent either: requests in
+one step of an engine share its fate, and a queue outlives a request. So the spread of the sum is not taken from
+requests but from sums over stretches of seconds, longer and longer ones (batch means, Law and Kelton); the longest
+counts, and until it is known the shorter ones stand for it. Few stretches fit into a canary's first minutes, so the
+stable arm lends its own: each of its servers, thinned to the canary's rate, is set against the others as if it were a
+canary. That is an A/A test which runs all the time, on servers and not on requests, because what shares a server
+shares its fate; it says how far two of a kind seem to be apart.
 
 The sum is judged by a mixture of likelihoods over what the difference may be, of Student's t (Wang and Ramdas,
 "Anytime-valid t-tests", 2023; with the asymptotic argument of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
@@ -27,9 +27,9 @@ import numpy as np
 SERVERS = 16
 """Of the stable arm, that are set against the others; more share these numbers."""
 STRETCHES = (1.0, 4.0, 16.0, 64.0, 256.0)  # seconds
-KNOWN = 5  # stretches beyond the first, that a spread is taken from
-LONGEST_DOUBT = 3  # of STRETCHES: until its spread is known, it is thought to be larger than the shorter ones'
-GROWTH = 1.25  # by this, for each of them
+KNOWN = 5  # shortest stretches beyond the first, before a spread is said to be known at all
+TRUSTED = 12.0  # degrees of freedom that the spread of a shorter stretch stands for in that of the next one
+GROWTH = 1.15  # by which that one is thought to be larger, until it is known
 SOONEST = 8  # pairs of blocks before anything is said
 HARM, HARMLESS = 0.25, 0.12  # how large a difference is looked for when harm, or its absence, is
 LEAST_SPREAD = 1e-3
@@ -40,8 +40,6 @@ class Spread(NamedTuple):
 
     variance: float
     freedom: float
-    seconds: float
-    """The stretch it is from."""
 
 
 class Differences:
@@ -99,26 +97,10 @@ class Differences:
         weights = np.maximum(self._closed[..., 1], 1e-12)
         about_mean = np.maximum(self._squares - self._closed[..., 0] ** 2 / weights, 0.0)
         freedom = np.maximum(self._count - 1.0, 0.0)
-        own, all_ = self._by_stretch(about_mean[:, :1], freedom[:, :1]), self._by_stretch(about_mean, freedom)
-        known = [i for i, (_, degrees) in enumerate(all_) if degrees >= KNOWN]
-        if not known:
+        everybody = _longest(about_mean.sum(axis=1).tolist(), freedom.sum(axis=1).tolist(), None)
+        if everybody is None:
             return None
-        best = max(known, key=lambda i: all_[i][0])
-        variance, degrees = all_[best]
-        for mine, mine_degrees in own:
-            if mine_degrees >= KNOWN and mine > variance:
-                variance, degrees = mine, mine_degrees
-        last = known[-1]
-        if last and all_[last][0] > 0.0:
-            # Spread that grew with the last stretch would grow with the next.
-            variance *= max(1.0, min(2.0, all_[last][0] / max(all_[last - 1][0], 1e-12)) ** 0.5)
-        variance *= GROWTH ** max(0, LONGEST_DOUBT - last)
-        return Spread(max(variance, LEAST_SPREAD**2), degrees, STRETCHES[best])
-
-    @staticmethod
-    def _by_stretch(squares: Any, freedom: Any) -> list[tuple[float, float]]:
-        degrees = freedom.sum(axis=1)
-        return [(float(s / max(d, 1.0)), float(d)) for s, d in zip(squares.sum(axis=1), degrees, strict=True)]
+        return max(everybody, _longest(about_mean[:, 0].tolist(), freedom[:, 0].tolist(), everybody) or everybody)
 
     def servers_apart(self) -> float:
         """How far servers of the stable arm are apart for good, beyond chance: a standard deviation."""
@@ -181,6 +163,20 @@ class Differences:
         self._squares, self._count, self._closed, self.total = squares, count, closed, total
         self.pairs = int(state["pairs"])
         self._cached = None
+
+
+def _longest(squares: Sequence[float], freedom: Sequence[float], prior: Spread | None) -> Spread | None:
+    """Of the longest stretch: each is thought to be like the one before it, and a bit more, until it is known."""
+    known = prior
+    for s, degrees in zip(squares, freedom, strict=True):
+        if known is None:
+            if degrees >= KNOWN:
+                known = Spread(max(s / degrees, LEAST_SPREAD**2), degrees)
+            continue
+        trusted = min(known.freedom, TRUSTED)
+        variance = known.variance if prior is not None else known.variance * GROWTH
+        known = Spread((s + trusted * variance) / (degrees + trusted), degrees + trusted)
+    return known
 
 
 def evidence(total: float, weight: float, spread: Spread, scale: float) -> float:

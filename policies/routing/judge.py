@@ -28,7 +28,8 @@ from typing import Any, Literal
 from gateway.core.routes import CanaryRule
 from policies.routing.bets import Bets
 from policies.routing.differences import HARM, HARMLESS, Differences
-from policies.routing.tally import Seen, Tally
+from policies.routing.seen import Seen
+from policies.routing.tally import Tally
 
 __all__ = ["Judge", "Judgement", "Measure", "Seen"]
 
@@ -63,6 +64,13 @@ class Measure:
     margin: float
     evidence: float
     says: Says
+    lately: float = math.nan
+    """Of failures: the estimate of the last minutes alone; NaN: not known."""
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether it is worse by more than the margin, as far as one can see: from the beginning, or lately."""
+        return self.estimate > self.margin or self.lately > self.margin
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +165,13 @@ class Judge:
         return Measure(name, "ratio", estimate, low, high, margin, harm, self._says(estimate, margin, harm, harmless))
 
     def _failure(self, name: str, bets: Bets, margin: float, draw: bool) -> Measure:
-        harm, harmless = bets.worse(), bets.better(margin)
-        estimate = bets.estimate
+        harm, harmless = bets.harm(), bets.better(margin)
+        estimate, lately = bets.estimate, bets.lately
         risk = self.rule.risk
         low, high = self._interval(name, draw, lambda: (bets.low(risk / len(HARMS)), bets.high(risk)))
-        return Measure(name, "points", estimate, low, high, margin, harm, self._says(estimate, margin, harm, harmless))
+        worst = lately if lately > estimate else estimate
+        says = self._says(worst, margin, harm, harmless)
+        return Measure(name, "points", estimate, low, high, margin, harm, says, lately)
 
     def _shape(
         self, name: str, unit: Literal["ratio", "points"], sums: Differences, margin: float, draw: bool
@@ -184,7 +194,7 @@ class Judge:
 
     def _verdict(self, measures: tuple[Measure, ...]) -> tuple[Outcome, str]:
         by_name = {measure.name: measure for measure in measures}
-        beyond = [by_name[name] for name in HARMS if by_name[name].estimate > by_name[name].margin]
+        beyond = [by_name[name] for name in HARMS if by_name[name].is_beyond]
         if beyond:
             most = max(measure.evidence for measure in beyond)
             stake = most + math.log(sum(math.exp(measure.evidence - most) for measure in beyond) / len(HARMS))
@@ -270,6 +280,8 @@ def _in_words(measure: Measure) -> str:
     else:
         estimate, low, high, margin = (f"{100 * each:+.2f}" for each in figures)
         margin += " points"
+    if measure.lately > 3.0 * measure.estimate and measure.lately > measure.margin:
+        estimate += f", lately {100 * measure.lately:+.2f}"
     if math.isinf(measure.high):
         return f"{measure.name} {estimate} (too little is known, margin {margin})"
     return f"{measure.name} {estimate} ({low} to {high}, margin {margin})"

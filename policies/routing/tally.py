@@ -1,92 +1,33 @@
 """What was seen of both arms of a canary, a second or a few at a time: blocks in which they are set side by side.
 
 The idea: what happens at the same time is shared by both arms and cancels, so requests are counted in blocks, short
-ones where there is traffic enough: a block ends after a second if both arms were seen, and is waited for while there is
-somebody to wait for. Logarithms of latency are cut where the stable arm's usual spread ends, far enough out that a slow
-arm still shows, so that no single request decides. Failures on one server in one second, or of one user in a minute,
-share a cause and are counted once where they are the canary's.
+ones where there is traffic enough: a block ends after a second if both arms were seen, and is waited for while there
+is somebody to wait for. Failures on one server in one second, or of one user in a minute, share a cause and are counted
+once where they are the canary's.
 
-`Tally` adds the blocks up; everything else is in `bets` and `differences`. Left to others: the verdict (`judge`).
+`Tally` adds the blocks up; everything else is in `bets` and `differences`. Left to others: what is kept of one request
+(`seen`), the verdict (`judge`).
 """
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections import deque
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from policies.routing.bets import Bets
 from policies.routing.differences import SERVERS, Differences
+from policies.routing.seen import USUAL, Seen, Usual
 
 SHORTEST, LONGEST = 1.0, 8.0  # seconds of a block
 ENOUGH = 3  # of the stable arm's requests in a block
 MEMORY = 120.0  # seconds over which the canary's share of traffic is seen
-USUAL = 32  # of the stable arm's values before the usual spread is known
-KEPT = 512
-FRESH = 64  # values after which it is looked at again
-CUT = 3.0  # usual spreads
-LEAST_CUT = math.log(2.5)
-GROSS, GROSS_SPREADS = math.log(2.0), 2.0  # a first token is grossly late beyond both
 SAME_USER = 60.0  # seconds
 USERS = 1024
 VALUES = ("ttft", "tpot", "length", "finish")
 FAILURES = ("errors", "truncated", "slow")
-CLEAR = 1.0  # share of the canary beyond which there is nothing to set it against
-
-
-class Seen(NamedTuple):
-    """One request of either arm, ended. Requests that were forced onto an arm, and copies, are not for judging."""
-
-    at: float
-    """Seconds, when it ended; any clock that does not go back."""
-    is_canary: bool
-    endpoint: str
-    failed: bool = False
-    """Its server failed it before, or without, a whole answer. What the client did wrong is no failure."""
-    truncated: bool = False
-    """A stream that began and broke off."""
-    ttft: float = math.nan
-    """log(observed / predicted) by a predictor that does not change; NaN: not known."""
-    tpot: float = math.nan
-    tokens: float = math.nan
-    """Length of the answer."""
-    finish: str = ""
-    """`stop`, `length`, `tool_calls` …; empty: not known."""
-    user: int = 0
-    """Hash of whom it is from; 0: nobody known."""
-    share: float = math.nan
-    """The canary's share when the arm was drawn; NaN: not known, then it is taken from the traffic alone."""
-
-
-class Usual:
-    """What is usual of one figure in the stable arm: the middle and the spread of the last few hundred."""
-
-    __slots__ = ("_fresh", "_kept", "middle", "spread")
-
-    def __init__(self) -> None:
-        self._kept: deque[float] = deque(maxlen=KEPT)
-        self._fresh = 0
-        self.middle, self.spread = math.nan, math.nan
-
-    def see(self, value: float) -> None:
-        self._kept.append(value)
-        self._fresh += 1
-        if self._fresh >= (USUAL if math.isnan(self.middle) else FRESH):
-            low, self.middle, high = map(float, np.quantile(self._kept, (0.1, 0.5, 0.9)))
-            self.spread = (high - low) / 2.563
-            self._fresh = 0
-
-    def cut(self, value: float) -> float:
-        far = max(CUT * self.spread, LEAST_CUT)
-        return min(max(value, self.middle - far), self.middle + far)
-
-    @property
-    def gross(self) -> float:
-        return self.middle + max(GROSS, GROSS_SPREADS * self.spread)
+FLOORS = {"errors": 0.02, "truncated": 0.02, "slow": 0.2}  # shares that are no harm while nobody is beside the canary
 
 
 class Block:
@@ -100,7 +41,7 @@ class Block:
         self.stable: dict[int, list[float]] = {}
         self.thinned: dict[int, list[float]] = {}
         self.requests = [0, 0]
-        self.shares = [0.0, 0.0]  # sum, count
+        self.shares = [1.0, 0.0]  # least and most that the canary's was when one of these was drawn
         self.tried: tuple[dict[int, float], dict[int, float]] = ({}, {})  # all of the stable arm's; with a first token
         self.failed: tuple[dict[int, float], ...] = tuple({} for _ in FAILURES)  # -1: the canary's
         self.heaps: tuple[set[tuple[int, int]], ...] = tuple(set() for _ in FAILURES)
@@ -121,7 +62,7 @@ class Tally:
         self._rates: list[float] = [0.0, 0.0]  # requests of (stable, canary) that are remembered
         self._seen_at = math.nan
         self._users: dict[int, float] = {}
-        self.bets = {kind: Bets() for kind in FAILURES}
+        self.bets = {kind: Bets(FLOORS[kind]) for kind in FAILURES}
         self.differences = {value: Differences() for value in VALUES}
         self.usual = {value: Usual() for value in VALUES[:2]}
         self.counts: list[int] = [0, 0]
@@ -136,8 +77,8 @@ class Tally:
         self.counts[arm] += 1
         block.requests[arm] += 1
         if seen.share == seen.share:
-            block.shares[0] += seen.share
-            block.shares[1] += 1.0
+            block.shares[0] = min(block.shares[0], seen.share)
+            block.shares[1] = max(block.shares[1], seen.share)
         self._see_failures(block, seen, slot)
         self._see_values(block, seen, slot)
 
@@ -253,10 +194,7 @@ class Tally:
 
     def _close_failures(self, block: Block) -> None:
         seen = self._rates[1] / (self._rates[0] + self._rates[1])
-        drawn = block.shares[0] / block.shares[1] if block.shares[1] else seen
-        if max(seen, drawn) >= CLEAR or not self._rates[0]:
-            return
-        shares = (min(seen, drawn), max(seen, drawn))
+        shares = (min(seen, block.shares[0]), max(seen, block.shares[1]))
         timed = block.tried[1].pop(-1, 0.0)
         for kind, name in enumerate(FAILURES):
             is_slow = name == "slow"
@@ -264,7 +202,8 @@ class Tally:
             lost = failed.pop(-1, 0.0)
             canary = timed if is_slow else block.requests[1]
             bets, heaps = self.bets[name], len(block.heaps[kind])
-            bets.add(shares, (int(sum(tried.values())), int(canary)), (int(sum(failed.values())), int(lost)), heaps)
+            counts = (int(sum(tried.values())), int(canary)), (int(sum(failed.values())), int(lost))
+            bets.add(block.began, shares, *counts, heaps)
             bets.heaps.add(block.began, failed, tried)
 
     def to_state(self) -> dict[str, Any]:
