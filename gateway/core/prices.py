@@ -3,12 +3,15 @@
 The idea: what an engine's time is spent on is known (reading weights, multiplying tokens, reading the KV cache), so
 every time that can be measured is a sum of known quantities times unknown prices. All endpoints of a pool share the
 prices; an endpoint has two factors, for decoding and for prefill. Both are fitted at once, from all that is in the
-window, by alternating between them: weighted least squares on relative errors with large errors cut (Huber), from a
-prior.
+window, by alternating between them: weighted least squares on relative errors, from a prior. An error of several
+standard deviations has hardly any say (the weight of a redescending M-estimator, Huber 1981): where other processes
+take the cores away now and then, one answer in five may take five times as long, and what is asked for is the price
+of the other four.
 
-Prices are kept relative to their prior (`beta`, near 1). The prior says that all may be wrong together by a large
-factor (another GPU, another model) and each by some more; its middle follows slowly what is found, so that a price
-which nothing in the window speaks of stays what it was.
+Prices are kept relative to their prior (`beta`). The prior speaks of their logarithms: all may be wrong together by a
+large factor (another GPU, another model, no GPU at all) and each by some more, which is the same share of it whether
+that factor is 1 or 30. Its middle follows slowly what is found, so that a price which nothing in the window speaks of
+stays what it was.
 
 Recursive least squares, tried first, is cheaper and not enough: where endpoints differ, prices and factors drift into
 each other one sample at a time, and the wrong pair they settle on (prices of a small card, paces to match) predicts
@@ -30,13 +33,14 @@ NAMES = ("overhead", "base", "decode", "context", "slope1", "slope2", "slope3", 
 an iteration up to the first knee, between the knees, beyond the second; per pair of tokens in a prompt's attention."""
 
 LEAST_ROOM = 64.0  # prompt tokens that fit an iteration even where decodes fill it
-LOWEST, HIGHEST = 0.05, 50.0  # of the prior: a price cannot be negative, nor nothing, nor anything
+LOWEST, HIGHEST = 0.05, 1000.0  # of the prior: a price cannot be negative, nor nothing, nor anything
+MOST_DROP = 4.0  # a price falls at most to this part in one turn of a fit: its logarithm is followed along a tangent
 MOST_FACTOR = 3.0  # logarithm: twenty times as slow
 REST_NOISE_SHARE = 0.5  # of what had to be waited for before the prices come in; it is known no better
-# Standard deviations in the prior, relative: of each price, of all together, of decoding against prefill.
+# Standard deviations of logarithms in the prior: of each price, of all together, of decoding against prefill.
 NEUTRAL, SURE = (0.3, 1.5, 0.4), (0.15, 0.2, 0.1)
 FIRST_NOISE, REST_NOISE = 0.12, 0.06  # standard deviation of an answer, as a share of it
-CUT = 2.0  # standard deviations beyond which an error counts no more
+CUT = 2.0  # standard deviations beyond which an error counts ever less: half as much at 1.4 times, a quarter at 2
 # So many times sooner than predicted, and an answer speaks of something else (nobody knew that its prompt was cached).
 # Errors are relative to what was observed, so the soonest would have the most say of all.
 QUICK = 4.0
@@ -123,7 +127,7 @@ class Prices:
         if not np.isfinite(self.fitted).all():
             return False
         self.use(self.fitted)
-        self.middle += FOLLOW * (self.beta - self.middle)
+        self.middle = self.middle * (self.beta / self.middle) ** FOLLOW
         self.fits += 1
         return True
 
@@ -179,25 +183,31 @@ class _View:
         whole = np.maximum(decoding + prefill + other, 1e-6)
         return np.log(self.seconds / whole), decoding / whole, prefill / whole
 
+    def _say(self, logs: Floats) -> Floats:
+        """How much each answer counts, given how far it is off."""
+        cut = CUT * self.noise
+        return np.asarray(self.weight * (cut / np.maximum(np.abs(logs), cut)) ** 2, np.float64)
+
     def solve(self, beta: Floats, factors: Floats, precision: Floats, middle: Floats) -> Floats:
         """The prices, given the factors."""
         logs = self._logs(beta, factors)[0]
-        cut = CUT * self.noise
-        weight = self.weight * cut / np.maximum(np.abs(logs), cut)
+        weight = self._say(logs)
         weight *= np.exp(2.0 * np.minimum(0.0, logs + math.log(QUICK)))
         x = self.x / self.seconds[:, None]
         x[:, 1:4] *= np.exp(factors[self.rows, :1])
         x[:, 4:] *= np.exp(factors[self.rows, 1:])
         y = 1.0 - self.rest / self.seconds
         scaled = x * weight[:, None]
-        found = np.linalg.solve(scaled.T @ x + precision, scaled.T @ y + precision @ middle)
-        return np.asarray(np.clip(found, LOWEST, HIGHEST), np.float64)
+        # The prior is one of logarithms; here along their tangents at the prices as they are.
+        precision = precision / np.outer(beta, beta)
+        towards = beta * (1.0 + np.log(middle / beta))
+        found = np.linalg.solve(scaled.T @ x + precision, scaled.T @ y + precision @ towards)
+        return np.asarray(np.clip(np.maximum(found, beta / MOST_DROP), LOWEST, HIGHEST), np.float64)
 
     def pace(self, beta: Floats, factors: Floats, silent: Floats) -> tuple[Floats, Floats]:
         """The factors, given the prices: one step from where they are, each row for itself."""
         logs, one, two = self._logs(beta, factors)
-        cut = CUT * self.noise
-        weight = self.weight * cut / np.maximum(np.abs(logs), cut) * silent[self.rows]
+        weight = self._say(logs) * silent[self.rows]
         target = logs + one * factors[self.rows, 0] + two * factors[self.rows, 1]
         count = len(factors)
         sums = [np.bincount(self.rows, weight * a, minlength=count)

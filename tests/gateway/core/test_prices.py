@@ -157,6 +157,32 @@ def test_a_tenth_of_wild_answers_does_not_move_the_prices() -> None:
     assert off_by(prices, PLAIN).mean() < 0.04
 
 
+def test_a_fifth_of_answers_from_a_machine_that_stands_still_now_and_then_tells_nothing_of_the_others() -> None:
+    engines, window, prices = Engines(PLAIN, [(1.0, 1.0)] * 2, Random(2), noise=0.05), Window(), prices_of(PLAIN)
+    engines.fill(window, 300)
+    random = Random(9)
+    for table in (window.first, window.rest):
+        for place in range(len(table)):
+            if random.random() < 0.2:
+                table[place, 2] *= random.uniform(2.0, 9.0)
+    fit(prices, window, PLAIN.chunk, 2)
+    assert off_by(prices, PLAIN).mean() < 0.06
+
+
+def test_engines_of_quite_another_kind_are_told_from_a_few_answers_too() -> None:
+    """A CPU: its tokens cost 40 times as much, each of them the same, and its iterations hardly more."""
+    truth = replace(PLAIN, overhead=0.003, base=0.014, slope1=6e-4, slope2=6e-4, slope3=6e-4, pair=4e-8)
+    engines, window, prices = Engines(truth, [(1.0, 1.0)] * 2, Random(2), noise=0.05), Window(), prices_of(PLAIN)
+    for tokens in (40.0, 90.0, 160.0, 300.0, 600.0) * 6:
+        s = Situation(tokens, 0.0, 0.0, tokens * tokens / 2.0, 0.0)
+        window.add_first(0, engines.first(0, s), 0.0, tokens, 0.0, 0.0, s.pairs)
+        window.add_rest(0, engines.stretch(0, s, 30.0, [0.0] * 4), 30.0, 1.0, tokens, [0.0] * 4)
+    fit(prices, window, PLAIN.chunk, 1, times=5)
+    for tokens in (45.0, 200.0, 550.0):
+        row = np.concatenate(([1.0, 1.0, 0.0, 0.0], prices.added(np.array(0.0), np.array(tokens)), [tokens**2 / 2.0]))
+        assert row @ np.array(prices.each) == pytest.approx(float(row @ true_prices(truth)), rel=0.06)
+
+
 @pytest.mark.parametrize(("times", "unseen"), [(1.0, (0.99, 1.01)), (2.0, (1.4, 2.2))])
 def test_prices_of_which_nothing_is_seen_go_with_the_others(times: float, unseen: tuple[float, float]) -> None:
     """Idle engines and short prompts say nothing of KV reads and the third slope; but a GPU is slow at most of it."""
