@@ -11,6 +11,8 @@ error, the coverage, and says whether the predictor can be trusted.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
+from collections import deque
 
 MISS = 0.05  # wanted on either side: an interval of 90 %
 STEP = 0.04  # of the logarithm, at each answer, times the present width
@@ -20,8 +22,10 @@ SLOW_STEP = 0.006
 FIRST_STEPS = 40  # answers in which the steps are larger
 START = 0.35
 NARROWEST, WIDEST = 0.01, 3.0
-BIAS_STEP, BIAS_SHRINK = 0.03, 20.0
-MOST_PULL = 0.1
+# The correction is the median of so many of the last answers: it forgets what was off before the prices were found, and
+# neither one stall nor one answer in five that stalls moves it far. It counts as if so many more had been right.
+RECENT, BIAS_SHRINK = 64, 20.0
+SLOW_RECENT = 512  # ... where hundreds share one cause: of several causes
 FOLLOW = 0.02  # weight of one answer in the running error and coverage
 # Off by more than a factor of two in more than so many of the last answers: not calibrated; in fewer: calibrated again.
 GROSS, LOST, FOUND = math.log(2.0), 0.4, 0.2
@@ -29,13 +33,15 @@ FEW = 30
 
 
 class Interval:
-    """One regime: a shift of the mean and the two ends, all on the logarithm of observed over predicted."""
+    """One regime: a shift of the middle and the two ends, all on the logarithm of observed over predicted."""
 
-    __slots__ = ("_step", "bias", "high", "low", "samples")
+    __slots__ = ("_ordered", "_recent", "_step", "bias", "high", "low", "samples")
 
-    def __init__(self, step: float = STEP) -> None:
+    def __init__(self, step: float = STEP, recent: int = RECENT) -> None:
         self._step = step
         self.bias = 0.0
+        self._recent: deque[float] = deque(maxlen=recent)
+        self._ordered: list[float] = []  # the same, by size
         self.low, self.high = -START, START
         self.samples = 0
 
@@ -55,19 +61,34 @@ class Interval:
         self.low -= step * width * ((1.0 if centred < self.low else 0.0) - MISS)
         self.high = min(WIDEST, max(NARROWEST, self.high))
         self.low = max(-WIDEST, min(-NARROWEST, self.low))
-        weight = max(BIAS_STEP, 1.0 / (self.samples + 1.0))
-        # Nearer to the median than to the mean: a stall tells nothing of the next answer.
-        apart = centred + shift - self.bias
-        most = MOST_PULL if self.samples > FIRST_STEPS else 1.0
-        self.bias = max(-WIDEST, min(WIDEST, self.bias + weight * max(-most, min(most, apart))))
+        self._keep(max(-WIDEST, min(WIDEST, error)))
         return covered
+
+    def _keep(self, error: float) -> None:
+        ordered = self._ordered
+        if len(ordered) == self._recent.maxlen:
+            del ordered[bisect_left(ordered, self._recent[0])]
+        self._recent.append(error)
+        insort(ordered, error)
+        count = len(ordered)
+        self.bias = (ordered[count // 2] + ordered[(count - 1) // 2]) / 2.0
+
+    def resume(self, bias: float, low: float, high: float, samples: int) -> None:
+        """Go on from what was learnt before."""
+        self.bias, self.low, self.high, self.samples = bias, low, high, samples
+        for _ in range(min(samples, RECENT)):
+            self._keep(bias)
 
 
 class Track:
-    """What is predicted of one kind (first tokens, or the pace after them), over its regimes."""
+    """What is predicted of one kind (first tokens, or the pace after them), over its regimes.
 
-    def __init__(self, regimes: int, step: float = STEP):
-        self.regimes = [Interval(step) for _ in range(regimes)]
+    `slow`: answers come long after what was said of them, and hundreds share one cause.
+    """
+
+    def __init__(self, regimes: int, *, slow: bool = False):
+        pace = (SLOW_STEP, SLOW_RECENT) if slow else (STEP, RECENT)
+        self.regimes = [Interval(*pace) for _ in range(regimes)]
         self.error = 0.0  # mean absolute error, as a share of what was observed
         self.coverage = 0.9
         self.samples = 0
@@ -81,16 +102,16 @@ class Track:
         return [[r.bias, r.low, r.high, float(r.samples)] for r in self.regimes]
 
     @classmethod
-    def from_state(cls, state: object, regimes: int, step: float = STEP) -> Track:
+    def from_state(cls, state: object, regimes: int, *, slow: bool = False) -> Track:
         """The track that gave this state. Raises ValueError or TypeError if none did."""
         if not isinstance(state, list) or len(state) != regimes:
             raise ValueError("not the regimes of a track")
-        track = cls(regimes, step)
+        track = cls(regimes, slow=slow)
         for regime, kept in zip(track.regimes, state, strict=True):
             bias, low, high, samples = (float(figure) for figure in kept)
             if not (abs(bias) <= WIDEST and -WIDEST <= low < 0.0 < high <= WIDEST and 0.0 <= samples < 1e12):
                 raise ValueError("a regime with figures that cannot be")
-            regime.bias, regime.low, regime.high, regime.samples = bias, low, high, int(samples)
+            regime.resume(bias, low, high, int(samples))
         return track
 
     def learn(self, regime: int, observed: float, predicted: float, base: float) -> None:

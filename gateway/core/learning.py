@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gateway.core.intervals import SLOW_STEP, STEP, Track
+from gateway.core.intervals import Track
 from gateway.core.paces import Paces
 from gateway.core.prediction import Prior
 from gateway.core.prices import LEAST_ROOM, Prices
@@ -52,7 +52,7 @@ class Learning:
         self.paces = Paces()
         self.window = Window()
         self.ttft = Track(3)
-        self.tpot = Track(PACE_REGIMES, SLOW_STEP)
+        self.tpot = Track(PACE_REGIMES, slow=True)
         self.chunk = p.chunk or 2048.0
         self.per_event = 1.0  # tokens that come with one event of a stream
         self.mean_output = 200.0
@@ -102,7 +102,7 @@ class Learning:
         self.ttft.learn(f.regime, seconds, f.ttft, f.ttft_base)
         if f.waits:
             return  # a full cache says how long others take to finish, not what an iteration costs
-        self._move_pace(row, f.features, f.rest, seconds)
+        self._move_pace(row, f.features, f.rest, seconds, now)
         self.window.add_first(row, seconds, f.rest, f.tokens, f.decoding, f.context, f.pairs)
         self._fit_if_due(now)
 
@@ -129,13 +129,13 @@ class Learning:
         """So many steps of a stream took `seconds`, with so much beside it on average and so much prefill done."""
         if steps < TOKENS_TO_LEARN:
             return
-        self._move_pace(row, [0.0, steps, steps * decoding, steps * context, *worked], 0.0, seconds)
+        self._move_pace(row, [0.0, steps, steps * decoding, steps * context, *worked], 0.0, seconds, now)
         self.window.add_rest(row, seconds, steps, decoding, context, worked)
         self._fit_if_due(now)
 
-    def _move_pace(self, row: int, x: Sequence[float], rest: float, seconds: float) -> None:
+    def _move_pace(self, row: int, x: Sequence[float], rest: float, seconds: float, now: float) -> None:
         parts = [price * quantity for price, quantity in zip(self.prices.each, x, strict=True)]
-        changed = self.paces.learn(row, parts[1] + parts[2] + parts[3], sum(parts[4:]), parts[0] + rest, seconds)
+        changed = self.paces.learn(row, parts[1] + parts[2] + parts[3], sum(parts[4:]), parts[0] + rest, seconds, now)
         if changed:
             self.window.forget(row)
             self.paces.pool()
@@ -152,7 +152,7 @@ class Learning:
         if count < self._fit_at or (count > EARLY and now - self._fitted_at < FIT_EVERY):
             return
         self._fitted_at = now
-        self._fit_at = count + max(FIRST_FIT, min(count // 2, 50))
+        self._fit_at = count + max(FIRST_FIT, min(count // 4, 50))
         try:
             self._fit()
         except np.linalg.LinAlgError:  # answers that no prices explain: the ones in use stay
@@ -197,8 +197,8 @@ class Learning:
                 float(state[name])  # type: ignore[arg-type]
                 for name in ("chunk", "per_event", "mean_output", "lasting")
             )
-            tracks = [Track.from_state(state[name], len(track.regimes), step)
-                      for name, track, step in (("ttft", self.ttft, STEP), ("tpot", self.tpot, SLOW_STEP))]  # fmt: skip
+            tracks = [Track.from_state(state["ttft"], len(self.ttft.regimes)),
+                      Track.from_state(state["tpot"], len(self.tpot.regimes), slow=True)]  # fmt: skip
             figures = np.array([*beta, *prior, chunk, per_event, mean_output, lasting])
         except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not what a predictor learnt: {error}") from error

@@ -8,6 +8,8 @@ endpoints stay equal, another GPU or a slow twin is found by itself, and one tha
 counts as normal again, which is how it is probed back.
 
 An endpoint that suddenly differs (several errors in a row far beyond what was thought possible) is believed at once.
+Answers that were under way together are one sign of it, not several: what made one of them late, a stall, made them
+all late.
 """
 
 from __future__ import annotations
@@ -60,8 +62,8 @@ class Paces:
             self.decode[row] = self.prefill[row] = 1.0
             self.changes += 1
 
-    def learn(self, row: int, decoding: float, prefilling: float, rest: float, seconds: float) -> bool:
-        """`seconds` were observed where so many of decoding, prefilling and neither are predicted for factors of 1.
+    def learn(self, row: int, decoding: float, prefilling: float, rest: float, seconds: float, now: float) -> bool:
+        """`seconds` were observed, until `now`, where factors of 1 predict so many of decoding, prefilling and neither.
 
         Returns whether this endpoint has suddenly become another one.
         """
@@ -70,7 +72,7 @@ class Paces:
         if pace is None:
             pace = self._rows[row] = Pace()
         pace.heard = self._answers
-        changed = pace.learn(decoding, prefilling, rest, seconds, self._noise * self.doubt)
+        changed = pace.learn(decoding, prefilling, rest, seconds, self._noise * self.doubt, now)
         self._noise = max(NOISE, self._noise + NOISE_FOLLOW * (min(1.0, 1.25 * abs(pace.error)) - self._noise))
         return changed
 
@@ -129,13 +131,13 @@ class Paces:
 class Pace:
     """One endpoint's two log factors, decode and prefill, and what is not known of them (a 2 x 2 covariance)."""
 
-    __slots__ = ("_sudden", "cross", "error", "heard", "mean", "variance")
+    __slots__ = ("_sudden", "_sudden_at", "cross", "error", "heard", "mean", "variance")
 
     def __init__(self) -> None:
         self.mean = [0.0, 0.0]
         self._widen()
         self.heard = 0  # the pool's count of answers when its last one came
-        self._sudden = 0
+        self._sudden, self._sudden_at = 0, -math.inf  # errors in a row, and when the last one that counts was seen
         self.error = 0.0  # logarithm of the last observation over what was expected
 
     def _widen(self) -> None:
@@ -143,7 +145,8 @@ class Pace:
         self.variance = [SPREAD**2 + RATIO**2, SPREAD**2 + RATIO**2]
         self.cross = SPREAD**2 - RATIO**2
 
-    def learn(self, decoding: float, prefilling: float, rest: float, seconds: float, noise: float) -> bool:
+    def learn(self, decoding: float, prefilling: float, rest: float, seconds: float, noise: float,
+              now: float) -> bool:  # fmt: skip
         mean, variance = self.mean, self.variance
         decoding *= math.exp(mean[0])
         prefilling *= math.exp(mean[1])
@@ -158,7 +161,10 @@ class Pace:
         if error * error > SUDDEN**2 * spread:
             # Once may be a stall; its say is cut. Several times on the same side is the endpoint.
             side = 1 if error > 0.0 else -1
-            self._sudden = self._sudden + side if self._sudden * side >= 0 else side
+            if self._sudden * side <= 0:
+                self._sudden, self._sudden_at = side, now
+            elif now - seconds >= self._sudden_at:
+                self._sudden, self._sudden_at = self._sudden + side, now
             if abs(self._sudden) >= IN_A_ROW:
                 self._sudden, changed = 0, True
                 self._widen()

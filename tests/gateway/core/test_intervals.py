@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.intervals import FEW, NARROWEST, SLOW_STEP, STEP, WIDEST, Interval, Track
+from gateway.core.intervals import FEW, NARROWEST, RECENT, SLOW_RECENT, SLOW_STEP, STEP, WIDEST, Interval, Track
 
 
 def covered(interval: Interval, draw: Callable[[], float], count: int) -> float:
@@ -38,6 +38,13 @@ def test_it_is_as_lopsided_as_the_errors_are() -> None:
         interval.learn(error)
     assert low / 5000 == pytest.approx(0.05, abs=0.02) and high / 5000 == pytest.approx(0.05, abs=0.02)
     assert interval.high > 1.5 * -interval.low
+
+
+def test_what_was_off_before_the_prices_were_found_is_forgotten() -> None:
+    random, interval = Random(3), Interval()
+    covered(interval, lambda: random.gauss(1.5, 0.3), 40)
+    covered(interval, lambda: random.gauss(0.0, 0.2), 64)
+    assert interval.correction() == pytest.approx(1.0, abs=0.06)
 
 
 def test_it_follows_when_predictions_become_wrong() -> None:
@@ -67,8 +74,8 @@ def test_rare_stalls_do_not_shift_what_is_said_of_the_others() -> None:
 def test_smaller_steps_are_less_surprised_by_the_next_wave_and_keep_the_promise_too() -> None:
     """A hundred answers that are off for one and the same reason, then a hundred for another one."""
     beginnings = []
-    for step in (STEP, SLOW_STEP):
-        random, interval, hits = Random(3), Interval(step), []
+    for step, recent in ((STEP, RECENT), (SLOW_STEP, SLOW_RECENT)):
+        random, interval, hits = Random(3), Interval(step, recent), []
         for _ in range(100):
             wave = random.gauss(0.0, 0.3)
             hits.append([interval.learn(wave + random.gauss(0.0, 0.05)) for _ in range(100)])

@@ -113,12 +113,12 @@ def test_a_sudden_slowdown_is_in_the_predictions_after_so_many_answers() -> None
     for i in range(IN_A_ROW):
         assert learning.paces.decode[2] < 1.4
         s = Situation(1000.0, 8.0, 8000.0, 5e5, 0.0)
-        learning.first_token(2, forecast_of(learning, 2, s), engines.first(2, s), now + 0.01 * i)
+        learning.first_token(2, forecast_of(learning, 2, s), engines.first(2, s), now + 1.0 * i)
     assert learning.paces.decode[2] == pytest.approx(3.0, rel=0.25)
     assert learning.paces.prefill[2] == pytest.approx(3.0, rel=0.25)
     assert (learning.window.first[learning.window.full_first > 0.0, 0] == 2.0).sum() == 1  # what was before is no news
     for i in range(40):
-        engines.teach(learning, i % 4, now + 1.0 + i * EVERY)
+        engines.teach(learning, i % 4, now + 10.0 + i * EVERY)
     assert learning.paces.decode[2] / learning.paces.decode[0] == pytest.approx(3.0, rel=0.08)
     assert learning.paces.decode[0] == learning.paces.decode[1] == learning.paces.decode[3]
 
@@ -127,8 +127,8 @@ def test_answers_that_were_under_way_when_a_slowdown_was_found_out_do_not_make_i
     learning, engines, now = taught([(1.0, 1.0)] * 4, 600)
     sent = [(s, forecast_of(learning, 2, s)) for s in [Situation(1000.0, 8.0, 8000.0, 5e5, 0.0)] * 20]
     engines.factors[2] = (3.0, 3.0)
-    for s, forecast in sent:
-        learning.first_token(2, forecast, engines.first(2, s), now)
+    for i, (s, forecast) in enumerate(sent):
+        learning.first_token(2, forecast, engines.first(2, s), now + 1.0 * min(i, IN_A_ROW))
     assert learning.paces.decode[2] == pytest.approx(3.0, rel=0.15)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.core.paces import HALF_LIFE, IN_A_ROW, LEAST, NOISE, PATIENCE, Pace, Paces
 from gateway.core.prices import MOST_FACTOR
 
+APART = math.inf  # when an answer came that was under way together with none before it
 DECODING, PREFILLING = (1.0, 0.1, 0.05), (0.1, 1.0, 0.05)  # seconds at a factor of 1: decoding, prefill, neither
 
 
@@ -22,7 +23,7 @@ def answers(pace: Pace, count: int, factor: float, random: Random, noise: float 
     for i in range(count):
         decoding, prefilling, rest = DECODING if i % 2 else PREFILLING
         seconds = (factor * (decoding + prefilling) + rest) * math.exp(random.gauss(0.0, noise))
-        found.append(pace.learn(decoding, prefilling, rest, seconds, NOISE))
+        found.append(pace.learn(decoding, prefilling, rest, seconds, NOISE, APART))
     return found
 
 
@@ -45,13 +46,13 @@ def test_what_is_slow_at_prefill_only_is_told_from_what_is_slow_at_both() -> Non
     for i in range(200):
         decoding, prefilling, rest = DECODING if i % 2 else PREFILLING
         seconds = (decoding + 3.0 * prefilling + rest) * math.exp(random.gauss(0.0, 0.05))
-        pace.learn(decoding, prefilling, rest, seconds, NOISE)
+        pace.learn(decoding, prefilling, rest, seconds, NOISE, APART)
     assert factors(pace) == pytest.approx((1.0, 3.0), rel=0.06)
 
 
 def test_one_answer_says_much_of_both_factors_since_a_slow_card_is_mostly_slow_at_both() -> None:
     pace = Pace()
-    pace.learn(1.0, 0.0, 0.0, 2.0, NOISE)
+    pace.learn(1.0, 0.0, 0.0, 2.0, NOISE, APART)
     assert pace.mean[0] == pytest.approx(math.log(2.0), rel=0.1)
     assert pace.mean[1] == pytest.approx(pace.mean[0], rel=0.2)
 
@@ -91,6 +92,17 @@ def test_stalls_on_either_side_are_no_change() -> None:
     assert factors(pace) == pytest.approx((1.0, 1.0), rel=0.15)
 
 
+def test_answers_that_one_stall_made_late_are_one_sign_of_a_change() -> None:
+    random, pace = Random(1), Pace()
+    answers(pace, 200, 1.0, random)
+    for i in range(8):  # sent at 100.0, 100.1 and so on; all stand still until 106
+        assert not pace.learn(*DECODING, 6.0 - 0.1 * i, NOISE, 106.0)
+    assert factors(pace) == pytest.approx((1.0, 1.0), rel=0.2)
+    assert not pace.learn(*DECODING, 3.0, NOISE, 109.0)  # sent after that one was over: a second sign
+    assert not pace.learn(*DECODING, 3.0, NOISE, 109.5)
+    assert pace.learn(*DECODING, 3.0, NOISE, 112.0)  # a third one
+
+
 quantities = st.just(0.0) | st.floats(1e-9, 1e3)
 
 
@@ -99,7 +111,7 @@ quantities = st.just(0.0) | st.floats(1e-9, 1e3)
 def test_nothing_that_may_be_observed_makes_a_figure_that_cannot_be(observed: list[tuple[float, ...]]) -> None:
     pace = Pace()
     for decoding, prefilling, rest, seconds in observed:
-        pace.learn(decoding, prefilling, rest, seconds, NOISE)
+        pace.learn(decoding, prefilling, rest, seconds, NOISE, APART)
         assert all(math.isfinite(value) for value in (*pace.mean, *pace.variance, pace.cross))
         assert all(value >= LEAST for value in pace.variance)
         assert pace.cross**2 <= pace.variance[0] * pace.variance[1] * 1.001 + 1e-12
@@ -108,7 +120,7 @@ def test_nothing_that_may_be_observed_makes_a_figure_that_cannot_be(observed: li
 def test_what_has_no_length_teaches_nothing() -> None:
     pace = Pace()
     for figures in ((0.0, 0.0, 0.0, 1.0), (1.0, 1.0, 0.0, 0.0), (1.0, 1.0, 0.0, math.nan), (math.nan, 0.0, 0.0, 1.0)):
-        assert not pace.learn(*figures, NOISE)
+        assert not pace.learn(*figures, NOISE, APART)
     assert pace.mean == [0.0, 0.0]
 
 
@@ -118,7 +130,7 @@ def test_what_has_no_length_teaches_nothing() -> None:
 def settle(paces: Paces, factors: list[float], variance: float = 1e-4) -> None:
     """A fit has found these factors, for rows that have answered."""
     for row in range(len(factors)):
-        paces.learn(row, 1.0, 1.0, 0.0, 2.0)
+        paces.learn(row, 1.0, 1.0, 0.0, 2.0, APART)
     logs = np.log(np.array(factors))
     paces.accept(np.stack((logs, logs), axis=1), np.full((len(factors), 2), variance))
 
@@ -148,11 +160,11 @@ def test_pooling_keeps_the_order_and_never_leaves_the_range(found: list[tuple[fl
     paces = Paces(2)
     paces.reach(len(found))
     for row in range(len(found)):
-        paces.learn(row, 1.0, 1.0, 0.0, 2.0)
+        paces.learn(row, 1.0, 1.0, 0.0, 2.0, APART)
     logs, variances = np.array([f for f, _ in found]), np.array([v for _, v in found])
     paces.accept(np.stack((logs, -logs), axis=1), np.stack((variances, variances), axis=1))
     for values, used in ((logs, np.log(paces.decode)), (-logs, np.log(paces.prefill))):
-        in_order = used[values.argsort()]
+        in_order = used[np.lexsort((used, values))]
         assert (np.diff(in_order) >= -1e-9).all()
         assert values.min() - 1e-9 <= used.min() and used.max() <= values.max() + 1e-9
 
@@ -161,7 +173,7 @@ def test_what_the_prices_took_over_makes_no_factor_endless() -> None:
     """A fit moves what is common into the prices: the slowest of a pool of mostly fast ones is then beyond the most."""
     paces = Paces()
     for row in range(3):
-        paces.learn(row, 0.1, 0.0, 0.0, 0.1)
+        paces.learn(row, 0.1, 0.0, 0.0, 0.1, APART)
     logs = np.array([0.0, 0.0, 2.0 * MOST_FACTOR])
     paces.accept(np.stack((logs, -logs), axis=1), np.full((3, 2), 1e-4))
     assert paces.table()[2] == pytest.approx((math.exp(MOST_FACTOR), math.exp(-MOST_FACTOR)))
@@ -170,7 +182,7 @@ def test_what_the_prices_took_over_makes_no_factor_endless() -> None:
 def test_of_a_single_endpoint_everything_belongs_to_the_price_list() -> None:
     paces = Paces()
     for _ in range(30):
-        paces.learn(0, 1.0, 1.0, 0.0, 6.0)
+        paces.learn(0, 1.0, 1.0, 0.0, 6.0, APART)
     paces.pool()
     assert paces.decode[0] == paces.prefill[0] == 1.0
     assert paces.table() == {0: (1.0, 1.0)}
@@ -202,10 +214,10 @@ def test_factors_of_a_former_life_are_used_and_given_up_easily() -> None:
     paces.pool()
     assert (paces.decode[1], paces.prefill[1]) == pytest.approx((2.0, 3.0))
     for _ in range(12):
-        paces.learn(1, *DECODING, 1.15)
-        paces.learn(1, *PREFILLING, 1.15)
-        paces.learn(0, *DECODING, 1.15)
-        paces.learn(0, *PREFILLING, 1.15)
+        paces.learn(1, *DECODING, 1.15, APART)
+        paces.learn(1, *PREFILLING, 1.15, APART)
+        paces.learn(0, *DECODING, 1.15, APART)
+        paces.learn(0, *PREFILLING, 1.15, APART)
     paces.pool()
     assert paces.decode[0] == paces.decode[1]
 
@@ -215,12 +227,12 @@ def test_factors_of_a_former_life_outlast_fits_that_know_nothing_of_them_but_not
     for row, factor in enumerate((1.0, 2.0, 6.0)):
         paces.resume(row, factor, factor)
     for _ in range(PATIENCE):
-        paces.learn(0, *DECODING, 1.15)
+        paces.learn(0, *DECODING, 1.15, APART)
     nothing, unsure = np.zeros((3, 2)), np.full((3, 2), 0.4)
     unsure[0] = 1e-4
     paces.accept(nothing, unsure)
     assert paces.decode[:3].tolist() == pytest.approx([1.0, 2.0, 6.0], rel=0.02)
-    paces.learn(1, *DECODING, 1.15)  # now one of them has spoken, and the other one is silent for too long
+    paces.learn(1, *DECODING, 1.15, APART)  # now one of them has spoken, and the other one is silent for too long
     paces.accept(nothing, unsure)
     assert paces.decode[:3].tolist() == pytest.approx([1.0] * 3)
 
@@ -230,9 +242,9 @@ def test_who_has_long_said_nothing_has_less_and_less_to_say() -> None:
     settle(paces, [1.0, 2.5])
     heard = []
     for i in range(1, PATIENCE + 3 * int(HALF_LIFE) + 1):
-        paces.learn(0, *DECODING, 1.15)
+        paces.learn(0, *DECODING, 1.15, APART)
         if i in (PATIENCE, PATIENCE + HALF_LIFE, PATIENCE + 3 * HALF_LIFE):
             heard.append(paces.estimates(2)[1].tolist())
     assert heard == [[1.0, 1.0], [1.0, 0.5], [1.0, 0.125]]
-    paces.learn(1, *DECODING, 2.8)
+    paces.learn(1, *DECODING, 2.8, APART)
     assert paces.estimates(2)[1].tolist() == [1.0, 1.0]
