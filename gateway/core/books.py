@@ -9,6 +9,9 @@ For learning they also keep sums over time (decodes x seconds, context x seconds
 two moments of a stream is then known without having looked at every token.
 
 A plain answer gives no sign of its first token: it is taken to have started when it was predicted to.
+
+An iteration that ought to have brought a first token by now is known to be late (DUE): the longer it is, the longer it
+will still take. What is heard may mean other things than it seems: see `iterations`, which decides when one begins.
 """
 
 from __future__ import annotations
@@ -36,11 +39,16 @@ ENDED = -1e30
 Pieces = tuple[float, float, float]
 
 
+def attention(one: Reservation) -> float:
+    """Pairs of tokens in the attention of what is to be worked off of its prompt."""
+    return one.uncached * (max(0.0, one.prompt - one.uncached) + one.uncached / 2.0)
+
+
 class Line:
     """One endpoint: what no vector operation needs."""
 
-    __slots__ = ("at", "batch_seconds", "beat", "busy", "context_seconds", "pause", "running", "running_pairs",
-                 "waiting", "worked")  # fmt: skip
+    __slots__ = ("arrived", "at", "batch_seconds", "beat", "busy", "context_seconds", "pause", "running",
+                 "running_pairs", "waiting", "worked")  # fmt: skip
 
     def __init__(self, now: float):
         self.at = now  # the sums below are up to this moment
@@ -48,6 +56,7 @@ class Line:
         self.context_seconds = 0.0
         self.worked = [0.0, 0.0, 0.0, 0.0]  # prefill of prompts that have started: tokens by piece, pairs
         self.beat = -NEVER  # when the running iteration began
+        self.arrived = -NEVER  # prompts sent until then may be in it
         self.pause = 0.001
         self.busy = False  # a prompt is in the running iteration or waits
         self.running = 0.0  # prompt tokens in the running iteration
@@ -57,8 +66,8 @@ class Line:
 
 # Rows of the table. The first twelve are what a prediction is a sum of.
 (ONE, DECODING, WAITING, CONTEXT, OTHERS, QUEUE, PAIRS, RECENT_WORK, ENDS, CAPACITY, CACHED, SQUARE, EXTRA,
- RUNNING) = range(14)  # fmt: skip
-SUMMED, ROWS = SQUARE + 1, RUNNING + 1
+ RUNNING, DUE) = range(15)  # fmt: skip
+SUMMED, ROWS = SQUARE + 1, DUE + 1
 UNLIMITED = 1e15  # tokens, where nobody said how many the KV cache holds
 RENEW = 100.0  # seconds after which fading sums get a new zero
 
@@ -70,7 +79,8 @@ class Books:
     each iteration, QUEUE the prompt tokens that are in no iteration yet and PAIRS their attention, RECENT_WORK the
     prefill seconds sent lately (fading with RECENT; see `fade`), OTHERS the requests of other gateways, ENDS when the
     running iteration would end if it took no time but for its prompt (ENDED where none runs), CAPACITY the KV tokens
-    that fit; EXTRA the seconds and RUNNING the tokens of the prompt in the running iteration. CACHED, and its SQUARE,
+    that fit; EXTRA the seconds and RUNNING the tokens of the prompt in the running iteration, DUE whether some prompt's
+    first token is to come at its end (1 or 0). CACHED, and its SQUARE,
     are what is cached there of the prompt that was last asked about (`formula`).
     """
 
@@ -94,7 +104,7 @@ class Books:
         self.decoding, self.waiting, self.context = self.table[DECODING], self.table[WAITING], self.table[CONTEXT]
         self.queue, self.pairs, self.recent = self.table[QUEUE], self.table[PAIRS], self.table[RECENT_WORK]
         self.others, self.ends = self.table[OTHERS], self.table[ENDS]
-        self.extra, self.running = self.table[EXTRA], self.table[RUNNING]
+        self.extra, self.running, self.due = self.table[EXTRA], self.table[RUNNING], self.table[DUE]
 
     def _clear(self, row: int) -> None:
         self.table[:, row] = 0.0
@@ -172,12 +182,35 @@ class Books:
         pairs = self.pairs.item(row) * share
         self.queue[row] = waiting - chunk
         self.pairs[row] -= pairs
-        line.running, line.running_pairs = chunk, pairs
+        line.running, line.running_pairs, line.arrived = chunk, pairs, arrived
         self.running[row] = chunk
         line.busy = chunk > 0.0 or waiting > 0.0
+        self.due[row] = 1.0 if chunk > 0.0 and (chunk >= line.waiting[0].uncached or chunk == waiting) else 0.0
         if not line.busy:
             self.extra[row] = 0.0
         return float(chunk)
+
+    def left_behind(self, line: Line, row: int, unstarted: float) -> bool:
+        """Prompts that were to start with the last boundary and did not wait again; whether there are any.
+
+        `unstarted`: uncached tokens of all that have not started there, by exact count.
+        """
+        done = unstarted - self.queue.item(row) - line.running + 0.5
+        back = pairs = 0.0
+        for one in line.waiting:  # a long one may be done in part
+            if back + one.uncached > done:
+                break
+            back += one.uncached
+            pairs += attention(one)
+        self.queue[row] += back
+        self.pairs[row] += pairs
+        return back > 0.0
+
+    def take_back(self, line: Line, row: int) -> None:
+        """What was taken into the running iteration waits again."""
+        self.queue[row] += line.running
+        self.pairs[row] += line.running_pairs
+        line.running = line.running_pairs = 0.0
 
     def take_out(self, reservation: Reservation, unstarted: float) -> None:
         """It has started or gone; `unstarted`: uncached tokens of all that have not started there, it not included."""
@@ -192,7 +225,7 @@ class Books:
             except ValueError:
                 return
         if unstarted <= 0.0 or not waiting:
-            self.queue[row] = self.pairs[row] = self.extra[row] = self.running[row] = 0.0
+            self.queue[row] = self.pairs[row] = self.extra[row] = self.running[row] = self.due[row] = 0.0
             line.running = line.running_pairs = 0.0
             line.busy = False
             return
@@ -201,8 +234,11 @@ class Books:
         surplus = queue + line.running - unstarted
         if surplus > 0.0:
             cut = min(line.running, surplus)
-            line.running -= cut
-            self.running[row] = line.running
+            if cut > 0.0:
+                self.extra[row] *= 1.0 - cut / line.running
+                line.running -= cut
+                self.running[row] = line.running
+                self.due[row] *= line.running > 0.0
             if surplus > cut and queue > 0.0:
                 self.pairs[row] *= (queue - surplus + cut) / queue
                 self.queue[row] = queue - surplus + cut

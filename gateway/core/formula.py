@@ -169,7 +169,7 @@ class Formula:
 
     def _first_token(self, s: Sheet) -> None:
         """Rounds, the work of the prompt, the rest of the running iteration; of these, the time to the first token."""
-        multiply, add, divide, maximum = np.multiply, np.add, np.divide, np.maximum
+        multiply, add, subtract, divide, maximum = np.multiply, np.add, np.subtract, np.divide, np.maximum
         left, rounds, chunk, ttft, spare = s.left, s.rounds, s.chunk, s.ttft, s.spare
         multiply(s.slowed, s.slow_decode, s.slowed)
         maximum(s.room, self._least_room, out=s.room)
@@ -177,7 +177,12 @@ class Formula:
         np.ceil(s.spares, s.whole)
         # A boundary that nobody heard was one all the same. Where nothing of ours runs, nothing is left: see `ENDED`.
         maximum(left, self._one, out=left)
-        np.subtract(left, spare, left)
+        subtract(left, spare, left)
+        # A prompt that ought to have started by now: the longer it is late, the longer it will still take (of times
+        # without a scale, as stalls are, the rest is about as long as what has passed).
+        subtract(spare, self._one, spare)
+        multiply(spare, s.due, spare)
+        maximum(left, spare, out=left)
         # What prompts add to an iteration: each round's share of all tokens, and, as the harm it does, its own alone.
         divide(s.tokens, rounds, spare)
         add(s.beside, spare, s.beside)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gateway.core.books import CAPACITY, ENDED, PAUSE, UNLIMITED, Books, Line
+from gateway.core.books import CAPACITY, UNLIMITED, Books, Line, attention
 from gateway.core.formula import Formula
+from gateway.core.iterations import Iterations
 from gateway.core.learning import Learning
 from gateway.core.prediction import Prediction, PredictorReport, Prior
 from gateway.core.types import Floats, Forecast, Outcome, Request
@@ -43,6 +44,7 @@ class Predictor:
             self.books.capacity = self.prior.kv_tokens
             self.books.table[CAPACITY] = self.prior.kv_tokens
         self._formula = Formula(self.learnt, self.books)
+        self._iterations = Iterations(self.learnt, self.books)
         self._silent: list[tuple[float, int, Reservation]] = []  # plain answers, by when they are taken to start
         self._serial = 0
         self._most_silent = MANY_SILENT
@@ -68,6 +70,7 @@ class Predictor:
         fleet, now = snapshot.fleet, snapshot.now
         if self._silent and self._silent[0][0] <= now:
             self._start_silent(now)
+        self._iterations.look_again(now)
         if self.books.table.shape[1] < len(fleet.ours) or len(self.learnt.paces.decode) < len(fleet.ours):
             self._reach(len(fleet.ours))
         if self._kept:
@@ -110,13 +113,13 @@ class Predictor:
         line = books.line(row, now)
         idle = not line.busy and fleet.decoding.item(row) == 0.0
         own = reservation.uncached
-        pairs = own * (max(0.0, reservation.prompt - own) + own / 2.0)
+        pairs = attention(reservation)
         forecast = reservation.forecast
         seconds = forecast.work if forecast is not None else self._work(row, own, pairs)
         books.send(reservation, pairs, seconds, now)
         books.count(row, fleet)
         if idle:
-            self._begin(line, row, fleet.decoding.item(row), now + self.learnt.prices.each[0], now)
+            self._iterations.begin(line, row, fleet.decoding.item(row), now + self.learnt.prices.each[0], now)
         if not request.stream:
             self._serial += 1
             after = forecast.ttft if forecast is not None else seconds
@@ -136,31 +139,7 @@ class Predictor:
 
     def beat(self, row: int, now: float) -> None:
         """A token of some stream came from there: perhaps an iteration has ended."""
-        line = self.books.lines.get(row)
-        if line is None:
-            return
-        if now - line.beat > line.pause:
-            line.beat = now
-            if line.busy:
-                self._begin(line, row, line.waiting[0].fleet.decoding.item(row) if line.waiting else 0.0, now, None)
-            elif self.books.decoding.item(row) > 0.0:
-                self.books.ends[row] = now
-
-    def _begin(self, line: Line, row: int, decoding: float, at: float, arrived: float | None) -> None:
-        """An iteration begins at `at`; prompts sent until `arrived` may be in it."""
-        books, learnt = self.books, self.learnt
-        prices = learnt.prices.each
-        line.beat = at
-        if arrived is None:
-            arrived = at - prices[0]
-        chunk = books.turn(line, row, learnt.room(decoding), arrived)
-        extra = 0.0
-        if chunk > 0.0:
-            factor = learnt.paces.prefill.item(row)
-            extra = factor * (learnt.price(decoding, chunk) + prices[7] * line.running_pairs)
-        books.extra[row] = extra
-        books.ends[row] = at + extra if decoding > 0.0 or chunk > 0.0 else ENDED
-        line.pause = PAUSE * learnt.paces.decode.item(row) * prices[1]
+        self._iterations.beat(row, now)
 
     def started(self, reservation: Reservation, now: float) -> None:
         """Its first token came (or is taken to have come): the fleet's counts have moved already."""
@@ -178,7 +157,7 @@ class Predictor:
         worked = line.worked
         for i, tokens in enumerate(self.learnt.added(decoding, own / rounds)):
             worked[i] += rounds * tokens
-        worked[3] += own * (max(0.0, reservation.prompt - own) + own / 2.0)
+        worked[3] += attention(reservation)
         reservation.mark = books.mark(line)
         forecast, seconds = reservation.forecast, now - reservation.at
         is_ours = fleet.row_of(reservation.endpoint.id) == row

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gateway.core.books import CACHED, DECODING, QUEUE, SQUARE, SUMMED
+from gateway.core.books import CACHED, DECODING, DUE, QUEUE, SQUARE, SUMMED
 from gateway.core.types import Floats, Rows
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Sheet:
     present: Floats
     cached: Floats
     square: Floats
+    due: Floats
     slow_decode: Floats
     slow_prefill: Floats
 
@@ -109,4 +110,4 @@ class Sheet:
 
     def _cut(self, table: Floats) -> None:
         self.table, self.summed, self.present = table, table[:SUMMED], table[DECODING:QUEUE]
-        self.cached, self.square = table[CACHED], table[SQUARE]
+        self.cached, self.square, self.due = table[CACHED], table[SQUARE], table[DUE]

@@ -33,6 +33,7 @@ class Place:
     context: float
     ends: float
     active: bool
+    due: bool
     recent: float
     capacity: float
     decode_factor: float
@@ -53,8 +54,8 @@ def places(fleet: Fleet, rows: list[int], sent: list[tuple[int, float, float]], 
         beat = books.lines[row].beat if row in books.lines else 0.0
         found.append(Place(
             ours, decoding, others, float(books.queue[row]), float(books.pairs[row]), float(books.context[row]),
-            beat + float(books.extra[row]), decoding > 0.0 or float(books.running[row]) > 0.0, recent, capacity,
-            float(paces.decode[row]), float(paces.prefill[row]),
+            beat + float(books.extra[row]), decoding > 0.0 or float(books.running[row]) > 0.0,
+            float(books.due[row]) > 0.0, recent, capacity, float(paces.decode[row]), float(paces.prefill[row]),
         ))  # fmt: skip
     add_others(found)
     return found
@@ -90,8 +91,11 @@ def slowly(fleet: Fleet, rows: list[int], request: Request, now: float, cached: 
         tokens, pairs = p.queue + own, p.pairs + own_pairs
         rounds = math.ceil(tokens / max(learnt.chunk - p.decoding, 64.0))
         rest = p.ends + iteration - now - overhead
+        late = -rest
         if rest < 0.0:
             rest = rest % iteration
+        if p.due:  # a first token that ought to be here: it will be as late again
+            rest = max(rest, late)
         if not p.active:  # or none that we hear of
             rest = 0.0
         each = iteration + p.prefill_factor * (prefill(p.decoding + tokens / rounds) - prefill(p.decoding))
