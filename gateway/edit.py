@@ -25,6 +25,7 @@ _NOT_DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))(?:data:|[^\r\n]+)"
 _BOM = b"\xef\xbb\xbf"
 _HELD = 32 << 20  # bytes of an unfinished event that are held for editing
 _NONE = msgspec.Raw()
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class _Top(msgspec.Struct):
@@ -119,7 +120,7 @@ class Editor:
         try:
             name = _name_in(data)
             is_ours = msgspec.json.decode(name) == self._name
-        except msgspec.MsgspecError:
+        except _UNREADABLE:
             return text
         if not is_ours:
             return text
@@ -146,6 +147,6 @@ def _is_only_usage(data: bytes) -> bool:
     """Whether a chunk has usage and no choice."""
     try:
         top = _top.decode(data)
-    except msgspec.MsgspecError:
+    except _UNREADABLE:
         return False
     return _EMPTY.fullmatch(top.choices) is not None and bytes(top.usage)[:1] == b"{"

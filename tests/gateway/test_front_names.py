@@ -34,7 +34,7 @@ async def test_an_alias_is_rewritten_on_the_way_in_and_back_on_the_way_out() -> 
     [
         ("/v1/chat/completions", b'data: {"model":"real","choices":[{"delta":{"content":"a"}}]}'),
         ("/v1/messages", b'event: message_start\ndata: {"type":"message_start","message":{"model":"real"}}'),
-        ("/v1/responses", b'event: response.created\ndata: {"response":{"model": "real"}}'),
+        ("/v1/responses", b'event: response.created\ndata: {"type":"response.created","response":{"model": "real"}}'),
     ],
 )
 def test_every_event_of_a_stream_names_the_model_as_the_client_did(name: str, path: str, event: bytes) -> None:
