@@ -73,8 +73,8 @@ class Plan:
 def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("file", metavar="NEW.yaml", help="the configuration that might be applied")
-    add("--against", metavar="RECORDS", default="", help="recorded decisions (the file of `decisions:`), a trace, or the "
-        "admin listener's URL")  # fmt: skip
+    add("--against", metavar="RECORDS", default="",
+        help="recorded decisions (the file of `decisions:`), a trace, or the admin listener's URL")  # fmt: skip
     add("--old", metavar="OLD.yaml", default="", help="the configuration in use: what NEW is compared with")
     add("--model", metavar="NAME", default="", help="which model the requests of a trace ask for")
     add("--token", metavar="T", default=None, help="the admin token, where one is configured")

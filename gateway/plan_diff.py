@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from gateway.config.types import Config, EndpointSpec, Key, Model, Pool, Secret
+from gateway.config.types import Config, EndpointSpec, Key, Model, Pool, Route, Secret, When
 from gateway.plan_replay import named
 from gateway.plan_words import flow, percent, value, when
 
@@ -80,30 +80,57 @@ def _models(old: Mapping[str, Model], new: Mapping[str, Model]) -> Iterator[str]
 
 def _routes(old: Model, new: Model) -> Iterator[str]:
     before, after = named(old), named(new)
-    for rule in before.keys() - after.keys():
+    pairs = _paired(before, after)
+    for rule in before.keys() - pairs.values():
         yield f"model {new.name}: rule {rule} is gone ({when(before[rule])}: {flow(before[rule])})"
     for rule, route in after.items():
-        if rule not in before:
+        was = pairs.get(rule)
+        if was is None:
             yield f"model {new.name}: rule {rule} is new: {when(route)}: {flow(route)}"
-        elif route != before[rule]:
-            yield from _route(new.name, rule, before[rule], route, alone=len(after) == len(before) == 1)
-    kept = [rule for rule in before if rule in after]
-    if kept != [rule for rule in after if rule in before]:
+        elif route != before[was]:
+            yield from _route(new.name, rule, before[was], route, alone=len(after) == len(before) == 1)
+    kept = [pairs[rule] for rule in after if rule in pairs]
+    if kept != [rule for rule in before if rule in kept]:
         yield f"model {new.name}: its rules are tried in another order: {', '.join(after)}"
 
 
-def _route(model: str, rule: str, old: Any, new: Any, alone: bool) -> Iterator[str]:
+def _paired(before: Mapping[str, Route], after: Mapping[str, Route]) -> dict[str, str]:
+    """Which rule was which: the same one wherever it stands, else that of the same name, else for the same requests."""
+    pairs: dict[str, str] = {}
+    for alike in (_is_same, _is_namesake, _is_for_the_same):
+        for rule, route in after.items():
+            if rule not in pairs:
+                found = next((was for was, other in before.items()
+                              if was not in pairs.values() and alike(other, route)), None)  # fmt: skip
+                if found is not None:
+                    pairs[rule] = found
+    return pairs
+
+
+def _is_same(one: Route, other: Route) -> bool:
+    return one == other
+
+
+def _is_namesake(one: Route, other: Route) -> bool:
+    return bool(one.name) and one.name == other.name
+
+
+def _is_for_the_same(one: Route, other: Route) -> bool:
+    return not (one.name and other.name) and one.when == other.when
+
+
+def _route(model: str, rule: str, old: Route, new: Route, alone: bool) -> Iterator[str]:
     """One rule of a model that has changed. `alone`: all of the model's requests go by it."""
     whose = f"model {model}: " if alone else f"model {model}, rule {rule}: "
-    share = "its requests" if alone and new.when == old.when == type(new.when)() else "the requests that fit"
+    share = "its requests" if alone and new.when == old.when == When() else "the requests that fit"
     if old.when != new.when:
         yield f"{whose}it is for requests {when(new)} instead of {when(old)}"
     before, after = shares(old), shares(new)
     for key in dict.fromkeys([*after, *before]):
         was, now = before.get(key, 0.0), after.get(key, 0.0)
         if abs(was - now) > 1e-9:
-            arm, pool = key
-            by = f" (arm {arm})" if arm else ""
+            name, pool = key
+            by = f" (arm {name})" if name else ""
             yield f"{whose}{percent(now)} of {share} go to {pool}{by} instead of {percent(was)}"
     arms = {arm.name: arm for arm in old.arms}
     for arm in new.arms:
@@ -115,7 +142,7 @@ def _route(model: str, rule: str, old: Any, new: Any, alone: bool) -> Iterator[s
         yield f"{whose}its weights are written otherwise and mean the same shares"
 
 
-def shares(route: Any) -> dict[tuple[str, str], float]:
+def shares(route: Route) -> dict[tuple[str, str], float]:
     """What share of a rule's requests each (arm, pool) gets; a canary's is that of its first step."""
     canary = route.canary.arm if route.canary is not None else None
     first = route.canary.steps[0] if route.canary is not None else 0.0

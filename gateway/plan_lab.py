@@ -56,7 +56,7 @@ class Forecaster:
         self._lengths = _Lengths(requests)
         turns = [Turn(p.tenant, p.model, _session(p), p.prompt, p.cached_tokens) for p in requests]
         shared = lab.shared_blocks(turns)
-        self._blocks = {past: blocks for past, blocks in zip(requests, shared, strict=True)}
+        self._blocks = dict(zip(requests, shared, strict=True))
 
     def foresee(self, config: Config, judged: Iterable[Judged], refused: AbstractSet[Past],
                 seeds: Sequence[int]) -> Foreseen:  # fmt: skip

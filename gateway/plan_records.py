@@ -35,7 +35,7 @@ class PlanError(Exception):
 class Route:
     """What routing looked at and what it said, as it was recorded (`records.Routed`); NaN or "" where not known.
 
-    `share`: the canary's when its arm was drawn; `klass`: the class that was asked for.
+    `share`: the canary's when its arm was drawn; `klass`: the class that was asked for, None where nobody noted it.
     """
 
     asked: str
@@ -53,14 +53,15 @@ class Route:
     limit: int | None = None
     shadowed: tuple[str, ...] = ()
     share: float = UNKNOWN
-    klass: str = ""
+    klass: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Past:
-    """One recorded request, like no other one: clients choose ids, and may choose one twice. `at` is Unix time; seconds and tokens, NaN where not known.
+    """One recorded request, equal to no other: clients choose ids, and may choose one twice.
 
-    `candidates` is the table that its endpoint was chosen from, as the record has it.
+    `at` is Unix time; seconds and tokens, NaN where not known. `candidates` is the table that its endpoint was chosen
+    from, as the record has it.
     """
 
     id: str
@@ -215,7 +216,7 @@ def _route(told: Mapping[str, Any]) -> Route:
         str(told.get("session", "")), str(told.get("user", "")),
         {str(name): str(value) for name, value in headers.items()} if isinstance(headers, dict) else {},
         number(told.get("prompt_tokens")), limit if type(limit) is int else None, _words(told.get("shadowed")),
-        number(told.get("share")), str(told.get("klass", "")),
+        number(told.get("share")), str(told["klass"]) if "klass" in told else None,
     )  # fmt: skip
 
 
@@ -226,7 +227,7 @@ def _words(value: object) -> tuple[str, ...]:
 def _of_trace(row: Mapping[str, Any], place: int, model: str) -> Past:
     prompt = number(row.get("prompt_tokens"))
     session = str(row.get("session_id", ""))
-    route = Route(model, session=session, user=session, prompt_tokens=prompt, path="/v1/chat/completions")
+    route = Route(model, session=session, user=session, prompt_tokens=prompt, path="/v1/chat/completions", klass="")
     return Past(f"trace-{place}", number(row.get("arrival_s")), model=model, tenant=str(row.get("tenant", "")),
                 prompt_tokens=prompt, completion_tokens=number(row.get("output_tokens")), route=route)  # fmt: skip
 

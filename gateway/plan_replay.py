@@ -12,7 +12,6 @@ Left to others: endpoints (`plan_choice`), tenants' limits (`plan_limits`), late
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -67,7 +66,7 @@ class Replay:
         self._old = old
         self._names = ModelNames(config.models)
         self._keys = {f"sha256:{key.digest.hex()}": key for key in config.keys}
-        self._recorded = math.nan  # the share of the canary when the request at hand was recorded
+        self._past: Past | None = None  # the one at hand
         self._steps = {(name, rule): _first_step(route) for name, model in config.models.items()
                        for rule, route in named(model).items()}  # fmt: skip
         costs = {name: pool.cost for name, pool in config.pools.items()}
@@ -120,7 +119,7 @@ class Replay:
         """
         assert past.route is not None
         asked: str | None = past.route.klass or None
-        if asked is None and past.klass:
+        if past.route.klass is None and past.klass:
             unasked = self._unasked(self._old or self.config, past, key, model)
             asked = None if unasked == past.klass else past.klass
         try:
@@ -148,7 +147,7 @@ class Replay:
                       route.prompt_tokens, past.stream, route.session, route.user, route.headers.get,
                       past.at)  # fmt: skip
         known = route.drawn == route.drawn
-        self._recorded = route.share if self._same_rule(past, model) else math.nan
+        self._past = past
         try:
             drawn = Drawn(route.drawn, route.user) if known else None
             return self._routers[model.name].route(asked, route.arm if route.forced else None, drawn), ""
@@ -157,20 +156,18 @@ class Replay:
         except UnknownArm:
             return None, NO_ARM
 
-    def _same_rule(self, past: Past, model: Model) -> bool:
-        """Whether the rule that it was recorded from is still there, with the same arms and canary."""
-        assert past.route is not None
-        before = self._old.models.get(past.model) if self._old is not None else None
-        if before is None:
-            return True
-        then, now = named(before).get(past.route.rule), named(model).get(past.route.rule)
-        return then is not None and now is not None and (then.arms, then.canary) == (now.arms, now.canary)
-
     def _shares(self, model: str) -> Callable[[str], float | None]:
-        """What a model's rules ask for their canaries."""
+        """What a model's rules ask for their canaries: the share of then, where it is the canary of then."""
+        rules = named(self.config.models[model])
 
         def share(rule: str) -> float | None:
-            return self._recorded if self._recorded == self._recorded else self._steps[model, rule]
+            past = self._past
+            assert past is not None and past.route is not None
+            before = self._old.models.get(past.model) if self._old is not None else None
+            then = named(before).get(past.route.rule) if before is not None else None
+            now = rules[rule]
+            same = past.route.rule == rule if then is None else (then.arms, then.canary) == (now.arms, now.canary)
+            return past.route.share if same and past.route.share == past.route.share else self._steps[model, rule]
 
         return share
 

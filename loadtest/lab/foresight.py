@@ -99,5 +99,5 @@ def reached(setting: Setting, runs: Sequence[Measured]) -> list[Reached]:
     for (model, arm, pool), places in groups.items():
         of = np.stack([run.of[places] for run in runs])
         there, refused = float((of == number.get(pool, np.nan)).mean()), float((of < 0.0).mean())
-        found.append(Reached(model, arm, pool, len(places), there, 1.0 - there - refused, refused))
+        found.append(Reached(model, arm, pool, len(places), there, max(0.0, 1.0 - there - refused), refused))
     return found
