@@ -35,6 +35,8 @@ class Loaded:
 
     config: types.Config
     warnings: tuple[Problem, ...] = ()
+    text: bytes = b""
+    """What was read; empty where there is no file."""
 
 
 def load(
@@ -80,7 +82,7 @@ def load_bytes(
         raise ConfigError(reader.problems)
     config = replace(config, source=source)
     warnings = sorted(reader.warnings, key=lambda problem: (problem.line, problem.column))
-    return Loaded(replace(config, digest=digest_of(config)), tuple(warnings))
+    return Loaded(replace(config, digest=digest_of(config)), tuple(warnings), data)
 
 
 def _with_defaults(raw: dict[str, Any]) -> dict[str, Any]:

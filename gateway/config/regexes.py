@@ -19,9 +19,11 @@ from gateway.config.problems import Fault, shown
 
 LONGEST = 200
 MOST_OPEN = 2
-"""Repeats without an end in one expression: its time grows with this power of the text's length."""
+"""Repeats without an end, or with a far one: the time grows with this power of the text's length."""
+MOST_WAYS = 2
+"""A repeat that may match in more ways than four counts as one without an end."""
 MOST_CHOICES = 6
-"""Repeats with an end, and alternatives: each may double the ways to try."""
+"""Of two ways each, in shorter repeats and in alternatives: each doubles what there is to try."""
 LARGEST_REPEAT = 100
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?(?:i\)|:|.?)|[()]|\||(?:[*+?]|\{\d*,?\d*\})[+?]?|.", re.DOTALL)
 _REPEAT = re.compile(r"([*+?])|\{(\d*)(,?)(\d*)\}")
@@ -77,18 +79,18 @@ def _look_for_risks(text: str) -> None:
             choices += not stack[-1].alternatives
             stack[-1].alternatives = True
         elif repeat is not None:
-            has_end, may_vary = _extent(repeat)
+            ways = _ways(repeat)
             if token[0] != "?" and (last.repeats or last.depth > 1 or last.alternatives):
                 inner = "choice" if last.alternatives and not last.repeats else "repeat"
                 raise Fault(f"this could run away: a {inner} inside a repeat, {shown(text)}", _instead(inner))
-            stack[-1].repeats |= may_vary
+            stack[-1].repeats |= ways > 0
             stack[-1].depth = max(stack[-1].depth, last.depth + 1)
-            is_open, choices = is_open + (not has_end), choices + (has_end and may_vary)
+            is_open, choices = is_open + (ways > MOST_WAYS), choices + (ways if ways <= MOST_WAYS else 0)
         else:
             _check_sign(token)
         last = _Group()
     if is_open > MOST_OPEN or choices > MOST_CHOICES:
-        told = f"`*` and `+` {is_open} times" if is_open > MOST_OPEN else f"{choices} choices"
+        told = f"{is_open} repeats side by side" if is_open > MOST_OPEN else f"{choices} choices"
         most = MOST_OPEN if is_open > MOST_OPEN else MOST_CHOICES
         raise Fault(f"this could run away: {told} in {shown(text)}", f"at most {most}; {_BESIDE}")
 
@@ -97,16 +99,16 @@ def _tokens(text: str) -> Iterator[str]:
     return (found[0] for found in _TOKEN.finditer(text))
 
 
-def _extent(repeat: re.Match[str]) -> tuple[bool, bool]:
-    """Whether it has an end, and whether it may match more or less."""
+def _ways(repeat: re.Match[str]) -> int:
+    """In how many ways it may match, as a power of two: 0 for one way; more than `MOST_WAYS` for one without an end."""
     sign, least, comma, most = repeat.groups()
     if sign is not None:
-        return sign == "?", True
-    if not least and not most:  # plain text such as {} or {,}
-        return True, False
+        return 1 if sign == "?" else MOST_WAYS + 1
     if any(len(number) > 9 or int(number) > LARGEST_REPEAT for number in (least, most) if number):
         raise Fault(f"this could run away: a repeat of more than {LARGEST_REPEAT}", "write * or + instead")
-    return not comma or bool(most), bool(comma) and least != most
+    if not comma or not (least or most):  # with neither number it is plain text
+        return 0
+    return abs(int(most) - int(least or 0)).bit_length() if most else MOST_WAYS + 1
 
 
 def _check_group(token: str) -> None:
@@ -118,6 +120,8 @@ def _check_sign(token: str) -> None:
     """Back references, and signs in a set that Python may read in another way some day."""
     if re.fullmatch(r"\\[1-9]", token):
         raise Fault(f"back references are refused: {shown(token)}", _BESIDE)
+    if token == "[":
+        raise Fault("not a regular expression", "a `[` that is never closed")
     inside = token[1:-1] if token[0] == "[" else ""
     if "[" in re.sub(r"\\.", "", inside) or any(risk in inside for risk in _SET_RISKS):
         raise Fault(f"not a plain set of characters: {shown(token)}", r"write \[ for a bracket in it")
