@@ -39,17 +39,20 @@ _NUMBERS = re.compile(
 )
 _MEANS = {b"prompt_tokens": 0, b"input_tokens": 0, b"completion_tokens": 1, b"output_tokens": 1, b"cached_tokens": 2,
           b"cache_read_input_tokens": 2}  # fmt: skip
-# Why an answer ended, the surest mark first: an engine may tell the stop string beside OpenAI's word for it.
+# Why an answer ended: what a piece that says so has in it, and how it is said. The surest first, since an engine may
+# tell the stop string beside OpenAI's word for it.
 _FINISH = tuple(
-    re.compile(pattern) for pattern in (
-        rb'"(?:finish_reason|finishReason)"\s*:\s*"(\w{1,32})"', rb'"stop_reason"\s*:\s*"(\w{1,32})"',
-        rb'"type"\s*:\s*"response\.(completed|incomplete|failed|cancelled)"',
-        rb'"status"\s*:\s*"(completed|incomplete|failed|cancelled)"',
+    (mark, re.compile(pattern)) for mark, pattern in (
+        (b"inish", rb'"(?:finish_reason|finishReason)"\s*:\s*"(\w{1,32})"'),
+        (b"stop_reason", rb'"stop_reason"\s*:\s*"(\w{1,32})"'),
+        (b'"response.', rb'"type"\s*:\s*"response\.(completed|incomplete|failed|cancelled)"'),
+        (b'"status"', rb'"status"\s*:\s*"(completed|incomplete|failed|cancelled)"'),
     )
 )  # fmt: skip
 _LATE = 6  # pieces or events that may come after the one that says so: usage, an end mark, a few comments
 _PARTIAL = 256 * 1024  # an event longer than this is passed without being understood
 TAIL = 4096  # how much of the end of a plain answer is searched for its usage
+_LAST = 2048  # ... and for why it ended
 
 
 class Kind(Enum):
@@ -107,11 +110,12 @@ class Meter:
 
         Of several answers in one, the last that said so.
         """
-        for piece in (self._partial, *reversed(self._late)):
-            for pattern in _FINISH:
-                found = pattern.findall(piece)
-                if found:
-                    return str(found[-1], "ascii", "replace")
+        for piece in (self._partial, *reversed(self._late)) if self._partial else reversed(self._late):
+            for mark, pattern in _FINISH:
+                if piece.find(mark) >= 0:
+                    found = pattern.findall(piece)
+                    if found:
+                        return str(found[-1], "ascii", "replace")
         return ""
 
     @property
@@ -191,7 +195,7 @@ class Meter:
 
     def read_plain(self, tail: bytes) -> None:
         """The end of an answer that was no stream: its usage, if it has one, and why it ended."""
-        self._late.append(tail)
+        self._late.append(tail[-_LAST:])
         at = tail.rfind(b'"usage"')
         if at >= 0:
             self.read_numbers(tail[at:])

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Mapping
 from random import Random
 from typing import Any
 
-from gateway.ask import Ask, Facts
+from gateway.ask import Ask
 from gateway.config.types import Arm, Config, Mirror, Model, Route
-from gateway.core.errors import NoEndpoint
-from gateway.core.reservation import Reservation
 from gateway.intake import ANYONE
-from gateway.lane import Lane
 from gateway.mirror import Copy, Mirrors
-from gateway.outlet import Outlet
 from gateway.peek import rewrite
-from gateway.proxy import Proxy
 from gateway.records import RequestRecord
 from gateway.wire.head import RequestHead
 from tests.support.client import chat
@@ -34,30 +27,6 @@ def mirrored(to: str = "shadow", share: float = 1.0, as_: str | None = None, con
     return Model("m", (Route((Arm("", "p"),), mirror=mirror),), **more)
 
 
-class AtOnce:
-    """The proxy's way of sending what may not wait."""
-
-    def __init__(self, proxy: Proxy):
-        self._proxy = proxy
-
-    @property
-    def lanes(self) -> Mapping[str, Lane]:
-        return self._proxy.lanes
-
-    async def serve_at_once(self, ask: Ask, reply: Outlet, facts: Facts, pool: str) -> None:
-        proxy, lane = self._proxy, self._proxy.lanes.get(pool)
-        if lane is None or len(lane.desk):
-            raise NoEndpoint("no place is free at once")
-        found = lane.desk.route(lane.visit(facts, proxy.decisions), ask.request, time.monotonic(), may_hold=False)
-        if not isinstance(found, Reservation):
-            raise NoEndpoint("no place is free at once")
-        relay = await proxy._try(ask, reply, facts, lane, found)
-        if relay.error is not None:
-            if relay.error.cause != "displaced":
-                proxy._see_failure(lane, relay, relay.error, facts)
-            raise relay.error
-
-
 class Rig:
     """`offer` copies a request as the front would; `counted` is the metric."""
 
@@ -66,8 +35,7 @@ class Rig:
         self.bugs: list[BaseException] = []
         self.running = running
         self.free = free
-        sender = AtOnce(running.gateway.proxy)
-        self.mirrors = Mirrors(sender, self._count, lambda: self.free, self.bugs.append, Random(1))
+        self.mirrors = Mirrors(running.gateway.proxy, self._count, lambda: self.free, self.bugs.append, Random(1))
         self.mirrors.reconfigure(config)
 
     def _count(self, model: str, pool: str, outcome: str) -> None:
