@@ -1,4 +1,4 @@
-"""`headway lab`: run scenarios, the standard suite, a comparison of two policies; fit a profile to recorded decisions.
+"""`headway lab`: scenarios, the standard suite, two policies beside each other, canaries; fit a profile to records.
 
 Results go to standard output and to a folder, progress to standard error. What was simulated is kept in `--memory`, so
 that a study that was interrupted goes on where it was; it is safe to delete.
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from loadtest.lab import calibrate
+from loadtest.lab import calibrate, canary_cli
 from loadtest.lab.bars import verdicts
 from loadtest.lab.cells import show, table
 from loadtest.lab.plan import OURS, Plan
@@ -29,6 +29,7 @@ _ABOUT = {
     "suite": "study every standard scenario, unattended; goes on where it was interrupted",
     "compare": "two policies on one scenario: g95, g99, attainment, and their paired ratio",
     "calibrate": "fit a GPU profile to recorded decisions",
+    "canary": "rollouts of good and of bad canaries: false alarms, false promotions, how soon a fault is found",
 }
 QUICK_POLICIES = ("least_inflight", "least_tokens", "lmetric", "predicted_ttft")
 QUICK_SEEDS, QUICK_SHARE, QUICK_LEAST = 2, 0.25, 1500
@@ -54,12 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser_.add_argument("--jobs", type=_positive, default=default_jobs(), help="processes (default: %(default)s)")
         parser_.add_argument("--memory", default="build/lab/memory", help="what was simulated is kept here")
     calibrate.add_arguments(made["calibrate"])
+    canary_cli.add_arguments(made["canary"])
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it. Returns 0 when done, 1 for a study with a missed bar under `run`, 2 for bad input."""
     if args.lab_verb == "calibrate":
         return calibrate.run(args)
+    if args.lab_verb == "canary":
+        return canary_cli.run(args)
     verb = {"run": _run, "suite": _suite, "compare": _compare}[args.lab_verb]
     try:
         with crew(args.jobs, complain) as workers:

@@ -62,7 +62,7 @@ class Simulation:
     def __init__(self, scenario: Scenario, rate: float, policy: str, options: Mapping[str, object], seed: int,
                  stop_below: float):  # fmt: skip
         self.scenario = scenario
-        self.asked: Asked = draw(scenario, rate, seed)
+        self.asked: Asked = self._drawn(rate, seed)
         self.stations: list[Station] = build(scenario, seed)
         endpoints = [station.endpoint() for station in self.stations]
         known = scenario.routers
@@ -81,6 +81,9 @@ class Simulation:
         self._counted = counted.tolist()
         self._may_miss = math.floor((1.0 - stop_below) * int(counted.sum()) + 1e-9) if stop_below else math.inf
         self._missed = [False] * len(self.asked)
+
+    def _drawn(self, rate: float, seed: int) -> Asked:
+        return draw(self.scenario, rate, seed)
 
     def run(self) -> Run:
         """Until every measured request has its answer, or too many have missed."""
@@ -155,7 +158,7 @@ class Simulation:
         """The request is in the engine's queue."""
         reservation = flight.reservation
         assert reservation is not None
-        station, item = self.stations[reservation.row], self.asked.items[flight.number]
+        station, item = self._station(flight.router, reservation.row), self.asked.items[flight.number]
         engine = station.engine
         request = SimRequest(flight.request.id, item.prompt_tokens, item.output_tokens,
                              keys(item, station.group.block_size))  # fmt: skip
@@ -170,7 +173,13 @@ class Simulation:
         if idle:
             self._plan(now, _STEP, station)
 
-    # -- the engines
+    # -- the engines: every router knows all of them, in their order
+
+    def _station(self, router: Router, row: int) -> Station:
+        return self.stations[row]
+
+    def _row(self, station: Station) -> int:
+        return station.number
 
     def _step(self, station: Station, now: float) -> None:
         step = station.engine.step(now)
@@ -193,7 +202,7 @@ class Simulation:
                 station.began(flight)
                 flight.router.first_token(flight, now)
         for number in station.seen_by():
-            self.routers[number].beat(station.number, now)
+            self.routers[number].beat(self._row(station), now)
         for g in step.paced:
             if g.tag.request.stream:
                 g.tag.router.progress(g.tag, g.generated, now)

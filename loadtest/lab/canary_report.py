@@ -1,0 +1,225 @@
+"""The two pages of canaries: good ones that were rolled back and bad ones that were not, and how soon a fault is found.
+
+Each is a table with its bars, a picture and a JSON file of all figures. Left to others: the runs (`canary_study`), the
+rival's thresholds (`flagger`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from loadtest.lab.canary_study import EQUAL, RULE, SHARE, SLOWER, USUAL, WATCHED_EQUAL, Found, most_likely
+from loadtest.lab.cells import percent, table
+from loadtest.lab.flagger import CHECKS, METRICS, Tuned, best
+from loadtest.lab.picture import Curve, over_time
+
+WANTED = 0.05  # false rollbacks, and false promotions
+HALF = 0.5  # of the rival's median
+MOST_REASONS = 20
+_POINTS = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One thing that was to be shown."""
+
+    what: str
+    found: float
+    wanted: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether it was."""
+        return self.found <= self.wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What is written: `name`.md, .svg and .json."""
+
+    name: str
+    text: list[str]
+    picture: str
+    figures: dict[str, Any]
+    bars: list[Bar]
+
+    def write(self, folder: Path) -> Path:
+        """Into a folder, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        page = folder / f"{self.name}.md"
+        page.write_text("\n".join(self.text) + "\n", encoding="utf-8")
+        page.with_suffix(".svg").write_text(self.picture, encoding="utf-8")
+        page.with_suffix(".json").write_text(json.dumps(self.figures, indent=1, default=str) + "\n", encoding="utf-8")
+        return page
+
+
+# -- A/A
+
+
+def rollouts(equal: Sequence[Found], slower: Sequence[Found], command: str) -> Page:
+    """Whole rollouts of a canary that is as good, and of one that is slower."""
+    slow = f"{percent(SLOWER - 1.0)} slower"
+    kinds = {"equal": equal, slow: slower}
+    bars = [Bar("rolled back though equal", _share(equal, "rolled_back"), WANTED),
+            Bar(f"promoted though {slow}", _share(slower, "promoted"), WANTED)]  # fmt: skip
+    title = "Canaries: false alarms and false promotions"
+    curves = [Curve(f"{kind}: {word.replace('_', ' ')}", _rising(found, word), f" {percent(_share(found, word))}")
+              for kind, found in kinds.items() for word in ("promoted", "rolled_back")]  # fmt: skip
+    head = ["canary", "rollouts", "rolled back", "promoted", "still open", "until promoted, s", "until rolled back, s",
+            "its answers until then"]  # fmt: skip
+    shown = table(head, [_row(kind, found) for kind, found in kinds.items()])
+    steps = f"steps {', '.join(f'{percent(step)}' for step in RULE.steps)}, each held for {RULE.hold:g} s at least"
+    text = [f"# {title}", "", *_about(), f"Whole rollouts: {steps}; a look at every answer.", "",
+            f"![{title}](canary_aa.svg)", "", *shown, "", _SHARES, "", *_verdicts(bars), "",
+            *_reasons("equal", equal), f"Made by `{command}`."]  # fmt: skip
+    runs = {kind: [asdict(one.verdict) for one in found] for kind, found in kinds.items()}
+    picture = over_time(title, f"{steps}; a look at every answer", "share of the rollouts", curves, {})
+    return Page("canary_aa", text, picture, {"bars": [asdict(bar) for bar in bars], "runs": runs}, bars)
+
+
+_SHARES = "Shares with their 95 % intervals (Clopper and Pearson); times are medians from the canary's beginning."
+
+
+def _about() -> list[str]:
+    trial, drift, margin = WATCHED_EQUAL, WATCHED_EQUAL.drift, RULE.margin
+    whole, stays = EQUAL.wrong[0], USUAL
+    return [
+        f"Two pools of simulated engines ({trial.stable.count} + {trial.canary.count} of `{trial.stable.profile}`), "
+        f"{trial.rate:g} requests/s that swing by {percent(drift.swing)} in {drift.period:g} s; "
+        f"{percent(drift.least)} to {percent(drift.most)} of them are long prompts, changing over {drift.mix:g} s; "
+        "both from places that the seed draws. Production router, fleets, predictors, frozen prices, judge and steps; "
+        f"margins {percent(margin.ttft)} (TTFT), {percent(margin.tpot)} (TPOT), {100.0 * margin.errors:g} points "
+        f"(failures), risk {RULE.risk:g}. Errors and broken streams of either arm: {percent(whole.errors)} and "
+        f"{percent(whole.truncated)} in whole rollouts, {percent(stays.errors)} and {percent(stays.truncated)} where "
+        "the share stays.",
+        "",
+    ]
+
+
+def _row(kind: str, found: Sequence[Found]) -> list[str]:
+    cells = [kind, str(len(found))]
+    for word in ("rolled_back", "promoted", "open"):
+        cells.append(_with_interval(sum(one.verdict.outcome == word for one in found), len(found)))
+    for word in ("promoted", "rolled_back"):
+        cells.append(_median([one.verdict.after for one in found if one.verdict.outcome == word]))
+    return [*cells, _median([one.verdict.answers for one in found if one.verdict.outcome != "open"])]
+
+
+def _with_interval(count: int, of: int) -> str:
+    low, high = most_likely(count, of)
+    return f"{percent(count / of)} ({percent(low)} to {percent(high)})"
+
+
+def _reasons(kind: str, found: Sequence[Found]) -> list[str]:
+    wrong = [one.verdict for one in found if one.verdict.outcome == "rolled_back"]
+    if not wrong:
+        return []
+    reasons = [f"* after {verdict.after:.0f} s: {verdict.why}" for verdict in wrong[:MOST_REASONS]]
+    return [f"Why {kind} ones were rolled back:", "", *reasons, ""]
+
+
+# -- detection
+
+
+def detection(equal: Sequence[Found], harmed: Mapping[str, Sequence[Found]], command: str) -> Page:
+    """How soon a fault is found at a small share, beside the tuned rival."""
+    ours = sum(one.verdict.outcome == "rolled_back" for one in equal)
+    allowed = {"no more false alarms than ours": ours, f"{percent(WANTED)} of false alarms": int(WANTED * len(equal))}
+    rows, bars, curves, figures = [], [], [], {}
+    for kind, found in harmed.items():
+        times = [one.rolled_back for one in found]
+        answers = [one.verdict.answers for one in found if one.verdict.outcome == "rolled_back"]
+        rivals = {words: best(_windows(equal), _windows(found), alarms) for words, alarms in allowed.items()}
+        beside = [cell for rule, theirs in rivals.values() for cell in (_rule(rule), _spread(theirs))]
+        rows.append([kind, str(len(found)), _spread(times), _median(answers), *beside])
+        same = next(iter(rivals.values()))[1]
+        bars.append(Bar(f"{kind}: our median over the rival's", _ratio(median(times), median(same)), HALF))
+        curves += [Curve(f"{kind}: ours", _over(times), f" {_seconds(median(times))}"),
+                   Curve(f"{kind}: windows", _over(same), f" {_seconds(median(same))}")]  # fmt: skip
+        figures[kind] = {"ours": times} | {words: {"rule": asdict(rule), "times": theirs}
+                                           for words, (rule, theirs) in rivals.items()}  # fmt: skip
+    title = f"Canaries: how soon a fault is found at {percent(SHARE)}"
+    head = ["what is wrong", "runs", "ours, s", "the canary's answers"]
+    head += [cell for words in allowed for cell in (f"windows with {words}", "found after, s")]
+    text = [f"# {title}", "", *_about(), *_rivals(equal, ours), f"![{title}](canary_detection.svg)", "",
+            *table(head, rows), "", _TIMES, "", *_verdicts(bars), "", *_reasons("equal", equal),
+            f"Made by `{command}`."]  # fmt: skip
+    picture = over_time(title, "medians behind the names", "share of the runs that were rolled back", curves, {})
+    told = {"bars": [asdict(bar) for bar in bars], "equal": {"runs": len(equal), "rolled_back": ours}, "runs": figures}
+    return Page("canary_detection", text, picture, told, bars)
+
+
+_TIMES = "Medians with quartiles, in seconds from the canary's beginning; – is never within the run."
+
+
+def _rivals(equal: Sequence[Found], ours: int) -> list[str]:
+    seconds = WATCHED_EQUAL.requests / WATCHED_EQUAL.rate
+    return [
+        f"Equal arms at {percent(SHARE)} for {seconds:.0f} s, {len(equal)} runs: rolled back "
+        f"{_with_interval(ours, len(equal))}. The rival checks one-minute windows of the canary as Flagger does "
+        f"({', '.join(METRICS)}) and rolls back after so many failed checks ({', '.join(map(str, CHECKS))}). For each "
+        "fault it is given the metric and the number of checks that find it soonest, with the lowest threshold that "
+        "has no more false alarms than allowed on the same equal runs.",
+        "",
+    ]
+
+
+def _windows(found: Sequence[Found]) -> list[dict[str, list[float]]]:
+    return [one.windows for one in found if one.windows is not None]
+
+
+def _rule(rule: Tuned) -> str:
+    most = f"{rule.most:.2f} s" if rule.metric == "p99" else percent(rule.most)
+    return f"{rule.metric} > {most} in {rule.checks}"
+
+
+def _ratio(mine: float, theirs: float) -> float:
+    return math.inf if math.isinf(mine) else mine / theirs
+
+
+# -- figures
+
+
+def _share(found: Sequence[Found], word: str) -> float:
+    return sum(one.verdict.outcome == word for one in found) / len(found)
+
+
+def _rising(found: Sequence[Found], word: str) -> list[tuple[float, float]]:
+    """The share with this outcome until then, over time."""
+    times = [one.verdict.after if one.verdict.outcome == word else math.inf for one in found]
+    return _over(times, max(one.verdict.after for one in found))
+
+
+def _over(times: Sequence[float], end: float = 0.0) -> list[tuple[float, float]]:
+    end = end or WATCHED_EQUAL.requests / WATCHED_EQUAL.rate
+    grid = np.linspace(0.0, end, _POINTS)
+    ordered = np.sort(np.array(times))
+    return [(float(at), float(np.searchsorted(ordered, at, "right")) / len(ordered)) for at in grid]
+
+
+def _median(values: Sequence[float]) -> str:
+    return f"{median(values):,.0f}" if values else "–"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f} s" if math.isfinite(value) else "–"
+
+
+def _spread(times: Sequence[float]) -> str:
+    ordered = sorted(times)
+    quarter = [ordered[round(share * (len(ordered) - 1))] for share in (0.25, 0.75)]
+    shown = [f"{value:.0f}" if math.isfinite(value) else "–" for value in (median(times), *quarter)]
+    return f"{shown[0]} ({shown[1]} to {shown[2]})"
+
+
+def _verdicts(bars: Sequence[Bar]) -> list[str]:
+    rows = [[bar.what, f"≤ {bar.wanted:g}", f"{bar.found:.3g}", "met" if bar.kept else "**missed**"] for bar in bars]
+    return table(["bar", "wanted", "found", ""], rows)
