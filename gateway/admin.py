@@ -26,9 +26,10 @@ from ipaddress import ip_address
 from typing import Protocol
 
 import aiohttp
-import msgspec
 from aiohttp import http_parser, web
 
+from gateway.admin_answers import error, json
+from gateway.admin_rollouts import RolloutPages, RolloutView
 from gateway.config.types import Config
 from gateway.core.fleet import Fleet
 from gateway.decisions import DecisionRing, describe
@@ -39,7 +40,7 @@ from gateway.logs import Events
 from gateway.metrics import CONTENT_TYPE, Metrics
 
 OLDEST = (3, 14, 3)
-LATER = ("/api/canaries", "/api/history", "/")
+LATER = ("/",)
 # A request here has no body worth reading.
 MAX_BODY = 64 << 10
 # Endpoints described in one go.
@@ -48,7 +49,7 @@ PIECE = 100
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class AdminView(Protocol):
+class AdminView(RolloutView, Protocol):
     """What the listener shows; the running gateway is one. `now` is the fleets' clock."""
 
     @property
@@ -110,6 +111,7 @@ class Admin:
         app.router.add_get("/api/jobs", self._jobs)
         app.router.add_get("/api/decisions/{request_id}", self._decision)
         app.router.add_post("/api/reload", self._reload)
+        RolloutPages(self._view).add_to(app.router)
         for path in LATER:
             app.router.add_get(path, self._later)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
@@ -127,39 +129,39 @@ class Admin:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Every request passes here: first may it, then its page; what goes wrong is an answer in JSON."""
         path = request.path
-        if path == "/" or path == "/api" or path.startswith("/api/"):
+        if path == "/" or path == "/api" or path.startswith(("/api/", "/canaries/")):
             refusal = self._refusal(request)
             if refusal is not None:
                 return refusal
         try:
             return await handler(request)
         except web.HTTPNotFound:
-            return _error(404, "not_found", "no such page; see GET /api/endpoints, /api/config, /metrics")
-        except web.HTTPMethodNotAllowed as error:
-            allowed = ", ".join(sorted(error.allowed_methods))
-            return _error(405, "method_not_allowed", f"use {allowed} here", {"Allow": allowed})
-        except web.HTTPException as error:
-            return _error(error.status, "bad_request", error.reason)
-        except Exception as error:
+            return error(404, "not_found", "no such page; see GET /api/endpoints, /api/config, /metrics")
+        except web.HTTPMethodNotAllowed as wrong:
+            allowed = ", ".join(sorted(wrong.allowed_methods))
+            return error(405, "method_not_allowed", f"use {allowed} here", {"Allow": allowed})
+        except web.HTTPException as wrong:
+            return error(wrong.status, "bad_request", wrong.reason)
+        except Exception as wrong:
             # A bug of ours. Its text may hold anything, so only its kind and place are told, and only in the log.
-            where = traceback.extract_tb(error.__traceback__)[-1]
+            where = traceback.extract_tb(wrong.__traceback__)[-1]
             self._view.events.log(
-                "error", "admin_bug", path=path, error=type(error).__name__, at=f"{where.filename}:{where.lineno}"
+                "error", "admin_bug", path=path, error=type(wrong).__name__, at=f"{where.filename}:{where.lineno}"
             )
-            return _error(500, "internal_error", "a bug of this gateway; its log says where")
+            return error(500, "internal_error", "a bug of this gateway; its log says where")
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         token = self._view.config.admin.token
         if token is None:
             if _is_foreign(request):
-                return _error(403, "foreign_origin", "without an admin token this is only for local programs")
+                return error(403, "foreign_origin", "without an admin token this is only for local programs")
             return None
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         # Digests: comparing them tells nothing of the token's length either.
         same = hmac.compare_digest(_digest(given.strip()), _digest(token.reveal()))
         if scheme.lower() == "bearer" and same:
             return None
-        return _error(401, "unauthorized", "this needs the admin token", {"WWW-Authenticate": "Bearer"})
+        return error(401, "unauthorized", "this needs the admin token", {"WWW-Authenticate": "Bearer"})
 
     # --- pages -------------------------------------------------------------------------------------------------
 
@@ -171,14 +173,14 @@ class Admin:
         return web.Response(body=b"".join(parts), headers={"Content-Type": CONTENT_TYPE})
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        return _json({"status": "ok"})
+        return json({"status": "ok"})
 
     async def _readyz(self, request: web.Request) -> web.Response:
         ready = self._view.is_ready()
-        return _json({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
+        return json({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
 
     async def _config(self, request: web.Request) -> web.Response:
-        return _json(masked(self._view.config))
+        return json(masked(self._view.config))
 
     async def _endpoints(self, request: web.Request) -> web.Response:
         now, pools = self._view.now(), {}
@@ -195,40 +197,40 @@ class Admin:
                 if fleet.row_of(endpoint.id) == row:  # it may have left meanwhile
                     found.append(describe_endpoint(fleet, row, endpoint, now, paces.get(row, math.nan)))
             pools[name] = found
-        return _json({"pools": pools, "predictors": predictors})
+        return json({"pools": pools, "predictors": predictors})
 
     async def _queues(self, request: web.Request) -> web.Response:
         gauges = self._view.gauges
         fillers = gauges.fillers()
         pools = {pool: describe_queues(queues, fillers.get(pool)) for pool, queues in gauges.queues().items()}
-        return _json({"pools": pools})
+        return json({"pools": pools})
 
     async def _limits(self, request: web.Request) -> web.Response:
-        return _json({"tenants": [describe_reading(reading) for reading in self._view.limits()]})
+        return json({"tenants": [describe_reading(reading) for reading in self._view.limits()]})
 
     async def _jobs(self, request: web.Request) -> web.Response:
         jobs = self._view.jobs()
         if jobs is None:
-            return _error(404, "jobs_not_configured", "this gateway keeps no jobs: its configuration has no `jobs:`")
-        return _json(jobs)
+            return error(404, "jobs_not_configured", "this gateway keeps no jobs: its configuration has no `jobs:`")
+        return json(jobs)
 
     async def _decision(self, request: web.Request) -> web.Response:
         ring, request_id = self._view.decisions, request.match_info["request_id"]
         record = ring.find(request_id)
         if record is None:
             message = f"no decision is kept under this id; the last {ring.keep} are (decisions.keep), {len(ring)} now"
-            return _error(404, "not_found", message)
-        return _json(describe(record))
+            return error(404, "not_found", message)
+        return json(describe(record))
 
     async def _reload(self, request: web.Request) -> web.Response:
         async with self._reloading:
             done, problems = await self._view.reload()
         if done:
-            return _json({"reloaded": True, "digest": self._view.config.digest})
-        return _error(400, "bad_config", "not reloaded, the last good stays", problems=list(problems))
+            return json({"reloaded": True, "digest": self._view.config.digest})
+        return error(400, "bad_config", "not reloaded, the last good stays", problems=list(problems))
 
     async def _later(self, request: web.Request) -> web.Response:
-        return _error(501, "not_implemented", f"{request.path} is not in this version")
+        return error(501, "not_implemented", f"{request.path} is not in this version")
 
 
 def _digest(text: str) -> bytes:
@@ -250,14 +252,3 @@ def _is_foreign(request: web.Request) -> bool:
     except ValueError:
         return True
     return False
-
-
-def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    body = msgspec.json.encode(value) + b"\n"
-    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
-
-
-def _error(
-    status: int, code: str, message: str, headers: Mapping[str, str] | None = None, **more: object
-) -> web.Response:
-    return _json({"error": {"message": message, "code": code, **more}}, status, headers)

@@ -10,23 +10,27 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
 from gateway import VERSION
 from gateway.admin import Admin
 from gateway.calibration import CalibrationWatch
-from gateway.config.loader import changes_needing_restart
+from gateway.canaries import Canaries
+from gateway.config.loader import Loaded, changes_needing_restart
 from gateway.config.types import Config
 from gateway.core.errors import UpstreamError
 from gateway.core.fleet import Fleet
 from gateway.core.health import State
+from gateway.core.predictor import Predictor
 from gateway.counted import Counted, counted
 from gateway.decisions import DecisionRing
 from gateway.front import Front
 from gateway.gauges import Filled, Gauges, Queued
 from gateway.grants import Reading
+from gateway.history import FILE, ROLLBACK, History
 from gateway.ledger import Ledger
 from gateway.limits import Limiter
 from gateway.logs import Events, RequestLog
@@ -36,6 +40,7 @@ from gateway.pools import Pools
 from gateway.proxy import Proxy
 from gateway.queues import filled, queues_of
 from gateway.routers import Routers
+from gateway.source import Source
 from gateway.state import Keeps, StateFolder
 from gateway.tls import listener_tls
 from gateway.wire.server import Server
@@ -49,28 +54,28 @@ TICK = 0.1  # seconds between sweeps of time-outs and flushes of logs
 _SLOW_TICK = 10  # ticks between learning, reaping and forgetting
 _IDLE_BEFORE_CLOSE = 2.0  # seconds a connection must be idle before a draining gateway closes it
 
-Load = Callable[[], Awaitable[Config]]
-
-
 class Gateway:
     """One gateway process. `start`, then `reload` as often as needed, then `drain`."""
 
-    def __init__(self, config: Config, load: Load, request_log: RequestLog, events: Events):
-        self.config = config
+    def __init__(self, loaded: Loaded, source: Source, request_log: RequestLog, events: Events):
+        config = self.config = loaded.config
+        self._loaded = loaded
         self._metrics = Metrics(version=VERSION)
         self._decisions = DecisionRing(config.decisions.keep, config.decisions.file)
         self._ledger = Ledger(self._metrics, self._decisions, request_log)
         self.events = events
         self._state = StateFolder(None, events)
         self._calibration = CalibrationWatch(events)
-        self._load = load
+        self._source = source
+        self._history = History(config.state)
         self._request_log = request_log
         self._pools = Pools(events, self._metrics.scrape_failed, self._restore)
         self._shared = self._sharing(config)
         self.limiter = Limiter(config, self._shared)
-        self.routers = Routers()
+        self.canaries = Canaries(events, self._predictor)
+        self.routers = Routers(self.canaries.share)
         self.routers.reconfigure(config)
-        self.proxy = Proxy(self._pools.lanes, self._metrics, self._decisions, config.expose)
+        self.proxy = Proxy(self._pools.lanes, self._metrics, self._decisions, config.expose, self.canaries)
         self.mirrors = Mirrors(self.proxy, self._metrics.mirrored, self._free_for_bodies, _report_bug, Random())
         self.front = self._front(config)
         self._jobs = self._jobs_service(config)
@@ -113,6 +118,10 @@ class Gateway:
         """Bytes that bodies may still take."""
         return float(self.config.limits.buffered - self.server.buffered)
 
+    def _predictor(self, pool: str) -> Predictor | None:
+        lane = self._pools.lanes.get(pool)
+        return lane.fleet.predictor if lane is not None else None
+
     def _counted(self) -> Iterable[Counted]:
         return counted(self.routers.counts(), self._pools.all(), self.limiter.spared())
 
@@ -141,10 +150,31 @@ class Gateway:
 
     async def _reload(self) -> tuple[bool, Sequence[str]]:
         try:
-            config = await self._load()
+            loaded = await self._source.read()
         except Exception as error:  # whatever is wrong with the file must not hurt what runs
             problems = str(error).splitlines() or [repr(error)]
             return self._reload_refused(problems)
+        return await self._take(loaded, FILE)
+
+    @property
+    def history(self) -> History:
+        """Which configurations were in use."""
+        return self._history
+
+    async def rollback(self, wanted: str) -> tuple[bool, Sequence[str]]:
+        """An earlier configuration again, until the file changes: by its digest, or the one before this one."""
+        async with self._reloading:
+            try:
+                digest = self._history.earlier(wanted).digest
+                text = await asyncio.get_running_loop().run_in_executor(None, self._history.text, digest)
+                loaded = await self._source.parse(text)
+            except Exception as error:  # what is kept may no longer be good: a certificate gone, a variable
+                return self._reload_refused(str(error).splitlines() or [repr(error)])
+            return await self._take(loaded, ROLLBACK)
+
+    async def _take(self, loaded: Loaded, by: str) -> tuple[bool, Sequence[str]]:
+        """Apply what was loaded, if it can be applied to a running gateway."""
+        config = loaded.config
         needs_restart = changes_needing_restart(self.config, config)
         if needs_restart:
             return self._reload_refused([f"{name}: a change needs a restart" for name in needs_restart])
@@ -154,8 +184,21 @@ class Gateway:
             self._apply(config)
         except Exception as error:  # a policy of somebody else may raise anything
             return self._reload_refused([str(error) or repr(error)])
-        self.events.log("info", "reloaded", digest=config.digest[:12])
+        self.events.log("info", "reloaded", digest=config.digest[:12], by=by)
+        self._loaded = loaded
+        await self._remember(by)
         return True, []
+
+    async def _remember(self, by: str) -> None:
+        """Keep what is in use now. A disk that will not costs the history and nothing else."""
+        loaded = self._loaded
+        if not loaded.text:
+            return
+        add = partial(self._history.add, loaded.config.digest, loaded.text, time.time(), by, loaded.config.source or "")
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, add)
+        except (OSError, ValueError) as error:
+            self.events.log("warning", "history_not_written", why=str(error))
 
     def _reload_refused(self, problems: Sequence[str]) -> tuple[bool, Sequence[str]]:
         self._metrics.reload_failed()
@@ -193,6 +236,7 @@ class Gateway:
         self.proxy.expose = config.expose
         self.decisions.reconfigure(config.decisions.keep, config.decisions.file)
         self.limiter.reconfigure(config, time.monotonic())
+        self.canaries.reconfigure(config, time.monotonic())
         self.routers.reconfigure(config)
         self.mirrors.reconfigure(config)
         self.config = config
@@ -210,6 +254,7 @@ class Gateway:
         """Find the endpoints, then listen. Raises OSError, ValueError or ssl.SSLError with what is wrong."""
         config = self.config
         self._state = StateFolder(config.state, self.events)
+        self.canaries.open(config.state, time.monotonic())
         self._apply(config)
         self._state.restore("limits", self.limiter)
         if self._shared is not None:
@@ -218,6 +263,7 @@ class Gateway:
             self.gauges.jobs, self.gauges.at_risk = self._jobs.stats, self._jobs.at_risk
             self._jobs.start()
         self._metrics.watch(self.gauges)
+        await self._remember(FILE)
         await self._pools.ready()
         tls = listener_tls(config.listen.tls) if config.listen.tls is not None else None
         await self.server.start(client_socket, tls)
@@ -236,6 +282,7 @@ class Gateway:
         if late < 1.0:  # after a stall of our own, silence proves nothing
             for lane in lanes:
                 lane.sweep(now)
+        self.canaries.tick(now)
         if self._ticks % _SLOW_TICK == 0:
             for lane in lanes:
                 lane.learn_pace()
@@ -297,6 +344,7 @@ class Gateway:
         if self._shared is not None:
             await self._shared.stop()
         self._state.close(self._keepers())
+        self.canaries.close()
         self._ledger.settle()
         self._request_log.flush()
         self._decisions.close()

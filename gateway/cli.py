@@ -16,12 +16,12 @@ _VERBS = {
     "sim": ("simulated model servers alone", "backends.sim.cli"),
     "key": ("make an API key and the hash to put in the file", "gateway.keys_cli"),
     "explain": ("why a request went where it went", "gateway.explain"),
+    "plan": ("what would change if a configuration were applied", "gateway.plan"),
+    "canary": ("look at a rollout, pause it, promote it, abort it", "gateway.canary_cli"),
+    "rollback": ("an earlier configuration again, until the file changes", "gateway.rollback_cli"),
     "lab": ("compare policies on traces in virtual time", "loadtest.lab.cli"),
 }
 _LATER = {
-    "plan": "what would change if a configuration were applied",
-    "canary": "operate a rollout",
-    "rollback": "re-apply an earlier configuration",
     "top": "a live view in the terminal",
 }
 
@@ -71,4 +71,14 @@ def _schema(args: argparse.Namespace) -> int:
     return 0
 
 
-_SMALL: dict[str, Callable[[argparse.Namespace], int]] = {"check": _check, "schema": _schema}
+def _plan(args: argparse.Namespace) -> int:
+    from gateway.plan import run
+
+    if args.no_lab or not args.against:
+        return run(args, None)
+    from loadtest.lab import foresight  # only this verb and `lab` bring the lab along
+
+    return run(args, foresight)
+
+
+_SMALL: dict[str, Callable[[argparse.Namespace], int]] = {"check": _check, "schema": _schema, "plan": _plan}

@@ -123,6 +123,10 @@ class DecisionRing:
         slot = self._slot.get(request_id)
         return None if slot is None else self._ring[slot]
 
+    def all(self) -> list[RequestRecord]:
+        """Every record that is kept, the oldest first."""
+        return [record for record in (*self._ring[self._next :], *self._ring[: self._next]) if record is not None]
+
     def flush(self) -> None:
         """Hand what is new to the file's writer. Call it about every 100 ms and before the end."""
         if self._pending and self._output is not None:

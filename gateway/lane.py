@@ -157,8 +157,8 @@ class Lane:
     # --- learning ------------------------------------------------------------------------------------------------
 
     def settle(self, reservation: Reservation, relay: Relay, request: Request, answers: int, queued_tokens: float,
-               now: float) -> None:  # fmt: skip
-        """Give the place back and learn.
+               now: float) -> Outcome:  # fmt: skip
+        """Give the place back and learn. Returns what came of it.
 
         `answers`: how many were asked for; `queued_tokens`: prompt tokens waiting there when it was dispatched.
         """
@@ -183,6 +183,7 @@ class Lane:
                 self._pace.append(ttft / queued_tokens)
         if fleet.row_of(reservation.endpoint.id) is None:  # it had left, and this was its last request
             self.row_left(row)
+        return outcome
 
     def give_back(self, reservation: Reservation, request: Request, now: float) -> None:
         """A place that nobody came for: its client left in the moment it was called."""

@@ -16,6 +16,7 @@ from math import isfinite
 from backends.base import Backend
 from gateway.admit import Visit
 from gateway.ask import Ask, Facts
+from gateway.canaries import Canaries
 from gateway.core.errors import NoEndpoint, Refused, UpstreamError
 from gateway.core.lengths import Lengths
 from gateway.core.reservation import Reservation
@@ -25,6 +26,7 @@ from gateway.lane import Lane
 from gateway.metrics import Metrics
 from gateway.outlet import Outlet
 from gateway.relay import Relay
+from gateway.routers import user_of
 from gateway.story import Turn
 from gateway.wire.pool import EndpointPool
 from gateway.wire.upstream import UpstreamConnection
@@ -38,11 +40,13 @@ Place = tuple[Lane, Reservation | Waiting[Visit]]  # a place taken, or where one
 class Proxy:
     """Sends requests to lanes (pools at run time, by name). One per gateway."""
 
-    def __init__(self, lanes: Mapping[str, Lane], metrics: Metrics, decisions: DecisionRing, expose: str):
+    def __init__(self, lanes: Mapping[str, Lane], metrics: Metrics, decisions: DecisionRing, expose: str,
+                 canaries: Canaries | None = None):  # fmt: skip
         self.lanes = lanes
         self.metrics = metrics
         self.decisions = decisions
         self.expose = expose
+        self.canaries = canaries
         self.lengths: dict[str, Lengths] = {}
 
     async def serve(self, ask: Ask, reply: Outlet, facts: Facts) -> None:
@@ -55,6 +59,10 @@ class Proxy:
             except NoEndpoint:
                 if facts.relay is not None and facts.relay.error is not None:
                     raise facts.relay.error from None  # nobody else is left: the last failure is the answer
+                self._missed(ask, NoEndpoint.code)
+                raise
+            except Refused as refusal:
+                self._missed(ask, refusal.code)
                 raise
             if facts.on_sent is not None:
                 facts.on_sent()
@@ -85,6 +93,12 @@ class Proxy:
             if relay.error.cause != "displaced":
                 self._see_failure(lane, relay, relay.error, facts)
             raise relay.error
+
+    def _missed(self, ask: Ask, code: str) -> None:
+        """Its arm had no place for it: that speaks against a canary, too."""
+        way = ask.way
+        if way.arm and not way.forced and self.canaries is not None:
+            self.canaries.missed(ask.model.name, way.rule, way.arm, code, time.monotonic(), user_of(way))
 
     # --- a place -------------------------------------------------------------------------------------------------
 
@@ -305,7 +319,10 @@ class Proxy:
             tokens = meter.tokens / ask.answers
             if relay.stream and relay.ttft == relay.ttft and tokens > 1.0:  # (it may have been answered whole)
                 facts.tpot = (relay.last_at - relay.first_at) / (tokens - 1.0)
-        lane.settle(reservation, relay, ask.request, ask.answers, queued_tokens, time.monotonic())
+        now, way = time.monotonic(), ask.way
+        outcome = lane.settle(reservation, relay, ask.request, ask.answers, queued_tokens, now)
+        if way.arm and not (way.forced or facts.is_copy) and self.canaries is not None:
+            self.canaries.see(ask.model.name, way.rule, way.arm, reservation, outcome, now, meter.finish, user_of(way))
         if relay.ended == "complete" and not facts.is_copy:
             request = ask.request
             self.lengths_of(request.model).learn(

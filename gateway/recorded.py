@@ -24,6 +24,7 @@ def recorded(head: RequestHead, reply: Outlet, at: float, received: float, facts
     relay = facts.relay
     meter = relay.meter if relay is not None else None
     request = ask.request if ask is not None else None
+    at = ask.asked.clock if ask is not None else at  # (the time that rules looked at)
     went_at_once = error is None and not facts.queued and not facts.aborted and not facts.closed
     return RequestRecord(
         request_id=request.id if request is not None else request_id, at=at, status=reply.status, ended=facts.ended,

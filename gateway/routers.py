@@ -23,7 +23,7 @@ from gateway.wire.head import RequestHead
 from policies.routing import Asked, Count, NoRoute, Router, UnknownArm, Way
 
 FORCED = b"x-headway-arm"
-_KEPT = 256  # characters of a name or a header's value in a record
+_KEPT = 1100  # characters of a name or a header's value in a record: a little more than rules read
 
 Shares = Callable[[str, str], float | None]
 """By model and rule, the present share of its canary; None: it has none."""
@@ -70,10 +70,6 @@ class Routers:
         except UnknownArm as error:
             raise BadRequest(str(error), code="unknown_arm", param=FORCED.decode()) from None
 
-    def why(self, model: str, asked: Asked) -> list[str]:
-        """The model's rules in words, for a request like this."""
-        return self._of[model].why(asked)
-
     def looked_at(self, model: str) -> frozenset[str]:
         """The headers that the model's rules depend on, in lower case."""
         router = self._of.get(model)
@@ -99,6 +95,11 @@ def forced_arm(head: RequestHead) -> str | None:
     """The arm that a client asks for."""
     value = head.named.get(FORCED)
     return value.decode("utf-8", "replace") if value is not None else None
+
+
+def user_of(way: Way) -> int:
+    """The user whose arm it is, as a number; 0: nobody's."""
+    return int(way.user, 16) if way.user else 0
 
 
 NOWHERE = Way("", (), 0.0, None, "")

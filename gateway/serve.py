@@ -23,14 +23,14 @@ import uvloop
 
 from gateway import VERSION
 from gateway.app import Gateway
-from gateway.config.loader import for_urls, load
+from gateway.config.loader import Loaded
 from gateway.config.problems import ConfigError
 from gateway.config.tree import read_bytes
 from gateway.config.types import Config
 from gateway.config.watch import watch
 from gateway.logs import Events, Output, RequestLog
 from gateway.sockets import VARIABLE, Inherited, bind, spawn_successor
-from policies.picking import check as check_pick
+from gateway.source import ConfigSource
 
 TAKE_OVER = 60.0  # seconds the next process has to start serving
 
@@ -50,28 +50,20 @@ def run(args: argparse.Namespace) -> int:
     try:
         # Before it is read for use: whatever is written from here on is seen as a change, also while we start.
         known = read_bytes(args.config) if args.config else b""
-        config = read(args)
+        source = ConfigSource(args.config, args.to or ())
+        loaded = source.load()
     except (ConfigError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     try:
-        return uvloop.run(_serve(args, config, known))
+        return uvloop.run(_serve(args, source, loaded, known))
     except (OSError, ValueError, ssl.SSLError) as error:
         print(f"headway serve: {error}", file=sys.stderr)
         return 1
 
 
-def read(args: argparse.Namespace) -> Config:
-    """The configuration the arguments name, checked whole."""
-    if args.to:
-        return for_urls(args.to)
-    loaded = load(args.config, os.environ, check_pick=check_pick)
-    for warning in loaded.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    return loaded.config
-
-
-async def _serve(args: argparse.Namespace, config: Config, known: bytes) -> int:
+async def _serve(args: argparse.Namespace, source: ConfigSource, loaded: Loaded, known: bytes) -> int:
+    config = loaded.config
     inherited = Inherited(os.environ)
     os.environ.pop(VARIABLE, None)
     sockets = inherited.sockets or [
@@ -79,7 +71,7 @@ async def _serve(args: argparse.Namespace, config: Config, known: bytes) -> int:
     ]  # fmt: skip
     output = Output(1)
     events = Events(output, config.log.level)
-    gateway = Gateway(config, lambda: _load_again(args), RequestLog(output, config.log.level), events)
+    gateway = Gateway(loaded, source, RequestLog(output, config.log.level), events)
     # The listeners get copies: the originals are what a successor inherits, whatever has been closed by then.
     await gateway.start(sockets[0].dup(), sockets[1].dup())
     _calm_the_collector()
@@ -104,10 +96,6 @@ def _calm_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 20)
-
-
-async def _load_again(args: argparse.Namespace) -> Config:
-    return await asyncio.get_running_loop().run_in_executor(None, read, args)
 
 
 async def _reload_on_change(args: argparse.Namespace, gateway: Gateway, known: bytes) -> None:

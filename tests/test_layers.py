@@ -49,7 +49,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "msgspec": ("gateway", "backends"),
     "uvloop": ("gateway.serve", "gateway.demo", "gateway.wire", "backends.sim", "loadtest"),
     "httptools": ("gateway.wire",),
-    "aiohttp": ("gateway.admin", "gateway.jobs.callbacks", "backends.sim.server"),
+    "aiohttp": ("gateway.admin", "gateway.admin_answers", "gateway.admin_rollouts", "gateway.jobs.callbacks",
+                "backends.sim.server"),
     "prometheus_client": ("gateway.metrics",),
     "yaml": ("gateway.config", "loadtest.lab.reading"),  # the lab reads scenario files
     "redis": ("gateway.jobs.redis", "gateway.shared"),

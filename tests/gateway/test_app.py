@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.config.types import Config, EndpointSpec, Limits, Pick, Retry, UpstreamTls, model_to
+from gateway.config.loader import Loaded
+from gateway.config.types import EndpointSpec, Limits, Pick, Retry, UpstreamTls, model_to
 from tests.support.client import Client, chat, post
 from tests.support.gateway import Running, config, limits, pool
 from tests.support.loop import on_uvloop, until
@@ -99,13 +100,13 @@ async def test_of_two_reloads_at_once_the_one_that_read_last_wins() -> None:
         slow = asyncio.Event()
         loads = [(older, slow), (newer, None)]
 
-        async def load() -> Config:
+        async def read() -> Loaded:
             found, wait = loads.pop(0)
             if wait is not None:
                 await wait.wait()
-            return found
+            return Loaded(found)
 
-        gateway.gateway._load = load
+        gateway.read = read  # type: ignore[method-assign]
         reloads = [asyncio.create_task(gateway.gateway.reload()) for _ in range(2)]
         for _ in range(5):
             await asyncio.sleep(0)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from gateway.app import Gateway
-from gateway.config.loader import digest_of
+from gateway.config.loader import Loaded, digest_of
 from gateway.config.types import Admin, Config, EndpointSpec, HealthCheck, Limits, Listen, Model, Pick, Pool, model_to
 from gateway.logs import Events, Output, RequestLog
 from gateway.records import RequestRecord
@@ -73,12 +73,21 @@ class Running:
         self.next_config: Config | Exception = first
         self.records = Records()
         self.log = Held()
-        self.gateway = Gateway(first, self._load, self.records, Events(self.log))
+        self.texts: dict[bytes, Config] = {}
+        self.gateway = Gateway(self._loaded(first), self, self.records, Events(self.log))
 
-    async def _load(self) -> Config:
+    def _loaded(self, config: Config) -> Loaded:
+        text = config.digest.encode()  # stands for what the file said
+        self.texts[text] = config
+        return Loaded(config, text=text)
+
+    async def read(self) -> Loaded:
         if isinstance(self.next_config, Exception):
             raise self.next_config
-        return self.next_config
+        return self._loaded(self.next_config)
+
+    async def parse(self, text: bytes) -> Loaded:
+        return self._loaded(self.texts[text])
 
     async def __aenter__(self) -> Running:
         listener, admin = bind("127.0.0.1", 0), bind("127.0.0.1", 0)
