@@ -159,18 +159,18 @@ def _of_lines(source: str, lines: Iterable[bytes], model: str) -> History:
         record = _parsed(line)
         if record is None:
             found.unused[NO_RECORD] += 1
-        elif math.isnan(number(record.get("at", record.get("arrival_s")))):
-            found.unused[NO_TIME] += 1
         elif "arrival_s" in record:
             found.is_trace = True
-            found.requests.append(_of_trace(record, len(found.requests), model))
+            _keep(found, _of_trace(record, len(found.requests), model), None)
         elif not isinstance(record.get("outcome"), dict) or "v" not in record:
             found.unused[NO_RECORD] += 1
         elif record["v"] != VERSION:
             found.unused[OTHER_VERSION] += 1
         else:
-            found.lines.append(line if line.endswith(b"\n") else line + b"\n")
-            found.requests.append(past_of(record))
+            try:
+                _keep(found, past_of(record), line)
+            except (TypeError, ValueError, AttributeError, OverflowError):
+                found.unused[NO_RECORD] += 1
     found.requests.sort(key=lambda one: one.at)
     if found.is_trace and not model:
         raise PlanError(f"{source} is a trace: say with --model NAME which model its requests ask for")
@@ -178,6 +178,15 @@ def _of_lines(source: str, lines: Iterable[bytes], model: str) -> History:
         first_reason = next(iter(found.unused), "it is empty")
         raise PlanError(f"{source}: no recorded request can be used ({first_reason})")
     return found
+
+
+def _keep(found: History, past: Past, line: bytes | None) -> None:
+    if math.isnan(past.at):
+        found.unused[NO_TIME] += 1
+        return
+    found.requests.append(past)
+    if line is not None:
+        found.lines.append(line if line.endswith(b"\n") else line + b"\n")
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -189,9 +198,12 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def past_of(record: Mapping[str, Any]) -> Past:
-    """A decision record, as the file or the admin listener has it, as a value."""
+    """A decision record, as the file or the admin listener has it, as a value.
+
+    Raises TypeError, ValueError, AttributeError or OverflowError for one that no gateway wrote.
+    """
     outcome, slo, route = record["outcome"], record.get("slo") or {}, record.get("route")
-    table = tuple(one for one in record.get("candidates") or () if isinstance(one, dict))
+    table = tuple(one for one in record.get("candidates") or () if isinstance(one.get("endpoint"), str))
     return Past(
         id=str(record.get("request_id", "")), at=number(record.get("at")), model=str(record.get("model", "")),
         pool=str(record.get("pool", "")), arm=str(record.get("arm", "")), klass=str(record.get("class", "")),
