@@ -27,7 +27,7 @@ from gateway.canary_words import ANY
 from gateway.config.types import Config
 from gateway.core.reservation import Reservation
 from gateway.core.routes import Route
-from gateway.core.types import Outcome
+from gateway.core.types import UNKNOWN, Outcome
 from gateway.logs import Events
 from policies.routing import CannotDo, Transition
 
@@ -83,21 +83,23 @@ class Canaries:
         return None if rollout is None else rollout.share
 
     def see(self, model: str, rule: str, arm: str, reservation: Reservation, outcome: Outcome, now: float,
-            finish: str = "", user: int = 0) -> None:  # fmt: skip
+            finish: str = "", user: int = 0, share: float = UNKNOWN) -> None:  # fmt: skip
         """One try has ended, and its place was given back. Not for requests that were forced, nor for copies.
 
-        `finish`: why the answer ended (`stop`, …), `user`: a hash of who is kept on an arm; 0: nobody.
+        `finish`: why the answer ended (`stop`, …), `user`: a hash of who is kept on an arm; 0: nobody. `share`: the
+        canary's when the arm was drawn; NaN: not known.
         """
         rollout = self._rollouts.get((model, rule))
         if rollout is not None:
             at = now + self._ahead
-            rollout.see(rollout.arms.seen(arm, reservation, outcome, finish, user, at, rollout.frozen))
+            rollout.see(rollout.arms.seen(arm, reservation, outcome, finish, user, share, at, rollout.frozen))
 
-    def missed(self, model: str, rule: str, arm: str, code: str, now: float, user: int = 0) -> None:
+    def missed(self, model: str, rule: str, arm: str, code: str, now: float, user: int = 0,
+               share: float = UNKNOWN) -> None:  # fmt: skip
         """A request got no place at all, and was refused with this code. Not for requests that were forced."""
         rollout = self._rollouts.get((model, rule))
         if rollout is not None and code not in REFUSALS_OF_OURS:
-            rollout.see(rollout.arms.missed(arm, user, now + self._ahead))
+            rollout.see(rollout.arms.missed(arm, user, share, now + self._ahead))
 
     # --- configurations ------------------------------------------------------------------------------------------
 
@@ -140,7 +142,7 @@ class Canaries:
                 return
         told = "its rule is another one now" if changed or kept is not None else "it is in the file"
         rollout.note("began", unix, told, self._store)
-        rollout.keep(unix, self._store)
+        rollout.keep(self._store)
         self._events.log("info", "canary_began", canary=rollout.name, why=told)
 
     def _pause_as_the_file_says(self, rollout: Rollout, unix: float) -> None:
@@ -153,7 +155,7 @@ class Canaries:
         try:
             rollout.changed(act(unix, "the file"), self._store)
         except CannotDo:  # it is so already, or over
-            rollout.keep(unix, self._store)
+            rollout.keep(self._store)
 
     # --- time ----------------------------------------------------------------------------------------------------
 
@@ -161,7 +163,7 @@ class Canaries:
         """Take note of what is on disk; every second, judge. Call it about every 100 ms. Never raises."""
         unix = self._wall()
         for rollout in self._rollouts.values():
-            problem = rollout.keep_up(unix, self._store)
+            problem = rollout.keep_up(now + self._ahead, self._store)
             if problem:
                 self._events.log("warning", "state_not_written", name=rollout.name, why=problem)
         if now < self._due:
@@ -201,7 +203,7 @@ class Canaries:
         """Write once more, for at most `timeout` seconds."""
         for rollout in self._rollouts.values():
             if not rollout.yielded:
-                rollout.keep(self._wall(), self._store)
+                rollout.keep(self._store)
         self._store.close(timeout)
 
     # --- what operators ask and say ------------------------------------------------------------------------------
@@ -232,14 +234,14 @@ class Canaries:
         if rollout.yielded:
             raise CanaryError("another process has taken over from this one; ask it again", 409, "taken_over")
         said = self._do(rollout, verb, unix, by[:100] or "an operator", why[:500])
-        kept = rollout.keep(unix, self._store)
+        kept = rollout.keep(self._store)
         try:
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(kept)), PATIENCE)
         except TimeoutError:
             said += "; not on disk yet"
         except (OSError, ValueError) as error:
             said += f"; not on disk: {error}"
-        rollout.keep_up(unix, self._store)
+        rollout.keep_up(rollout.clock, self._store)
         return {"said": said, "canary": rollout.view(self._wall())}
 
     def _do(self, rollout: Rollout, verb: str, unix: float, by: str, why: str) -> str:

@@ -54,6 +54,12 @@ path.band.odd{fill:var(--amber)}
 .legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:13px;font-weight:600;margin:8px 0}"""
 _SERIES = "".join(f"path.line.series{n}{{stroke:var(--c{n})}}.legend .series{n}{{color:var(--c{n})}}"
                   for n in range(SERIES))  # fmt: skip
+_PRICES = {
+    "frozen": "A latency is set against what it should have been by the predictor's prices, frozen when the canary "
+    "began, so that load and prompts cancel out.",
+    "regression": "A latency is set against what the other arms take for such a prompt beside so many requests.",
+    "none yet": "Latencies are not compared yet: the predictor has not learnt enough for its prices to be frozen.",
+}
 _COLOURS = {"running": "blue", "paused": "amber", "promoted": "good", "rolled_back": "bad"}
 _SAYS_COLOURS = {"ok": "good", "worse": "bad", "changed": "amber"}
 
@@ -99,7 +105,7 @@ def _needed(view: View) -> str:
     if view["phase"] not in ("running", "paused"):
         return ""
     told = [f"at this step for {span(view['at'] - view['since'])}, held for {span(view['hold'])} at least"]
-    if view["waits_for"]:
+    if view["waits_for"] and view["why"] not in view["waits_for"]:
         told.append(view["waits_for"])
     if view["needed"]:
         told.append(f"about {view['needed']:,} more requests to {view['arm']} until it can be said")
@@ -137,9 +143,8 @@ def _measures(view: View, points: Sequence[Point]) -> str:
     if not view["measures"]:
         return '<section><h2>Measures</h2><p class="soft">Nothing has been compared yet.</p></section>'
     parts = [_measure(measure, points) for measure in view["measures"]]
-    told = ("Each is the difference to the other arms. A latency is compared with what was predicted for that request "
-            "by prices frozen when the canary began, so that load and prompts cancel out. The intervals hold at every "
-            "moment at once: looking often does not make them wrong.")  # fmt: skip
+    told = (f"Each is the difference to the other arms. {_PRICES[view['prices']]} The intervals hold at every moment "
+            "at once: looking often does not make them wrong.")  # fmt: skip
     return f'<section><h2>Measures</h2><p class="soft">{told}</p>{"".join(parts)}</section>'
 
 

@@ -115,9 +115,9 @@ class Rollout:
         if self.canary.share() <= self.share:
             self.share = self.canary.share()
             self._note({**point, "canary": self.canary.to_state()}, store, at_once=True)
-            self.keep(transition.at, store)
+            self.keep(store)
         else:
-            self.keep(transition.at, store)
+            self.keep(store)
             self._note(point, store)
 
     def note(self, kind: str, unix: float, told: str, store: CanaryStore) -> None:
@@ -132,14 +132,14 @@ class Rollout:
 
     # --- the disk ------------------------------------------------------------------------------------------------
 
-    def keep(self, unix: float, store: CanaryStore) -> Future[bool]:
+    def keep(self, store: CanaryStore) -> Future[bool]:
         """Write where it stands and what was counted."""
         future = store.save(self.name, self.to_state())
         self._saving = future, self.revision, self.canary.share()
-        self._due = unix + KEEP_EVERY
+        self._due = self.clock + KEEP_EVERY
         return future
 
-    def keep_up(self, unix: float, store: CanaryStore) -> str:
+    def keep_up(self, clock: float, store: CanaryStore) -> str:
         """Take note of what was written, and write again when it is time. Why it was not written, if so."""
         problem = ""
         if self._saving is not None and self._saving[0].done():
@@ -147,15 +147,15 @@ class Rollout:
             self._saving = None
             error = future.exception()
             if error is not None:
-                problem, self._due = str(error) or repr(error), unix + TRY_AGAIN
+                problem, self._due = str(error) or repr(error), clock + TRY_AGAIN
             elif not future.result():
                 self.yielded = True
             else:
                 self._saved = revision
                 # (It may have gone back since.)
                 self.share = min(share, self.canary.share())
-        if self._saving is None and not self.yielded and unix >= self._due:
-            self.keep(unix, store)
+        if self._saving is None and not self.yielded and clock >= self._due:
+            self.keep(store)
         return problem
 
     def follow(self, state: Mapping[str, Any]) -> None:

@@ -56,8 +56,8 @@ class Arms:
         others = [arm for arm in self._route.arms if arm.name != self._canary]
         return tuple(dict.fromkeys(arm.to for arm in sorted(others, key=lambda arm: -arm.weight)))
 
-    def seen(self, arm: str, reservation: Reservation, outcome: Outcome, finish: str, user: int, at: float,
-             frozen: Frozen | None) -> Seen | None:  # fmt: skip
+    def seen(self, arm: str, reservation: Reservation, outcome: Outcome, finish: str, user: int, share: float,
+             at: float, frozen: Frozen | None) -> Seen | None:  # fmt: skip
         """The observation of a try that has ended, its place given back; None: it says nothing of the arm."""
         counted = self.counted.get(arm)
         if counted is None:
@@ -68,10 +68,11 @@ class Arms:
         status, ended = outcome.status, outcome.ended
         failed = ended in BROKE or status >= 500 or status in OURS
         if ended == "client_gone":
-            residual = self._of_leaver(arm, reservation, outcome, frozen)
-            if residual is None:
+            left = self._of_leaver(arm, reservation, outcome, frozen)
+            if left is None:
                 return None
-        elif ended == "cancelled" or (status >= 400 and not failed):
+            residual = left
+        elif not failed and (ended != "complete" or status >= 400):
             return None
         else:
             stable = arm != self._canary
@@ -80,15 +81,15 @@ class Arms:
         self._count(counted, failed, truncated)
         tokens = outcome.output_tokens if ended == "complete" and not failed else UNKNOWN
         return Seen(at, arm == self._canary, outcome.endpoint.id, failed, truncated, residual.ttft, residual.tpot,
-                    tokens, finish if ended == "complete" else "", user)  # fmt: skip
+                    tokens, finish if ended == "complete" else "", user, share)  # fmt: skip
 
-    def missed(self, arm: str, user: int, at: float) -> Seen | None:
+    def missed(self, arm: str, user: int, share: float, at: float) -> Seen | None:
         """The observation of a request that got no place at all."""
         counted = self.counted.get(arm)
         if counted is None:
             return None
         self._count(counted, True, False)
-        return Seen(at, arm == self._canary, "", True, False, UNKNOWN, UNKNOWN, UNKNOWN, "", user)
+        return Seen(at, arm == self._canary, "", True, False, UNKNOWN, UNKNOWN, UNKNOWN, "", user, share)
 
     def _of_leaver(self, arm: str, reservation: Reservation, outcome: Outcome,
                    frozen: Frozen | None) -> Residual | None:  # fmt: skip

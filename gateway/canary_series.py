@@ -40,7 +40,8 @@ class Series:
 
     def due(self, at: float, said: object) -> bool:
         """Whether a judgement made at `at` is worth a point; `said` is what it comes to."""
-        return at - self._at >= (self._every if said == self._said else SOON)
+        # (Before the last one: somebody has set the wall clock.)
+        return not 0.0 <= at - self._at < (self._every if said == self._said else SOON)
 
     def noted(self, at: float, said: object) -> None:
         """A point was made of what was said."""

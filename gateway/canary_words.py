@@ -56,7 +56,7 @@ def status_lines(view: View) -> list[str]:
     lines = [f"{view['name']}: {headline(view)}"]
     if view["phase"] in ("running", "paused"):
         lines.append(f"at this step since {moment(view['since'])}, held for {span(view['hold'])} at least")
-        if view["waits_for"]:
+        if view["waits_for"] and view["why"] not in view["waits_for"]:
             lines.append(f"why it stays there: {view['waits_for']}")
         if view["needed"]:
             lines.append(f"about {view['needed']:,} more requests to `{view['arm']}` until it can be said")

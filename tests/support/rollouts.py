@@ -35,12 +35,13 @@ def config(*routes: Route, models: dict[str, tuple[Route, ...]] | None = None) -
 
 def fleet(pool: str, servers: int = 3) -> Fleet:
     made = Fleet(pool, Rule(), random.Random(1))
-    made.update([Endpoint(f"{pool}{n}", f"http://10.0.0.{n}:8000", pool, "vllm") for n in range(servers)], 0.0, fresh=True)
+    there = [Endpoint(f"{pool}{n}", f"http://10.0.0.{n}:8000", pool, "vllm") for n in range(servers)]
+    made.update(there, 0.0, fresh=True)
     return made
 
 
 class World:
-    """One gateway's canaries after another on one folder, with one clock. `slow` is the canary's pace, `fails` a share."""
+    """One gateway's canaries after another on one folder. `slow` is the canary's pace; `fails` and `cuts` are shares."""
 
     def __init__(self, folder: Path | None, seed: int = 1, start: float = 5000.0):
         self.folder = None if folder is None else str(folder)
@@ -77,13 +78,15 @@ class World:
         self.canaries.tick(self.now)
 
     def run(self, seconds: int, rate: int = 10, name: str = "routes[0]") -> None:
-        """So many seconds of traffic; each second what there is to write is written."""
+        """So many seconds of traffic; a share that changes has its time to be written."""
         for _ in range(seconds):
             share = self.canaries.share("llama", name) or 0.0
             for _ in range(rate):
                 self.request("next" if self.random.random() < share else "stable", name=name)
             self.tick()
-            self.settle()
+            if not self.canaries._rollouts["llama", name].is_durable:
+                self.settle()
+        self.settle()
 
     def request(self, arm: str, pool: str = "", name: str = "routes[0]", **outcome: Any) -> None:
         """One request of an arm, ended now."""
@@ -105,8 +108,8 @@ class World:
         }  # fmt: skip
         ended = Outcome(**fields)
         reservation.settle(self.now, ended)
-        user = noise.randrange(1, 1000)
-        self.canaries.see("llama", name, arm, reservation, ended, self.now, "stop", user)
+        user, share = noise.randrange(1, 1000), self.canaries.share("llama", name) or 0.0
+        self.canaries.see("llama", name, arm, reservation, ended, self.now, "stop", user, share)
 
     def view(self, name: str = NAME) -> dict[str, Any]:
         found: Any = self.canaries.report(name)["canary"]
