@@ -41,7 +41,7 @@ def fleet(pool: str, servers: int = 3) -> Fleet:
 
 
 class World:
-    """One gateway's canaries after another on one folder. `slow` is the canary's pace; `fails` and `cuts` are shares."""
+    """One gateway's canaries after another on one folder. The canary is `slow`, `fails` and `cuts` by shares."""
 
     def __init__(self, folder: Path | None, seed: int = 1, start: float = 5000.0):
         self.folder = None if folder is None else str(folder)
@@ -76,6 +76,7 @@ class World:
         """What is to be written is on disk, and known to be."""
         assert self.canaries._store.wait_for_idle(10.0)
         self.canaries.tick(self.now)
+        assert self.canaries._store.wait_for_idle(10.0)
 
     def run(self, seconds: int, rate: int = 10, name: str = "routes[0]") -> None:
         """So many seconds of traffic; a share that changes has its time to be written."""
