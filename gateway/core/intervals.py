@@ -11,8 +11,9 @@ error, the coverage, and says whether the predictor can be trusted.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import deque
+from itertools import accumulate
 
 MISS = 0.05  # wanted on either side: an interval of 90 %
 STEP = 0.04  # of the logarithm, at each answer, times the present width
@@ -22,8 +23,11 @@ SLOW_STEP = 0.006
 FIRST_STEPS = 40  # answers in which the steps are larger
 START = 0.35
 NARROWEST, WIDEST = 0.01, 3.0
-# The correction is the median of so many of the last answers: it forgets what was off before the prices were found, and
+# The correction is the middle of so many of the last answers: it forgets what was off before the prices were found, and
 # neither one stall nor one answer in five that stalls moves it far. It counts as if so many more had been right.
+# The middle is the one with the least mean error as a share of what is observed, which is how errors are reported: the
+# median in which an answer weighs as the inverse of what it took. Where errors are small that is the median; where some
+# answers take many times as long, it is what the others take.
 RECENT, BIAS_SHRINK = 64, 20.0
 SLOW_RECENT = 512  # ... where hundreds share one cause: of several causes
 FOLLOW = 0.02  # weight of one answer in the running error and coverage
@@ -35,13 +39,14 @@ FEW = 30
 class Interval:
     """One regime: a shift of the middle and the two ends, all on the logarithm of observed over predicted."""
 
-    __slots__ = ("_ordered", "_recent", "_step", "bias", "high", "low", "samples")
+    __slots__ = ("_ordered", "_recent", "_step", "_weights", "bias", "high", "low", "samples")
 
     def __init__(self, step: float = STEP, recent: int = RECENT) -> None:
         self._step = step
         self.bias = 0.0
         self._recent: deque[float] = deque(maxlen=recent)
         self._ordered: list[float] = []  # the same, by size
+        self._weights: list[float] = []  # of each of these
         self.low, self.high = -START, START
         self.samples = 0
 
@@ -65,13 +70,16 @@ class Interval:
         return covered
 
     def _keep(self, error: float) -> None:
-        ordered = self._ordered
+        ordered, weights = self._ordered, self._weights
         if len(ordered) == self._recent.maxlen:
-            del ordered[bisect_left(ordered, self._recent[0])]
+            oldest = bisect_left(ordered, self._recent[0])
+            del ordered[oldest], weights[oldest]
         self._recent.append(error)
-        insort(ordered, error)
-        count = len(ordered)
-        self.bias = (ordered[count // 2] + ordered[(count - 1) // 2]) / 2.0
+        place = bisect_left(ordered, error)
+        ordered.insert(place, error)
+        weights.insert(place, math.exp(-error))
+        sums = [*accumulate(weights)]
+        self.bias = ordered[bisect_left(sums, sums[-1] / 2.0)]
 
     def resume(self, bias: float, low: float, high: float, samples: int) -> None:
         """Go on from what was learnt before."""

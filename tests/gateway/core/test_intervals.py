@@ -40,11 +40,25 @@ def test_it_is_as_lopsided_as_the_errors_are() -> None:
     assert interval.high > 1.5 * -interval.low
 
 
+def test_no_other_correction_of_the_answers_seen_has_a_smaller_mean_error() -> None:
+    random, interval = Random(3), Interval()
+    drawn = [random.gauss(0.0, 0.3) + (random.random() < 0.3) * random.expovariate(1.0) for _ in range(RECENT)]
+    for error in drawn:
+        interval.learn(error)
+
+    def mean_error(bias: float) -> float:
+        return sum(abs(math.exp(bias - error) - 1.0) for error in drawn) / len(drawn)
+
+    assert interval.bias in drawn
+    assert mean_error(interval.bias) == pytest.approx(min(map(mean_error, drawn)))
+    assert mean_error(interval.bias) < mean_error(sorted(drawn)[RECENT // 2])
+
+
 def test_what_was_off_before_the_prices_were_found_is_forgotten() -> None:
     random, interval = Random(3), Interval()
     covered(interval, lambda: random.gauss(1.5, 0.3), 40)
-    covered(interval, lambda: random.gauss(0.0, 0.2), 64)
-    assert interval.correction() == pytest.approx(1.0, abs=0.06)
+    covered(interval, lambda: random.gauss(0.0, 0.1), RECENT)
+    assert interval.correction() == pytest.approx(1.0, abs=0.04)
 
 
 def test_it_follows_when_predictions_become_wrong() -> None:
@@ -129,7 +143,7 @@ def test_trust_goes_when_half_of_the_answers_are_off_by_more_than_two_and_comes_
     learn(track, lambda: random.gauss(0.0, 0.1), 500)
     learn(track, lambda: random.choice([-1.5, 1.5]), 15)
     assert track.calibrated
-    learn(track, lambda: random.choice([-1.5, 1.5]), 30)
+    learn(track, lambda: random.choice([-1.5, 1.5]), 60)
     assert not track.calibrated
     learn(track, lambda: random.gauss(0.0, 0.1), 20)
     assert not track.calibrated  # not back at the same share at which it went
