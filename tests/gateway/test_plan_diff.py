@@ -93,7 +93,8 @@ def test_a_rule_written_above_others_is_new_and_they_are_what_they_were() -> Non
 
 
 def test_rules_in_another_order_are_said_to_be() -> None:
-    routes = [{"name": "a", "when": {"stream": True}, "to": "l4"}, {"name": "b", "when": {"tenant": "acme"}, "to": "l4"},
+    routes = [{"name": "a", "when": {"stream": True}, "to": "l4"}, {"name": "b", "when": {"tenant": "acme"},
+                                                                     "to": "l4"},
               {"to": "h100"}]  # fmt: skip
     contents = [{**BASE, "models": {"m": {"routes": order}}} for order in (routes, [routes[1], routes[0], routes[2]])]
     found = differences(*map(config, contents))
