@@ -42,7 +42,7 @@ load-mixed: $(VENV)/.dev  ## the same with batches beside the people (the gatewa
 	@mkdir -p build
 	$(BIN)/locust -f loadtest/locustfile.py --headless --host $(URL) $(MIXED) --html build/load-mixed.html
 
-evidence-%: $(VENV)/.dev  ## one promise, shown: hung outage memory reload restart keepalive_race killed replay strictness predict interference overload limits jobs_killed jobs_size
+evidence-%: $(VENV)/.dev  ## one promise, shown: hung outage memory reload restart keepalive_race killed replay strictness predict interference overload limits jobs_killed jobs_size splits rewrites reloads canary_aa canary_detection canary_synthetic canary_restart mirror plan lora
 	$(BIN)/python -m tests.evidence.$* $(ARGS)
 
 lab: $(VENV)/.run    ## policies on traces in virtual time: the standard suite in its quick form (all of it: LAB=suite)

@@ -23,13 +23,15 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
 from ipaddress import ip_address
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import aiohttp
+import msgspec
 from aiohttp import http_parser, web
 
 from gateway.admin_answers import error, json
 from gateway.admin_rollouts import RolloutPages, RolloutView
+from gateway.canary_words import explain_lines
 from gateway.config.types import Config
 from gateway.core.fleet import Fleet
 from gateway.decisions import DecisionRing, describe
@@ -38,6 +40,8 @@ from gateway.gauges import Gauges
 from gateway.grants import Reading
 from gateway.logs import Events
 from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.records import RequestRecord
+from gateway.routers import Routers
 
 OLDEST = (3, 14, 3)
 LATER = ("/",)
@@ -62,6 +66,8 @@ class AdminView(RolloutView, Protocol):
     def events(self) -> Events: ...
     @property
     def gauges(self) -> Gauges: ...
+    @property
+    def routers(self) -> Routers: ...
     def fleets(self) -> Mapping[str, Fleet]: ...
     def limits(self) -> Sequence[Reading]:
         """What each tenant with limits has left."""
@@ -220,7 +226,16 @@ class Admin:
         if record is None:
             message = f"no decision is kept under this id; the last {ring.keep} are (decisions.keep), {len(ring)} now"
             return error(404, "not_found", message)
-        return json(describe(record))
+        return json({**describe(record), "routing": self._routing(record)})
+
+    def _routing(self, record: RequestRecord) -> list[str]:
+        """The rules in words, and how the arm's canary is doing, both as they are now."""
+        view = self._view
+        if record.route is None:
+            return []
+        canaries = cast(list[Mapping[str, Any]], view.canaries.views()["canaries"])
+        of_model = [one for one in canaries if one["model"] == record.model]
+        return [*view.routers.why(record), *explain_lines(msgspec.structs.asdict(record.route), of_model)]
 
     async def _reload(self, request: web.Request) -> web.Response:
         async with self._reloading:

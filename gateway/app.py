@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
@@ -19,13 +19,14 @@ from gateway import VERSION
 from gateway.admin import Admin
 from gateway.calibration import CalibrationWatch
 from gateway.canaries import Canaries
+from gateway.capture import Captures
 from gateway.config.loader import Loaded, changes_needing_restart
 from gateway.config.types import Config
 from gateway.core.errors import UpstreamError
 from gateway.core.fleet import Fleet
 from gateway.core.health import State
 from gateway.core.predictor import Predictor
-from gateway.counted import Counted, counted
+from gateway.counted import CAPTURES, Counted, counted
 from gateway.decisions import DecisionRing
 from gateway.front import Front
 from gateway.gauges import Filled, Gauges, Queued
@@ -77,6 +78,7 @@ class Gateway:
         self.routers.reconfigure(config)
         self.proxy = Proxy(self._pools.lanes, self._metrics, self._decisions, config.expose, self.canaries)
         self.mirrors = Mirrors(self.proxy, self._metrics.mirrored, self._free_for_bodies, _report_bug, Random())
+        self._captures = Captures(Random())
         self.front = self._front(config)
         self._jobs = self._jobs_service(config)
         self.server = Server(self.front, config.limits)
@@ -122,8 +124,10 @@ class Gateway:
         lane = self._pools.lanes.get(pool)
         return lane.fleet.predictor if lane is not None else None
 
-    def _counted(self) -> Iterable[Counted]:
-        return counted(self.routers.counts(), self._pools.all(), self.limiter.spared())
+    def _counted(self) -> Iterator[Counted]:
+        yield from counted(self.routers.counts(), self._pools.all(), self.limiter.spared())
+        for outcome, count in self._captures.counts().items():
+            yield CAPTURES, (outcome,), float(count)
 
     def _queues(self) -> Mapping[str, Mapping[str, Queued]]:
         return queues_of(self._pools.lanes.values(), time.monotonic())
@@ -210,7 +214,7 @@ class Gateway:
     def _front(self, config: Config) -> Front:
         return Front(config, self.proxy, self.limiter, self._ledger.note, self.is_ready, self._pools.known_models,
                      lambda: self._jobs.api if self._jobs is not None else None, self.routers,
-                     self.mirrors)  # fmt: skip
+                     self.mirrors, self._captures)  # fmt: skip
 
     def _jobs_service(self, config: Config) -> JobsService | None:
         """Files, batches and jobs, where the file says so."""
@@ -239,6 +243,7 @@ class Gateway:
         self.canaries.reconfigure(config, time.monotonic())
         self.routers.reconfigure(config)
         self.mirrors.reconfigure(config)
+        self._captures.reconfigure(config)
         self.config = config
         self.server.limits = config.limits
         self.front = self.server.front = self._front(config)
@@ -348,6 +353,7 @@ class Gateway:
         self._ledger.settle()
         self._request_log.flush()
         self._decisions.close()
+        self._captures.close()
 
 
 def _report_bug(error: BaseException) -> None:

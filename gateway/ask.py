@@ -15,6 +15,7 @@ from gateway.relay import Relay
 from policies.routing import Asked, Way
 
 if TYPE_CHECKING:
+    from gateway.capture import Taking
     from gateway.mirror import Copy
 
 
@@ -70,6 +71,7 @@ class Facts:
     on_sent: Callable[[], None] | None = None  # called when it has got its turn
     is_copy = False  # of another request: nothing is learnt from it of what a model's answers are like
     copy: Copy | None = None  # what its mirror sends
+    taking: Taking | None = None  # what is captured of it
     raced = False  # a reused connection closed under it: repeated once, and only once
 
     def note_wait(self, lacked: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from gateway.lane import Lane
 from policies.routing import Count
 
-ROUTED, SHADOW = "headway_routed_total", "headway_shadow_total"
+ROUTED, SHADOW, CAPTURES = "headway_routed_total", "headway_shadow_total", "headway_captures_total"
 
 Counted = tuple[str, tuple[str, ...], float]
 """A metric's name, its labels and its value."""

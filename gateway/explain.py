@@ -114,7 +114,7 @@ def _explain_status(error: HTTPError, request_id: str) -> str:
 
 def render(record: Mapping[str, Any]) -> str:
     """The record as text, ending without a line break."""
-    parts = [_head(record), _admission(record), _table(record), _choice(record), _outcome(record)]
+    parts = [_head(record), _routing(record), _admission(record), _table(record), _choice(record), _outcome(record)]
     return _printable("\n\n".join(part for part in parts if part))
 
 
@@ -124,6 +124,12 @@ def _head(record: Mapping[str, Any]) -> str:
              "policy": record.get("policy"), "seed": record["seed"]}  # fmt: skip
     told = ", ".join(f"{name} {value}" for name, value in facts.items() if value not in ("", None))
     return f"request {record['request_id']} at {at}\n{told}"
+
+
+def _routing(record: Mapping[str, Any]) -> str:
+    """Which rule and which arm; nothing where there is one way only."""
+    lines = list(record.get("routing") or ())
+    return "\n".join(lines) if len(lines) > 2 or (record.get("route") or {}).get("arm") else ""
 
 
 def _admission(record: Mapping[str, Any]) -> str:

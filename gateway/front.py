@@ -17,6 +17,7 @@ import msgspec
 
 from gateway.answers import TryFailed, forwardable
 from gateway.ask import Ask, Facts
+from gateway.capture import Captures
 from gateway.config.types import Config, Key
 from gateway.core.errors import BadRequest, HeadwayError, UpstreamError
 from gateway.core.types import UNKNOWN
@@ -49,7 +50,7 @@ class Front:
     def __init__(self, config: Config, proxy: Proxy, limiter: Limiter, record: Callable[[RequestRecord], None],
                  is_ready: Callable[[], bool], known_models: Callable[[str], list[str]],
                  jobs: Callable[[], JobsApi | None] = lambda: None, routers: Routers | None = None,
-                 mirrors: Mirrors | None = None):  # fmt: skip
+                 mirrors: Mirrors | None = None, captures: Captures | None = None):  # fmt: skip
         self._config = config
         self._proxy = proxy
         self._limiter = limiter
@@ -58,6 +59,7 @@ class Front:
         self._known_models = known_models
         self._jobs = jobs
         self._mirrors = mirrors
+        self._captures = captures
         self.intake = Intake(config, proxy.lengths_of, routers)
         self._new_id = request_ids()
         self._started = int(time.time())
@@ -158,24 +160,27 @@ class Front:
         return story
 
     async def _serve(self, ask: Ask, head: RequestHead, reply: Reply, at: float, facts: Facts) -> None:
+        if self._captures is not None:
+            facts.taking = self._captures.take(ask.model.name)
+        outlet: Outlet = reply if facts.taking is None else facts.taking.outlet(reply)
         try:
             if ask.key.limits is not None:
                 await self._limit(ask)
             if ask.way.mirror is not None and self._mirrors is not None:
                 rename = partial(self.intake.renamed, head, ask.body)
                 facts.copy = self._mirrors.offer(ask, ask.way.rule, rename)
-            await self._proxy.serve(ask, reply, facts)
+            await self._proxy.serve(ask, outlet, facts)
         except asyncio.CancelledError:
             facts.ended = "client_gone"
-            self._note(head, reply, at, ask.received, facts, ask, None)
+            self._note(head, outlet, at, ask.received, facts, ask, None)
             raise
         except HeadwayError as error:
-            self._fail(error, head, reply, at, ask.received, facts, ask.request.id, ask)
+            self._fail(error, head, outlet, at, ask.received, facts, ask.request.id, ask)
         except Exception as error:  # a bug of ours: the client gets a clear 500, the log the trace
-            self._fail(HeadwayError("an internal error"), head, reply, at, ask.received, facts, ask.request.id, ask)
+            self._fail(HeadwayError("an internal error"), head, outlet, at, ask.received, facts, ask.request.id, ask)
             _report_bug(error)
         else:
-            self._note(head, reply, at, ask.received, facts, ask, None)
+            self._note(head, outlet, at, ask.received, facts, ask, None)
 
     async def _limit(self, ask: Ask) -> None:
         """Reserve of its tenant's limits what the request will use. Raises Refused or BadRequest."""
@@ -234,7 +239,7 @@ class Front:
             path=path.decode("latin-1"), code=error.code, bytes_out=reply.bytes_out,
         ))  # fmt: skip
 
-    def _fail(self, error: HeadwayError, head: RequestHead, reply: Reply, at: float, received: float, facts: Facts,
+    def _fail(self, error: HeadwayError, head: RequestHead, reply: Outlet, at: float, received: float, facts: Facts,
               request_id: str | None = None, ask: Ask | None = None) -> None:  # fmt: skip
         request_id = request_id or own_request_id(head) or self._new_id()
         if not reply.started:
@@ -243,7 +248,7 @@ class Front:
             reply.cut()
         self._note(head, reply, at, received, facts, ask, error, request_id)
 
-    def _write_error(self, error: HeadwayError, dialect: Dialect, reply: Reply, request_id: str) -> None:
+    def _write_error(self, error: HeadwayError, dialect: Dialect, reply: Outlet, request_id: str) -> None:
         fields = b"x-request-id: %b\r\n" % request_id.encode()
         if isinstance(error, TryFailed) and error.answer is not None:
             # The engine's own words, when no other try is left.
@@ -267,6 +272,8 @@ class Front:
         record = recorded(head, reply, at, received, facts, ask, error, request_id)
         if facts.copy is not None:
             facts.copy.ended(record, record.finish)
+        if facts.taking is not None and ask is not None:
+            facts.taking.ended(record, record.finish, head.named.get(b"content-type", b""), ask.body)
         self._record(record)
 
 

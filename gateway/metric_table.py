@@ -70,6 +70,8 @@ TABLE: tuple[Declared, ...] = (
              "limit refused. The name is model/rule, class/reason or the tenant."),
     Declared("headway_mirror_total", "counter", ("model", "pool", "outcome"),
              "Requests drawn for a mirror, by what became of their copies."),
+    Declared("headway_captures_total", "counter", ("outcome",),
+             "Captured requests: taken, and of them dropped since the disk was full or slow."),
     Declared("headway_retries_total", "counter", ("pool", "reason"), "Further tries, by why the one before failed."),
     Declared("headway_client_gone_total", "counter", ("class",), "Clients that left before their answer ended."),
     Declared("headway_upstream_failures_total", "counter", _PER_ENDPOINT, "Tries that the endpoint failed."),

@@ -18,9 +18,9 @@ from random import Random
 from gateway.config.types import Config, Key, Model
 from gateway.core.errors import BadRequest
 from gateway.core.types import UNKNOWN
-from gateway.records import Routed
+from gateway.records import RequestRecord, Routed
 from gateway.wire.head import RequestHead
-from policies.routing import Asked, Count, NoRoute, Router, UnknownArm, Way
+from policies.routing import Asked, Count, Drawn, NoRoute, Router, UnknownArm, Way
 
 FORCED = b"x-headway-arm"
 _KEPT = 1100  # characters of a name or a header's value in a record: a little more than rules read
@@ -69,6 +69,16 @@ class Routers:
             raise BadRequest(str(error), status=404, code="no_route") from None
         except UnknownArm as error:
             raise BadRequest(str(error), code="unknown_arm", param=FORCED.decode()) from None
+
+    def why(self, record: RequestRecord) -> list[str]:
+        """The rules of its model in words, as they are now, for a request that was recorded."""
+        route, router = record.route, self._of.get(record.model)
+        if route is None or router is None:
+            return []
+        asked = Asked(route.asked, route.path, record.tenant, route.key, record.klass, route.prompt_tokens,
+                      record.stream, route.session, route.user, route.headers.get, record.at)  # fmt: skip
+        drawn = Drawn(route.drawn, route.user) if route.drawn == route.drawn or route.user else None
+        return router.why(asked, route.arm if route.forced else None, drawn)
 
     def looked_at(self, model: str) -> frozenset[str]:
         """The headers that the model's rules depend on, in lower case."""

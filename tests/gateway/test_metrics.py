@@ -144,7 +144,7 @@ def test_asynchronous_work_is_counted_by_class_whatever_its_model() -> None:
 
 BEYOND = {
     "headway_routed_total": ("model", "rule"), "headway_shadow_total": ("what", "name"),
-    "headway_mirror_total": ("model", "pool", "outcome"),
+    "headway_mirror_total": ("model", "pool", "outcome"), "headway_captures_total": ("outcome",),
 }  # fmt: skip
 """More than the contract's table."""
 
