@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from loadtest.lab.canary_report import Page, detection, rollouts
-from loadtest.lab.canary_study import FIRST_SEED, ROLLOUTS, WATCHED, WATCHED_EQUAL, Do, runs
+from loadtest.lab.canary_study import FIRST_SEED, ROLLOUTS, WATCHED, Do, runs
 from loadtest.lab.study import complain, crew, default_jobs
 
 RUNS = {"aa": 400, "detection": 40}
 """Of each kind."""
-EQUAL_RUNS = 2.5  # times as many of equal arms, on which the rival's thresholds are tuned
+EQUAL_RUNS = 2  # times as many of equal arms, on which the rival's thresholds are tuned
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,13 +53,14 @@ def _aa(count: int, do: Do, folder: Path | None) -> Page:
 
 
 def _detection(count: int, do: Do, folder: Path | None, short: bool) -> Page:
-    trials = dict(list(WATCHED.items())[: 1 if short else None])
-    harmed = {kind: runs(trial, _seeds(count), do, folder) for kind, trial in trials.items()}
-    alike = (
-        replace(WATCHED_EQUAL, requests=min(trial.requests for trial in trials.values())) if short else WATCHED_EQUAL
-    )
-    equal = runs(alike, _seeds(round(EQUAL_RUNS * count)), do, folder)
-    return detection(equal, harmed, f"headway lab canary detection --runs {count}")
+    harms = WATCHED[: 1 if short else None]
+    harmed = [runs(harm.trial, _seeds(count), do, folder) for harm in harms]
+    without = []
+    for harm in harms:
+        equal = replace(harm.equal, requests=harm.trial.requests) if short else harm.equal
+        without.append(runs(equal, _seeds(EQUAL_RUNS * count), do, folder))
+    asked_for = f"headway lab canary detection --runs {count}"
+    return detection(list(zip(harms, harmed, without, strict=True)), asked_for)
 
 
 def _seeds(count: int) -> range:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -16,9 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.lab.canary_study import EQUAL, RULE, SHARE, SLOWER, USUAL, WATCHED_EQUAL, Found, most_likely
+from loadtest.lab.canary_study import (
+    EQUAL,
+    OFTEN,
+    RULE,
+    SHARE,
+    SLOWER,
+    WATCHED,
+    WATCHED_EQUAL,
+    Found,
+    Harm,
+    most_likely,
+)
 from loadtest.lab.cells import percent, table
-from loadtest.lab.flagger import CHECKS, METRICS, Tuned, best
+from loadtest.lab.flagger import ALONE, CHECKS, Tuned, Windows, best
+from loadtest.lab.flagger import RULE as WINDOWS
 from loadtest.lab.picture import Curve, over_time
 
 WANTED = 0.05  # false rollbacks, and false promotions
@@ -90,16 +102,16 @@ _SHARES = "Shares with their 95 % intervals (Clopper and Pearson); times are med
 
 def _about() -> list[str]:
     trial, drift, margin = WATCHED_EQUAL, WATCHED_EQUAL.drift, RULE.margin
-    whole, stays = EQUAL.wrong[0], USUAL
+    usual = EQUAL.wrong[0]
     return [
         f"Two pools of simulated engines ({trial.stable.count} + {trial.canary.count} of `{trial.stable.profile}`), "
         f"{trial.rate:g} requests/s that swing by {percent(drift.swing)} in {drift.period:g} s; "
         f"{percent(drift.least)} to {percent(drift.most)} of them are long prompts, changing over {drift.mix:g} s; "
         "both from places that the seed draws. Production router, fleets, predictors, frozen prices, judge and steps; "
         f"margins {percent(margin.ttft)} (TTFT), {percent(margin.tpot)} (TPOT), {100.0 * margin.errors:g} points "
-        f"(failures), risk {RULE.risk:g}. Errors and broken streams of either arm: {percent(whole.errors)} and "
-        f"{percent(whole.truncated)} in whole rollouts, {percent(stays.errors)} and {percent(stays.truncated)} where "
-        "the share stays.",
+        f"(failures), risk {RULE.risk:g}. Of either arm's requests {percent(usual.errors)} fail and "
+        f"{percent(usual.truncated)} of the streams break off, unless another figure is named "
+        f"({percent(OFTEN.errors)} where errors are what is wrong).",
         "",
     ]
 
@@ -129,56 +141,55 @@ def _reasons(kind: str, found: Sequence[Found]) -> list[str]:
 # -- detection
 
 
-def detection(equal: Sequence[Found], harmed: Mapping[str, Sequence[Found]], command: str) -> Page:
-    """How soon a fault is found at a small share, beside the tuned rival."""
-    ours = sum(one.verdict.outcome == "rolled_back" for one in equal)
-    allowed = {"no more false alarms than ours": ours, f"{percent(WANTED)} of false alarms": int(WANTED * len(equal))}
+def detection(found: Sequence[tuple[Harm, Sequence[Found], Sequence[Found]]], command: str) -> Page:
+    """How soon a fault is found at a small share, beside the tuned rival; with each the runs with and without it."""
     rows, bars, curves, figures = [], [], [], {}
-    for kind, found in harmed.items():
-        times = [one.rolled_back for one in found]
-        answers = [one.verdict.answers for one in found if one.verdict.outcome == "rolled_back"]
-        rivals = {words: best(_windows(equal), _windows(found), alarms) for words, alarms in allowed.items()}
-        beside = [cell for rule, theirs in rivals.values() for cell in (_rule(rule), _spread(theirs))]
-        rows.append([kind, str(len(found)), _spread(times), _median(answers), *beside])
-        same = next(iter(rivals.values()))[1]
-        bars.append(Bar(f"{kind}: our median over the rival's", _ratio(median(times), median(same)), HALF))
-        curves += [Curve(f"{kind}: ours", _over(times), f" {_seconds(median(times))}"),
-                   Curve(f"{kind}: windows", _over(same), f" {_seconds(median(same))}")]  # fmt: skip
-        figures[kind] = {"ours": times} | {words: {"rule": asdict(rule), "times": theirs}
-                                           for words, (rule, theirs) in rivals.items()}  # fmt: skip
+    for harm, harmed, equal in found:
+        times = [one.rolled_back for one in harmed]
+        wrong = sum(one.verdict.outcome == "rolled_back" for one in equal)
+        asked = (WINDOWS, wrong), (WINDOWS, int(WANTED * len(equal))), (ALONE, wrong)
+        tuned = [best(_windows(equal), _windows(harmed), alarms, kinds) for kinds, alarms in asked]
+        same = tuned[0][1]
+        rows.append([harm.what, str(len(harmed)), _with_interval(wrong, len(equal)), _spread(times),
+                     *(cell for rule, theirs in tuned for cell in (_rule(rule), _spread(theirs)))])  # fmt: skip
+        bars.append(Bar(f"{harm.what}: our median over the rival's", _ratio(median(times), median(same)), HALF))
+        curves += [Curve(f"{harm.what}: ours", _over(times), f" {_seconds(median(times))}"),
+                   Curve(f"{harm.what}: windows", _over(same), f" {_seconds(median(same))}")]  # fmt: skip
+        figures[harm.what] = {
+            "times": times, "answers": [one.verdict.answers for one in harmed], "equal": [len(equal), wrong],
+            "why": [one.verdict.why for one in harmed],
+            "rivals": [{"rule": asdict(rule), "times": theirs} for rule, theirs in tuned],
+        }  # fmt: skip
     title = f"Canaries: how soon a fault is found at {percent(SHARE)}"
-    head = ["what is wrong", "runs", "ours, s", "the canary's answers"]
-    head += [cell for words in allowed for cell in (f"windows with {words}", "found after, s")]
-    text = [f"# {title}", "", *_about(), *_rivals(equal, ours), f"![{title}](canary_detection.svg)", "",
-            *table(head, rows), "", _TIMES, "", *_verdicts(bars), "", *_reasons("equal", equal),
-            f"Made by `{command}`."]  # fmt: skip
+    head = ["what is wrong", "runs", "our false alarms", "ours, s", "windows, as many false alarms", "s",
+            f"windows, {percent(WANTED)}", "s", "one metric alone, as many", "s"]  # fmt: skip
+    equals = [one for _, _, equal in found for one in equal]
+    text = [f"# {title}", "", *_about(), *_RIVAL, f"![{title}](canary_detection.svg)", "", *table(head, rows), "",
+            _TIMES, "", *_verdicts(bars), "", *_reasons("equal", equals), f"Made by `{command}`."]  # fmt: skip
     picture = over_time(title, "medians behind the names", "share of the runs that were rolled back", curves, {})
-    told = {"bars": [asdict(bar) for bar in bars], "equal": {"runs": len(equal), "rolled_back": ours}, "runs": figures}
-    return Page("canary_detection", text, picture, told, bars)
+    return Page("canary_detection", text, picture, {"bars": [asdict(bar) for bar in bars], "runs": figures}, bars)
 
 
 _TIMES = "Medians with quartiles, in seconds from the canary's beginning; – is never within the run."
+_RIVAL = [
+    f"The canary keeps {percent(SHARE)} of the traffic, for {WATCHED_EQUAL.requests / WATCHED_EQUAL.rate:.0f} s at most "
+    f"({WATCHED[0].trial.requests / WATCHED[0].trial.rate:.0f} s for the TTFT). The rival checks one-minute windows of "
+    "the canary as Flagger does (p99 of the time to the first token, share of answers that failed) and rolls back after "
+    f"so many failed checks in all ({', '.join(map(str, CHECKS))}: the number that finds the fault soonest). Its "
+    "thresholds are the lowest that have no more false alarms than ours had, or than "
+    f"{percent(WANTED)}, on the same runs without the fault. The last two columns are a rule that looks at one figure "
+    "alone, the best one for this fault (errors and broken streams apart, which no mesh tells).",
+    "",
+]
 
 
-def _rivals(equal: Sequence[Found], ours: int) -> list[str]:
-    seconds = WATCHED_EQUAL.requests / WATCHED_EQUAL.rate
-    return [
-        f"Equal arms at {percent(SHARE)} for {seconds:.0f} s, {len(equal)} runs: rolled back "
-        f"{_with_interval(ours, len(equal))}. The rival checks one-minute windows of the canary as Flagger does "
-        f"({', '.join(METRICS)}) and rolls back after so many failed checks ({', '.join(map(str, CHECKS))}). For each "
-        "fault it is given the metric and the number of checks that find it soonest, with the lowest threshold that "
-        "has no more false alarms than allowed on the same equal runs.",
-        "",
-    ]
-
-
-def _windows(found: Sequence[Found]) -> list[dict[str, list[float]]]:
+def _windows(found: Sequence[Found]) -> list[Windows]:
     return [one.windows for one in found if one.windows is not None]
 
 
 def _rule(rule: Tuned) -> str:
-    most = f"{rule.most:.2f} s" if rule.metric == "p99" else percent(rule.most)
-    return f"{rule.metric} > {most} in {rule.checks}"
+    limits = [f"{name} > {f'{most:.2f} s' if name == 'p99' else percent(most)}" for name, most in rule.most.items()]
+    return f"{' or '.join(limits)}; {rule.checks} checks"
 
 
 def _ratio(mine: float, theirs: float) -> float:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,28 @@ ROLLOUTS = (EQUAL, replace(EQUAL, name="slower", canary=Group(ENGINE, 3, ((0.0, 
 
 SHARE = 0.05
 STAYS = CanaryRule("canary", steps=(SHARE, 1.0), hold=1e9)
-USUAL = Faults(errors=0.01, truncated=0.001)
+USUAL, OFTEN = Faults(), Faults(errors=0.01)
 WATCHED_EQUAL = Trial("watched_equal", STAYS, ((0.0, SHARE),), wrong=(USUAL, USUAL), requests=36_000)
-WATCHED = {
-    "TTFT + 30 %": replace(WATCHED_EQUAL, name="watched_ttft", wrong=(USUAL, replace(USUAL, late=0.3)), requests=9_000),
-    "errors 1 to 3 %": replace(WATCHED_EQUAL, name="watched_errors", wrong=(USUAL, replace(USUAL, errors=0.03))),
-    "truncated streams 1 %": replace(
-        WATCHED_EQUAL, name="watched_truncated", wrong=(USUAL, replace(USUAL, truncated=0.01))
-    ),
-}
+OFTEN_EQUAL = replace(WATCHED_EQUAL, name="watched_often", wrong=(OFTEN, OFTEN))
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """A fault that is to be found, and the same trial without it."""
+
+    what: str
+    trial: Trial
+    equal: Trial
+
+
+WATCHED = (
+    Harm("TTFT + 30 %", replace(WATCHED_EQUAL, name="watched_ttft", wrong=(USUAL, replace(USUAL, late=0.3)),
+                                requests=9_000), WATCHED_EQUAL),
+    Harm("errors 1 to 3 %", replace(OFTEN_EQUAL, name="watched_errors", wrong=(OFTEN, replace(OFTEN, errors=0.03))),
+         OFTEN_EQUAL),
+    Harm("truncated streams 1 %", replace(WATCHED_EQUAL, name="watched_truncated",
+                                          wrong=(USUAL, replace(USUAL, truncated=0.01))), WATCHED_EQUAL),
+)  # fmt: skip
 FIRST_SEED = 1001
 
 Task = tuple[str, Callable[..., object], tuple[object, ...]]

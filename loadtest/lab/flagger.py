@@ -1,20 +1,20 @@
 """The rival: a rule on the figures of one-minute windows, as progressive delivery controllers have it.
 
 Flagger (fluxcd/flagger, its documentation and `pkg/controller/scheduler.go`) asks its metrics once an interval: is the
-canary's p99 of the request duration at most so much, is its success rate at least so much? A check that says no, or
-finds no values, counts; when so many have counted over the whole analysis the canary is rolled back. It looks at the
-canary alone, at raw figures, and its thresholds are the operator's to guess.
+canary's p99 of the request duration at most so much, is its success rate at least so much? A check in which either
+says no, or finds no values, counts; when so many have counted over the whole analysis the canary is rolled back. It
+looks at the canary alone, at raw figures, and its thresholds are the operator's to guess.
 
 Here it gets the best of everything: it acts at the end of the window and not one interval later, it sees the time to
 the first token and streams that broke (a mesh sees neither, the status is 200), and its thresholds are not guessed but
-tuned on runs of equal arms, each metric alone with all of the false alarms that are allowed, for the number of checks
-that then finds the fault soonest.
+tuned on runs of equal arms, for the number of checks that then finds the fault soonest. `ALONE` are rules that nobody
+would run, since they look for one fault and are blind to the others: they show how much is left to gain.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +23,11 @@ from loadtest.lab.record import Floats
 
 WINDOW = 60.0  # seconds
 CHECKS = (1, 2, 3, 5, 10)  # failed ones until it is rolled back
-METRICS = ("p99", "errors", "truncated", "failures")
-"""Of the canary in a window: p99 of the time to the first token; shares of errors, of broken streams, of both."""
+METRICS = ("p99", "failures", "errors", "truncated")
+"""Of the canary in a window: p99 of the time to the first token; shares of answers that failed (either way), of errors,
+of broken streams."""
+RULE = (("p99", "failures"),)
+ALONE = tuple((metric,) for metric in METRICS)
 
 Windows = dict[str, list[float]]
 """By metric, one value per window; NaN where there was no traffic."""
@@ -32,11 +35,10 @@ Windows = dict[str, list[float]]
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """A rule: more than `most` of `metric` in `checks` windows. `alarms`: the share of false ones where tuned."""
+    """A rule: more than `most` (by metric) in `checks` windows. `alarms`: the share of false ones where tuned."""
 
-    metric: str
     checks: int
-    most: float
+    most: Mapping[str, float]
     alarms: float
 
 
@@ -55,36 +57,40 @@ def windows(at: Floats, seconds: Floats, failed: Floats, truncated: Floats, bega
     return found
 
 
-def rolled_back(values: Sequence[float], checks: int, most: float) -> float:
+def rolled_back(run: Windows, checks: int, most: Mapping[str, float]) -> float:
     """Seconds from the beginning to the alarm; infinite if there is none. A window without values fails its check."""
     failed = 0
-    for number, value in enumerate(values, 1):
-        failed += not value <= most
+    for number, values in enumerate(zip(*(run[metric] for metric in most), strict=True), 1):
+        failed += not all(value <= limit for value, limit in zip(values, most.values(), strict=True))
         if failed >= checks:
             return number * WINDOW
     return math.inf
 
 
-def tune(equal: Sequence[Windows], metric: str, checks: int, alarms: int) -> Tuned:
-    """The lowest threshold with at most so many false alarms on runs of equal arms."""
-    # Each run alarms for thresholds below its `checks`-th highest window.
-    worst = sorted((_highest(run[metric], checks) for run in equal), reverse=True)
-    most = worst[alarms] if alarms < len(worst) else -math.inf
-    return Tuned(metric, checks, most, sum(value > most for value in worst) / len(worst))
+def tune(equal: Sequence[Windows], metrics: Sequence[str], checks: int, alarms: int) -> Tuned:
+    """The lowest thresholds with at most so many false alarms on runs of equal arms; each metric of several is exceeded
+    in equally many windows there."""
+    pooled = {metric: sorted((v for run in equal for v in run[metric] if not math.isnan(v)), reverse=True)
+              for metric in metrics}  # fmt: skip
+
+    def rule(place: int) -> Tuned:
+        most = {metric: values[place] if values else math.inf for metric, values in pooled.items()}
+        wrong = sum(rolled_back(run, checks, most) < math.inf for run in equal)
+        return Tuned(checks, most, wrong / len(equal))
+
+    low, high = 0, min(map(len, pooled.values())) - 1
+    while low < high:  # the last place that is allowed
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if rule(middle).alarms * len(equal) <= alarms + 0.5 else (low, middle - 1)
+    return rule(low)
 
 
 def best(equal: Sequence[Windows], harmed: Sequence[Windows], alarms: int,
-         metrics: Sequence[str] = METRICS) -> tuple[Tuned, list[float]]:  # fmt: skip
-    """Of all tuned rules the one with the lowest median time to roll back, and its times (seconds)."""
+         kinds: Sequence[Sequence[str]] = RULE) -> tuple[Tuned, list[float]]:  # fmt: skip
+    """Of all tuned rules of these kinds (metrics) the one with the lowest median time to roll back, and its times."""
     found = []
-    for metric in metrics:
+    for metrics in kinds:
         for checks in CHECKS:
-            rule = tune(equal, metric, checks, alarms)
-            found.append((rule, [rolled_back(run[metric], checks, rule.most) for run in harmed]))
+            rule = tune(equal, metrics, checks, alarms)
+            found.append((rule, [rolled_back(run, checks, rule.most) for run in harmed]))
     return min(found, key=lambda pair: (float(np.median(pair[1])), float(np.mean(np.minimum(pair[1], 1e6)))))
-
-
-def _highest(values: Sequence[float], place: int) -> float:
-    """The `place`-th highest; a window without values is higher than all."""
-    ordered = sorted((math.inf if math.isnan(value) else value for value in values), reverse=True)
-    return ordered[place - 1] if place <= len(ordered) else -math.inf

@@ -41,9 +41,10 @@ def test_of_a_watched_run_the_windows_are_kept_too() -> None:
 def test_the_trials_differ_in_their_fault_alone() -> None:
     equal, slower = ROLLOUTS
     assert replace(slower, name=equal.name, canary=equal.canary) == equal and slower.canary.pace == ((0.0, 1.2),)
-    for trial in WATCHED.values():
-        alike = replace(trial, name=WATCHED_EQUAL.name, wrong=WATCHED_EQUAL.wrong, requests=WATCHED_EQUAL.requests)
-        assert alike == WATCHED_EQUAL and trial.wrong[0] == WATCHED_EQUAL.wrong[0] != trial.wrong[1]
+    for harm in WATCHED:
+        trial, equal = harm.trial, harm.equal
+        assert replace(trial, name=equal.name, wrong=equal.wrong, requests=equal.requests) == equal
+        assert trial.wrong[0] == equal.wrong[0] == equal.wrong[1] != trial.wrong[1]
 
 
 def test_intervals_of_shares_are_clopper_and_pearson_s() -> None:
@@ -68,10 +69,10 @@ def test_the_page_of_whole_rollouts_says_what_went_wrong_and_misses_its_bar() ->
 def test_the_page_of_detection_compares_with_the_tuned_rule() -> None:
     calm, loud = {"p99": [1.0] * 20}, {"p99": [1.0] * 9 + [3.0] * 11}
     equal = [found("open", 1200.0, _all(calm))] * 10
-    page = detection(equal, {"slow": [found("rolled_back", 100.0, _all(loud))] * 5}, "make it")
+    page = detection([(WATCHED[0], [found("rolled_back", 100.0, _all(loud))] * 5, equal)], "make it")
     assert [bar.found for bar in page.bars] == [pytest.approx(100.0 / 600.0)]
-    assert page.figures["equal"] == {"runs": 10, "rolled_back": 0}
-    late = detection(equal, {"slow": [found("open", 1200.0, _all(loud))] * 5}, "make it")
+    assert page.figures["runs"][WATCHED[0].what]["equal"] == [10, 0]
+    late = detection([(WATCHED[0], [found("open", 1200.0, _all(loud))] * 5, equal)], "make it")
     assert late.bars[0].found == math.inf and not late.bars[0].kept
 
 
@@ -98,8 +99,8 @@ def test_the_command_runs_what_is_asked_and_keeps_it(question: str, tmp_path: Pa
         return replace(trial, warm_up=60, requests=140, rate=2.0)
 
     monkeypatch.setattr(canary_cli, "ROLLOUTS", tuple(map(quick, ROLLOUTS)))
-    monkeypatch.setattr(canary_cli, "WATCHED", {kind: quick(trial) for kind, trial in WATCHED.items()})
-    monkeypatch.setattr(canary_cli, "WATCHED_EQUAL", quick(WATCHED_EQUAL))
+    harms = tuple(replace(harm, trial=quick(harm.trial), equal=quick(harm.equal)) for harm in WATCHED)
+    monkeypatch.setattr(canary_cli, "WATCHED", harms)
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     args = parser.parse_args(["canary", question, "--runs", "1", "--jobs", "1", "--memory", str(tmp_path / "memory"),
