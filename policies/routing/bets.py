@@ -24,7 +24,7 @@ Left to others: what is one failure and what is a heap of them (`tally`), which 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,16 +40,17 @@ AFRESH = 300.0  # seconds after which part of the stake is laid anew
 ALONE_TIMES = 3.0  # as often as the stable arm failed before, is no harm without it to compare with
 STRETCHES = (4.0, 32.0)  # seconds over which heaps are looked for
 DOUBT = 3.0  # failures that came as chance would have it, before any were seen
-STEPS = 40  # of a bisection
+STEPS = 24  # of a bisection
 
 
 class Heaps:
     """How much more the counts of failures on one server spread than chance would have it: 1 and more."""
 
-    __slots__ = ("_expected", "_failed", "_since", "_spread", "_tried", "failed", "tried")
+    __slots__ = ("_expected", "_failed", "_servers", "_since", "_spread", "_tried", "failed", "tried")
 
     def __init__(self) -> None:
         self.failed, self.tried = 0.0, 0.0
+        self._servers: dict[int, list[float]] = {}  # failed, tried
         self._since = [math.nan] * len(STRETCHES)
         self._failed: list[dict[int, float]] = [{} for _ in STRETCHES]
         self._tried: list[dict[int, float]] = [{} for _ in STRETCHES]
@@ -60,6 +61,10 @@ class Heaps:
         """What each server did since the last time."""
         self.failed += sum(failed.values())
         self.tried += sum(tried.values())
+        for server, count in tried.items():
+            sums = self._servers.setdefault(server, [0.0, 0.0])
+            sums[0] += failed.get(server, 0.0)
+            sums[1] += count
         for i, length in enumerate(STRETCHES):
             if not self._since[i] <= at < self._since[i] + length:
                 self._close(i)
@@ -83,11 +88,29 @@ class Heaps:
         pairs = zip(self._spread, self._expected, strict=True)
         return max(1.0, *((spread + DOUBT) / (expected + DOUBT) for spread, expected in pairs))
 
+    def servers_apart(self) -> float:
+        """How far their rates of failures are apart for good, beyond chance: a standard deviation, in points."""
+        known = [(failed / tried, tried) for failed, tried in self._servers.values() if tried]
+        if len(known) < 2 or not self.failed:
+            return 0.0
+        rate = self.failed / self.tried
+        by_chance = self.factor * rate * (1.0 - rate) * sum(1.0 / tried for _, tried in known) / len(known)
+        mean = sum(each for each, _ in known) / len(known)
+        return math.sqrt(max(0.0, sum((each - mean) ** 2 for each, _ in known) / (len(known) - 1) - by_chance))
+
     def to_state(self) -> dict[str, Any]:
-        return {"failed": self.failed, "tried": self.tried, "spread": self._spread, "expected": self._expected}
+        servers = {str(server): sums for server, sums in self._servers.items()}
+        return {
+            "servers": servers,
+            "failed": self.failed,
+            "tried": self.tried,
+            "spread": self._spread,
+            "expected": self._expected,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.failed, self.tried = float(state["failed"]), float(state["tried"])
+        self._servers = {int(server): [*map(float, sums)] for server, sums in state["servers"].items()}
         self._spread, self._expected = [*map(float, state["spread"])], [*map(float, state["expected"])]
 
 
@@ -185,15 +208,15 @@ class Bets:
 
     def harm(self) -> float:
         """The logarithm of the stake of those who say that it is worse, or has become so."""
-        return _mean(self._fresh / self.heaps.factor)
+        return _mean((self._fresh / self.heaps.factor).tolist())
 
     def worse(self, margin: float = 0.0) -> float:
         """Of those who say that it is worse by more than `margin`, from the beginning."""
-        return _mean((self._stake[:FEW] - margin * self._price[:FEW]) / self.heaps.factor)
+        return _mean(((self._stake[:FEW] - margin * self._price[:FEW]) / self.heaps.factor).tolist())
 
     def better(self, margin: float, grown: float = 1.0) -> float:
         """Of those who say that it is not worse by `margin`; with `grown` times the evidence of the same kind."""
-        return _mean((self._stake[FEW:] - margin * self._price[FEW:]) * (grown / self.heaps.factor))
+        return _mean(((self._stake[FEW:] - margin * self._price[FEW:]) * (grown / self.heaps.factor)).tolist())
 
     def low(self, risk: float) -> float:
         """It is worse by this at least, with a chance of `risk` of ever being wrong."""
@@ -224,13 +247,13 @@ class Bets:
         self.heaps.restore(state["heaps"])
 
 
-def _mean(logs: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+def _mean(logs: Sequence[float]) -> float:
     """The logarithm of the mean of what these are the logarithms of."""
-    most = float(logs.max())
-    return most + math.log(float(np.exp(logs - most).mean()))
+    most = max(logs)
+    return most + math.log(sum(math.exp(each - most) for each in logs) / len(logs))
 
 
-def _border(holds: Any, low: float, high: float) -> float:
+def _border(holds: Callable[[float], bool], low: float, high: float) -> float:
     """Where `holds`, true at `low`, stops being true."""
     for _ in range(STEPS):
         middle = (low + high) / 2.0

@@ -27,9 +27,10 @@ import numpy as np
 SERVERS = 16
 """Of the stable arm, that are set against the others; more share these numbers."""
 STRETCHES = (1.0, 4.0, 16.0, 64.0, 256.0)  # seconds
-KNOWN = 5  # shortest stretches beyond the first, before a spread is said to be known at all
+FIRST, KNOWN = 2, 5  # of STRETCHES, and of degrees of freedom there: before that nothing is said
 TRUSTED = 12.0  # degrees of freedom that the spread of a shorter stretch stands for in that of the next one
-GROWTH = 1.15  # by which that one is thought to be larger, until it is known
+GROWTH = 1.15  # by which that one is thought to be larger, until it is known,
+FADING = 0.7  # or by this power of what the shorter one was larger than the one before it
 SOONEST = 8  # pairs of blocks before anything is said
 HARM, HARMLESS = 0.25, 0.12  # how large a difference is looked for when harm, or its absence, is
 LEAST_SPREAD = 1e-3
@@ -97,10 +98,10 @@ class Differences:
         weights = np.maximum(self._closed[..., 1], 1e-12)
         about_mean = np.maximum(self._squares - self._closed[..., 0] ** 2 / weights, 0.0)
         freedom = np.maximum(self._count - 1.0, 0.0)
-        everybody = _longest(about_mean.sum(axis=1).tolist(), freedom.sum(axis=1).tolist(), None)
-        if everybody is None:
+        if freedom[FIRST].sum() < KNOWN:
             return None
-        return max(everybody, _longest(about_mean[:, 0].tolist(), freedom[:, 0].tolist(), everybody) or everybody)
+        everybody = _longest(about_mean.sum(axis=1).tolist(), freedom.sum(axis=1).tolist(), None)
+        return max(everybody, _longest(about_mean[:, 0].tolist(), freedom[:, 0].tolist(), everybody))
 
     def servers_apart(self) -> float:
         """How far servers of the stable arm are apart for good, beyond chance: a standard deviation."""
@@ -165,17 +166,20 @@ class Differences:
         self._cached = None
 
 
-def _longest(squares: Sequence[float], freedom: Sequence[float], prior: Spread | None) -> Spread | None:
+def _longest(squares: Sequence[float], freedom: Sequence[float], prior: Spread | None) -> Spread:
     """Of the longest stretch: each is thought to be like the one before it, and a bit more, until it is known."""
-    known = prior
+    known, growth = prior, GROWTH
     for s, degrees in zip(squares, freedom, strict=True):
         if known is None:
-            if degrees >= KNOWN:
-                known = Spread(max(s / degrees, LEAST_SPREAD**2), degrees)
+            known = Spread(max(s / degrees, LEAST_SPREAD**2), degrees)
             continue
         trusted = min(known.freedom, TRUSTED)
-        variance = known.variance if prior is not None else known.variance * GROWTH
-        known = Spread((s + trusted * variance) / (degrees + trusted), degrees + trusted)
+        variance = known.variance if prior is not None else known.variance * growth
+        longer = Spread((s + trusted * variance) / (degrees + trusted), degrees + trusted)
+        # What grew with this stretch will go on growing, if more slowly.
+        growth = max(GROWTH, (longer.variance / known.variance) ** FADING)
+        known = longer
+    assert known is not None
     return known
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gateway.core.routes import CanaryRule
@@ -66,11 +66,14 @@ class Measure:
     says: Says
     lately: float = math.nan
     """Of failures: the estimate of the last minutes alone; NaN: not known."""
+    apart: float = 0.0
+    """What servers of the stable arm differ by among themselves, and a canary may as well."""
 
     @property
     def is_beyond(self) -> bool:
         """Whether it is worse by more than the margin, as far as one can see: from the beginning, or lately."""
-        return self.estimate > self.margin or self.lately > self.margin
+        least = self.margin + (self.apart if self.unit == "points" else 0.0)
+        return self.estimate > least or self.lately > least
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class Judge:
 
     def look(self, now: float) -> Judgement:
         """The same as last time until a block of requests has ended since."""
-        self.tally.block_at(now)
+        self.tally.close_until(now)
         if self._moved != self.tally.moved:
             self._moved = self.tally.moved
             self._said = self._judge(now)
@@ -153,25 +156,23 @@ class Judge:
         return self._intervals[name]
 
     def _latency(self, name: str, sums: Differences, margin: float, draw: bool) -> Measure:
-        allowed = APART * sums.servers_apart()
-        harm, harmless = sums.worse(allowed), sums.better(margin)
+        apart = APART * sums.servers_apart()
+        harm, harmless = sums.worse(apart), sums.better(margin)
         estimate = sums.estimate
 
         def bounds() -> tuple[float, float]:
             wide = sums.half_width(self.rule.risk / len(HARMS), HARM)
-            return estimate - allowed - wide, estimate + sums.half_width(self.rule.risk, HARMLESS)
+            return estimate - apart - wide, estimate + sums.half_width(self.rule.risk, HARMLESS)
 
         low, high = self._interval(name, draw, bounds)
-        return Measure(name, "ratio", estimate, low, high, margin, harm, self._says(estimate, margin, harm, harmless))
+        found = Measure(name, "ratio", estimate, low, high, margin, harm, "unknown", apart=apart)
+        return self._said_of(found, harmless)
 
     def _failure(self, name: str, bets: Bets, margin: float, draw: bool) -> Measure:
-        harm, harmless = bets.harm(), bets.better(margin)
-        estimate, lately = bets.estimate, bets.lately
-        risk = self.rule.risk
+        risk, apart = self.rule.risk, APART * bets.heaps.servers_apart()
         low, high = self._interval(name, draw, lambda: (bets.low(risk / len(HARMS)), bets.high(risk)))
-        worst = lately if lately > estimate else estimate
-        says = self._says(worst, margin, harm, harmless)
-        return Measure(name, "points", estimate, low, high, margin, harm, says, lately)
+        found = Measure(name, "points", bets.estimate, low, high, margin, bets.harm(), "unknown", bets.lately, apart)
+        return self._said_of(found, bets.better(margin))
 
     def _shape(
         self, name: str, unit: Literal["ratio", "points"], sums: Differences, margin: float, draw: bool
@@ -187,10 +188,11 @@ class Judge:
             says = "ok"
         return Measure(name, unit, estimate, estimate - wide, estimate + wide, margin, harm, says)
 
-    def _says(self, estimate: float, margin: float, harm: float, harmless: float) -> Says:
-        if harm >= math.log(len(HARMS) / self.rule.risk) and estimate > margin:
-            return "worse"
-        return "ok" if harmless >= -math.log(self.rule.risk) else "unknown"
+    def _said_of(self, measure: Measure, harmless: float) -> Measure:
+        says: Says = "ok" if harmless >= -math.log(self.rule.risk) else "unknown"
+        if measure.is_beyond and measure.evidence >= math.log(len(HARMS) / self.rule.risk):
+            says = "worse"
+        return replace(measure, says=says)
 
     def _verdict(self, measures: tuple[Measure, ...]) -> tuple[Outcome, str]:
         by_name = {measure.name: measure for measure in measures}

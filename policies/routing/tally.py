@@ -71,7 +71,10 @@ class Tally:
         self.moved = 0
 
     def see(self, seen: Seen) -> None:
-        block = self.block_at(seen.at)
+        self.close_until(seen.at)
+        block = self._block
+        if block is None:
+            block = self._block = Block(seen.at)
         arm = int(seen.is_canary)
         slot = self._slot(seen.endpoint)
         self.counts[arm] += 1
@@ -82,17 +85,14 @@ class Tally:
         self._see_failures(block, seen, slot)
         self._see_values(block, seen, slot)
 
-    def block_at(self, now: float) -> Block:
-        """The open block; the one before is added up first, if it is over."""
+    def close_until(self, now: float) -> None:
+        """Add up the open block, if it is over."""
         block = self._block
-        if block is None:
-            block = self._block = Block(now)
-        elif now >= block.began + SHORTEST:
+        if block is not None and now >= block.began + SHORTEST:
             both = block.requests[1] > 0 and block.requests[0] >= ENOUGH
             if both or now >= block.began + LONGEST:
-                self._close(block, now)
-                block = self._block = Block(now)
-        return block
+                self._close(block)
+                self._block = None
 
     def _slot(self, endpoint: str) -> int:
         slot = self._slots.get(endpoint)
@@ -179,13 +179,11 @@ class Tally:
         self._thin[slot] = due - int(due)
         return due >= 1.0
 
-    def _close(self, block: Block, now: float) -> None:
+    def _close(self, block: Block) -> None:
         self.moved += 1
-        kept = math.exp(-(now - self._seen_at) / MEMORY) if self._seen_at == self._seen_at else 0.0
-        self._seen_at = now
+        kept = math.exp(-(block.began - self._seen_at) / MEMORY) if self._seen_at == self._seen_at else 0.0
+        self._seen_at = block.began
         self._rates = [kept * rate + count for rate, count in zip(self._rates, block.requests, strict=True)]
-        if block.requests[0] + block.requests[1] == 0:
-            return
         self._close_failures(block)
         for i, value in enumerate(VALUES):
             rows = _paired(block, 2 * i)
