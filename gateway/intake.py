@@ -161,7 +161,7 @@ class Intake:
             request_id, model.name, received, prompt, prompt_tokens,
             lengths.expected(route, key.tenant, seen.limit) * seen.answers, question.stream, session, key.tenant,
             klass.name, tighter(promised.ttft, ttft_slo), tighter(promised.tpot, tpot_slo),
-            deadline=deadline, filler=klass.filler is not None,
+            deadline=deadline, filler=klass.filler is not None, needs=upstream,
         )  # fmt: skip
         asks_usage = seen.stream_options is not None and bool(seen.stream_options.include_usage)
         may_inject = seen.stream and not asks_usage and path.dialect.name == "openai"

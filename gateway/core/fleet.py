@@ -21,6 +21,7 @@ import numpy as np
 
 from gateway.core.errors import NoEndpoint, Refused
 from gateway.core.health import Evidence, Health, Rule, State
+from gateway.core.offers import NOBODY, Offers
 from gateway.core.predictor import Predictor
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
@@ -44,6 +45,7 @@ class Fleet:
         self.random = random
         self.stale_after = stale_after
         self.predictor: Predictor | None = None  # for policies that predict; told of every place taken
+        self.offers = Offers()  # who serves what
         self.mean_tokens = 500.0  # of one request, prompt and output; learnt from what we dispatch
         self._endpoints: list[Endpoint | None] = []
         self._row_of: dict[str, int] = {}
@@ -155,6 +157,7 @@ class Fleet:
         for name in ("waiting", "running", "kv_used", "kv_capacity", "others"):
             getattr(self, name)[row] = UNKNOWN
         self.at[row] = self.sent_at[row] = self.answered_at[row] = -math.inf
+        self.offers.forget(row)
         if self.predictor is not None:
             self.predictor.forget(row)
         self._dirty = True
@@ -255,22 +258,23 @@ class Fleet:
 
     # --- looking and taking ------------------------------------------------------------------------------------
 
-    def snapshot(self, now: float, avoid: Collection[str] = ()) -> Snapshot:
-        """Who may be chosen now, without the endpoints (ids) in `avoid`.
+    def snapshot(self, now: float, avoid: Collection[str] = (), needs: str = "") -> Snapshot:
+        """Who may be chosen now, without the endpoints (ids) in `avoid` and those known not to serve the model `needs`.
 
-        Raises NoEndpoint when all are down or avoided, Refused (`queue_full`) when all are at their limit.
+        Raises NoEndpoint when all are down or left out, Refused (`queue_full`) when all are at their limit.
         """
         if self._dirty or now >= self._recheck_at:
             self._refresh(now)
         rows, whole = self._rows, self._whole
         if self._partial:
             rows, whole = self._with_partial(rows, now), False
-        if avoid or self._limited:
+        lacking = self.offers.lacking(needs) if needs else NOBODY
+        if avoid or self._limited or len(lacking):
             # A returning or saturated endpoint that was not among them is better than none at all.
-            allowed = self._without(rows, avoid)
+            allowed = self._without(rows, avoid, lacking)
             with_room = self._with_room(allowed)
             if not len(with_room):
-                spare = self._without(self._spare, avoid)
+                spare = self._without(self._spare, avoid, lacking)
                 allowed = np.concatenate((allowed, spare))
                 with_room = self._with_room(spare)
             if not len(with_room) and len(allowed):
@@ -281,8 +285,9 @@ class Fleet:
             raise NoEndpoint("no model server is available for this model right now")
         return Snapshot(self, now, rows, whole)
 
-    def _without(self, rows: Rows, avoid: Collection[str]) -> Rows:
+    def _without(self, rows: Rows, avoid: Collection[str], lacking: Rows) -> Rows:
         avoided = [self._row_of[i] for i in avoid if i in self._row_of]
+        avoided += lacking.tolist()
         return rows[~np.isin(rows, avoided)] if avoided else rows
 
     def _with_room(self, rows: Rows) -> Rows:

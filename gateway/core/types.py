@@ -70,6 +70,7 @@ class Request(NamedTuple):
     may_wait: bool = True  # False: the choice that is made now will be taken
     deadline: float = UNKNOWN  # when the answer must be whole; NaN: whenever
     filler: bool = False  # fills what others leave, and gives way to them
+    needs: str = ""  # the model as its endpoint must know it; "": whichever they serve
 
 
 class Forecast:

@@ -178,7 +178,7 @@ class Desk(Generic[G]):
     def _look(self, guest: G, request: Request, now: float, gives_way: bool) -> Snapshot | None:
         """Who may be chosen; None where all are full. Raises NoEndpoint."""
         try:
-            seen = self.fleet.snapshot(now, guest.avoid)
+            seen = self.fleet.snapshot(now, guest.avoid, request.needs)
         except NoEndpoint:
             raise
         except Refused:

@@ -1,0 +1,67 @@
+"""Who serves what: endpoints that list other models than the one that is needed are left out, if any lists it."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from gateway.core.errors import NoEndpoint
+from gateway.core.fleet import Fleet
+from gateway.core.health import Rule
+from gateway.core.offers import MOST, Offers
+from gateway.core.types import Endpoint
+
+
+def fleet(count: int = 3) -> Fleet:
+    made = Fleet("p", Rule(), Random(1))
+    made.update([Endpoint(f"e{n}", f"http://e{n}", "p", "vllm") for n in range(count)], 0.0, fresh=True)
+    return made
+
+
+def candidates(made: Fleet, needs: str) -> list[int]:
+    return [int(row) for row in made.snapshot(1.0, needs=needs).rows]
+
+
+def test_only_those_that_list_it_and_those_that_have_not_said_are_asked() -> None:
+    made = fleet()
+    assert candidates(made, "lora-a") == [0, 1, 2], "nobody has told anything yet"
+    made.offers.told(0, ("base", "lora-a"))
+    made.offers.told(1, ("base",))
+    assert candidates(made, "lora-a") == [0, 2]
+    assert candidates(made, "base") == [0, 1, 2] and candidates(made, "") == [0, 1, 2]
+
+
+def test_a_name_that_nobody_lists_leaves_nobody_out() -> None:
+    """Many servers list one name and answer to any."""
+    made = fleet()
+    for row in range(3):
+        made.offers.told(row, ("base",))
+    assert candidates(made, "gpt-4o") == [0, 1, 2]
+
+
+def test_what_was_avoided_stays_avoided_and_nobody_left_is_no_endpoint() -> None:
+    made = fleet(2)
+    made.offers.told(0, ("lora-a",))
+    made.offers.told(1, ("base",))
+    with pytest.raises(NoEndpoint):
+        made.snapshot(1.0, ("e0",), "lora-a")
+
+
+def test_a_row_that_is_freed_forgets_and_news_count_at_once() -> None:
+    made = fleet(2)
+    made.offers.told(0, ("a",))
+    made.offers.told(1, ("b",))
+    assert candidates(made, "a") == [0]
+    made.offers.told(1, ("b", "a"))
+    assert candidates(made, "a") == [0, 1]
+    made.update([Endpoint("e1", "http://e1", "p", "vllm")], 2.0)
+    assert made.offers.having("a") == [1]
+
+
+def test_names_that_clients_invent_do_not_pile_up() -> None:
+    offers = Offers()
+    offers.told(0, ("a",))
+    for number in range(MOST * 2):
+        offers.lacking(f"invented-{number}")
+    assert len(offers._lacking) <= MOST
