@@ -171,10 +171,10 @@ def detection(found: Sequence[tuple[Harm, Sequence[Found], Sequence[Found]]], co
 
 
 _TIMES = "Medians with quartiles, in seconds from the canary's beginning; – is never within the run."
-_LASTS, _LASTS_TTFT = (trial.requests / trial.rate for trial in (WATCHED_EQUAL, WATCHED[0].trial))
+_LASTS, _BRIEF = (trial.requests / trial.rate for trial in (WATCHED_EQUAL, WATCHED[0].trial))
 _RIVAL = [
-    f"The canary keeps {percent(SHARE)} of the traffic, for {_LASTS:.0f} s at most ({_LASTS_TTFT:.0f} s for the TTFT). "
-    "The rival checks one-minute windows of the canary as Flagger does (p99 of the time to the first token, share of "
+    f"The canary keeps {percent(SHARE)} of the traffic for {_LASTS:.0f} s at most ({_BRIEF:.0f} s for the TTFT). The "
+    "rival checks one-minute windows of the canary as Flagger does (p99 of the time to the first token, share of "
     f"answers that failed) and rolls back after so many failed checks in all ({', '.join(map(str, CHECKS))}: what finds "
     "the fault soonest). Its thresholds are the lowest that have no more false alarms than ours had, or than "
     f"{percent(WANTED)}, on the same runs without the fault. The last two columns are a rule that looks at one figure "
