@@ -29,7 +29,7 @@ from gateway.plan_diff import differences as changes
 from gateway.plan_lab import Forecaster, Foreseen
 from gateway.plan_limits import Denied, denied
 from gateway.plan_records import History, Past, PlanError, read
-from gateway.plan_replay import Judged, Replay, differences
+from gateway.plan_replay import Judged, Replay, can_be_judged, differences
 from gateway.plan_report import as_json, as_text
 from gateway.plan_values import Lab
 from policies.picking import check as check_pick
@@ -109,7 +109,7 @@ def make(new: Config, old: Config | None, history: History | None, lab: Lab | No
     if history is None:
         return plan
     plan.replayed = replay(new, old, history, same)
-    plan.unrouted = Counter(past.code or past.ended for past in history.requests if past.route is None)
+    plan.unrouted = Counter(past.code or past.ended for past in history.requests if not can_be_judged(past))
     if lab is not None:
         _foresee(plan, history, lab, seeds, requests)
     return plan
@@ -118,13 +118,13 @@ def make(new: Config, old: Config | None, history: History | None, lab: Lab | No
 def replay(new: Config, old: Config | None, history: History, same: bool) -> Replayed:
     """Ask the new configuration about every recorded request. With `same` it must say what was recorded."""
     asked = Replay(new, old)
-    found = Replayed([asked.judge(past) for past in history.requests if past.route is not None])
+    found = Replayed([asked.judge(past) for past in history.requests if can_be_judged(past)])
     found.counts = asked.counts()
     found.denied = denied(new, found.judged)
     if not same:
         return found
     for judged in found.judged:
-        if judged.past.tries and not history.is_trace:
+        if not history.is_trace:
             found.mismatches += [(judged.past.id, told) for told in differences(judged)]
             _check_choice(found, judged, new)
     return found
@@ -145,7 +145,7 @@ def _check_choice(found: Replayed, judged: Judged, config: Config) -> None:
 
 def _foresee(plan: Plan, history: History, lab: Lab, seeds: Sequence[int], most: int) -> None:
     """Before and after in the lab; the newest requests, and those that limits would refuse left out."""
-    requests = [past for past in history.requests if past.route is not None][-most:]
+    requests = [past for past in history.requests if can_be_judged(past)][-most:]
     if not requests:
         return
     newest = set(requests)

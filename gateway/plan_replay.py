@@ -42,6 +42,15 @@ WHY: Mapping[str, str] = {
 }
 
 
+# A request that was refused at the rules left no trace of the headers, the prompt and the arm that they look at.
+_NOT_SEEN = frozenset((NO_RULE, NO_ARM, ARM_NOT_ALLOWED))
+
+
+def can_be_judged(past: Past) -> bool:
+    """Whether its record says enough to decide again."""
+    return past.route is not None and past.code not in _NOT_SEEN
+
+
 class Judged(NamedTuple):
     """What a configuration makes of one recorded request: its way, or the code of why it is refused."""
 
@@ -74,7 +83,7 @@ class Replay:
                          for name, model in config.models.items()}  # fmt: skip
 
     def judge(self, past: Past) -> Judged:
-        """The decision for one request, which must have a `route`."""
+        """The decision for one request that `can_be_judged`."""
         route = past.route
         assert route is not None
         key = self._key(past)
@@ -189,12 +198,16 @@ def _is_too_long(past: Past, model: Model) -> bool:
 
 
 def differences(judged: Judged) -> list[str]:
-    """Where the decision is not the recorded one, in words; of a request that was sent somewhere."""
+    """Where the decision is not the recorded one, in words."""
     past, way = judged.past, judged.way
     route = past.route
     assert route is not None
+    then = past.code if past.code in WHY else ""
+    if then != judged.refused:
+        before, after = (f"refused: {WHY[code]}" if code else "let in" for code in (then, judged.refused))
+        return [f"it was {before}; now it is {after}"]
     if way is None:
-        return [f"it was sent to {past.pool or route.pools[:1]}, and is refused: {WHY.get(judged.refused)}"]
+        return []
     pairs: list[tuple[str, object, object]] = [
         ("model", past.model, judged.model.name if judged.model is not None else ""),
         ("class", past.klass, judged.klass),

@@ -44,8 +44,7 @@ def summary(plan: Plan) -> dict[str, Any]:
         found["reproduced"] = _reproduced(plan)
     found["moved"] = moved(judged)
     found["newly_refused"] = newly_refused(judged, plan.replayed.denied)
-    found["newly_let_in"] = sum(one.way is not None and not one.past.tries and one.past.status < 500
-                                and one.past.code in WHY for one in judged)  # fmt: skip
+    found["newly_let_in"] = sum(one.way is not None and one.past.code in WHY for one in judged)
     found["rules_never_hit"] = [
         {"model": model, "rule": rule} for model, counts in plan.replayed.counts.items()
         for rule, count in counts.items() if not count.used and not count.shadowed
@@ -62,7 +61,7 @@ def summary(plan: Plan) -> dict[str, Any]:
 
 
 def _reproduced(plan: Plan) -> dict[str, Any]:
-    asked = [one for one in plan.replayed.judged if one.past.tries]
+    asked = plan.replayed.judged
     wrong = {request for request, _ in plan.replayed.mismatches}
     return {
         "decisions": len(asked), "reproduced": len(asked) - len(wrong), "endpoints_checked": plan.replayed.checked,
@@ -160,7 +159,7 @@ def _told_changes(plan: Plan) -> str:
 def _told_source(against: Mapping[str, Any]) -> str:
     lines = [f"against {against['requests']} requests over {seconds(against['seconds'])} of {against['source']}"]
     left_out = Counter(against["unused"]) + Counter(
-        {f"refused before they were routed ({code})": n for code, n in against["without_a_route"].items()})
+        {f"refused before enough of them was noted ({code})": n for code, n in against["without_a_route"].items()})
     lines += [f"  {count} not used: {why}" for why, count in left_out.most_common()]
     return "\n".join(lines)
 

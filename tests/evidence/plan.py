@@ -4,9 +4,10 @@ One old configuration is run in the lab on engines that only this program knows,
 records alone `headway plan` says what share of requests would keep their promise under each changed file: an engine
 fewer, other weights, a fallback, a tighter promise, another policy, long prompts apart. Then the same requests are run
 under that file with the true engines. Bar: the two are within 3 points, for every model of every file. And asked about
-the old file itself, the plan must give back every recorded decision.
+the old file itself, the plan must give back every recorded decision: of the lab, and of a real gateway whose file uses
+everything that decides.
 
-    python -m tests.evidence.plan [--short] [--requests N] [--seeds N] [--load X]
+    python -m tests.evidence.plan [--short] [--requests N] [--seeds N] [--load X] [--real N]
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from gateway.plan import make
-from gateway.plan_records import read
-from gateway.plan_values import Engine
+from gateway.plan import replay
+from gateway.plan_lab import Forecaster
+from gateway.plan_records import History, read
+from gateway.plan_replay import Replay
+from gateway.plan_values import Engine, Figure
 from loadtest.lab import foresight
 from loadtest.lab.arrivals import draw
 from loadtest.lab.scenario import Scenario, Source, Traffic
 from tests.bench.rounds import Bar
+from tests.evidence.plan_gateway import replayed
 from tests.evidence.plan_world import World, at_once, config_of, recorded, true_profile, truth
 from tests.evidence.support import conclude, folder, parse
 
@@ -34,19 +36,22 @@ POINTS = 3.0
 FAST, SLOW = [f"10.0.0.{n}:8000" for n in range(1, 5)], [f"10.0.1.{n}:8000" for n in range(1, 4)]
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """One model under one file: shares of kept promises, and half the 95 % interval of the truth over seeds."""
+class Compared(NamedTuple):
+    """One model under one file: shares of kept promises."""
 
     file: str
     model: str
-    foreseen: float
-    true: float
-    reach: float
+    foreseen: Figure
+    true: Figure
 
     @property
     def points(self) -> float:
-        return 100.0 * abs(self.foreseen - self.true)
+        return 100.0 * abs(self.foreseen.value - self.true.value)
+
+    def __str__(self) -> str:
+        shown = "".join(f"{100 * one.value:>8.1f} ± {50 * (one.high - one.low):<5.1f}"
+                        for one in (self.foreseen, self.true))  # fmt: skip
+        return f"  {self.file:<28}{self.model:<8}{shown}{self.points:>8.1f}"
 
 
 def old_file() -> dict[str, Any]:
@@ -102,47 +107,71 @@ def world_of(where: Path, requests: int, load: float) -> World:
     return World(engines, at_once([(name, item) for name, items in drawn.items() for item in items]))
 
 
-def compare(where: Path, world: World, seeds: Sequence[int], file: str) -> list[Compared]:
+def compare(forecaster: Forecaster, where: Path, world: World, history: History, seeds: Sequence[int],
+            file: str) -> list[Compared]:  # fmt: skip
     """Foreseen and true, for each model and all together."""
-    old = config_of(where, "old", old_file())
-    new = config_of(where, "new", changed_files()[file])
-    history = read(str(where / "records.jsonl"))
-    plan = make(new, old, history, foresight, seeds, len(world.requests))
-    assert plan.after is not None and not plan.after.blind, plan.after
+    old, new = config_of(where, "old", old_file()), config_of(where, "new", changed_files()[file])
+    asked = Replay(new, old)
+    found = forecaster.foresee(new, [asked.judge(past) for past in history.requests], set(), seeds)
+    assert not found.blind, found
     setting, runs = truth(world, new, [100 + seed for seed in seeds])
-    said = {one.model: one.attainment.value for one in plan.after.lines if not one.pool}
+    said = {one.model: one.attainment for one in found.lines if not one.pool}
     seen = {one.model: one.attainment for one in foresight.summed(setting, runs) if not one.pool}
-    if plan.same:
-        print(f"  asked about the old file: {len(plan.replayed.mismatches)} decisions come out otherwise, "
-              f"{plan.replayed.checked} endpoints checked, {plan.replayed.determined} without another choice")
-        assert not plan.replayed.mismatches, plan.replayed.mismatches[:3]
-    return [Compared(file, model or "all", said[model], figure.value, (figure.high - figure.low) / 2.0)
-            for model, figure in seen.items()]  # fmt: skip
+    return [Compared(file, model or "all", said[model], figure) for model, figure in seen.items()]
+
+
+def again(where: Path, world: World, history: History) -> list[Bar]:
+    """The old file asked about its own records."""
+    old = config_of(where, "old", old_file())
+    found = replay(old, old, history, same=True)
+    print(f"asked about the old file: of {len(world.requests)} requests {len(found.mismatches)} come out otherwise; "
+          f"{found.checked} endpoints chosen again, {found.determined} of them without another choice")  # fmt: skip
+    return [Bar("decisions of the lab that do not come out again", len(found.mismatches), 0)]
+
+
+def real(where: Path, count: int) -> list[Bar]:
+    """The same of a real gateway, from its file and from its memory."""
+    print("a real gateway before four simulated servers", flush=True)
+    bars = []
+    for source, found in zip(("file", "memory"), replayed(where, count), strict=True):
+        one = found["reproduced"]
+        print(f"  from its {source}: {one['reproduced']} of {one['decisions']} decisions come out as recorded; "
+              f"{one['endpoints_checked']} endpoints chosen again, {one['endpoints_determined']} of them without "
+              "another choice")
+        for wrong in one["mismatches"][:5]:
+            print(f"    {wrong['request_id']}: {wrong['told']}")
+        bars.append(Bar(f"decisions of the gateway's {source} that do not come out again",
+                        one["decisions"] - one["reproduced"], 0))  # fmt: skip
+    return bars
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--requests", type=int, default=6000)
-        parser.add_argument("--seeds", type=int, default=3)
+        parser.add_argument("--seeds", type=int, default=8)
         parser.add_argument("--load", type=float, default=27.0, help="requests a second (default: %(default)s)")
+        parser.add_argument("--real", type=int, default=3000, help="requests to a real gateway (default: %(default)s)")
 
     options = parse(__doc__ or "", argv, add)
-    requests, seeds = (1200, 1) if options.short else (options.requests, options.seeds)
+    requests, seeds, asked = (1500, 1, 150) if options.short else (options.requests, options.seeds, options.real)
     worst = 0.0
     with folder() as where:
+        counted = real(where, asked)
         world = world_of(where, requests, options.load)
         recorded(world, config_of(where, "old", old_file()), where / "records.jsonl", 1)
-        print(f"{len(world.requests)} requests recorded under the old file, {options.load:g} a second")
-        print(f"  {'file':<28}{'model':<8}{'foreseen':>10}{'true':>10}{'':>8}{'points':>8}", flush=True)
-        for file in changed_files():
-            began = time.monotonic()
-            for one in compare(where, world, range(seeds), file):
-                print(f"  {one.file:<28}{one.model:<8}{one.foreseen:>10.1%}{one.true:>10.1%} ± {100 * one.reach:<5.1f}"
-                      f"{one.points:>8.1f}")  # fmt: skip
+        history = read(str(where / "records.jsonl"))
+        counted += again(where, world, history)
+        forecaster = Forecaster(foresight, history.requests, config_of(where, "old", old_file()),
+                                where / "records.jsonl", where)  # fmt: skip
+        print(f"{requests} requests recorded under the old file, {options.load:g} a second, {seeds} seeds; promises "
+              "kept, per cent")
+        print(f"  {'file':<28}{'model':<8}{'foreseen':>8}{'true':>16}{'points':>16}", flush=True)
+        for file in list(changed_files())[: 2 if options.short else None]:
+            for one in compare(forecaster, where, world, history, range(seeds), file):
+                print(one, flush=True)
                 worst = max(worst, one.points)
-            print(f"  ({time.monotonic() - began:.0f} s)", flush=True)
     bar = Bar("worst difference between foreseen and true, points", worst, POINTS)
-    return conclude([] if options.short else [bar], [bar] if options.short else [], options.short)
+    return conclude(counted, [bar], options.short)
 
 
 if __name__ == "__main__":

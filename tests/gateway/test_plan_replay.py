@@ -16,7 +16,7 @@ from gateway.classes import class_of
 from gateway.config.loader import load_bytes
 from gateway.config.types import Config
 from gateway.plan_records import Past, Route
-from gateway.plan_replay import Replay, differences
+from gateway.plan_replay import Replay, can_be_judged, differences
 from policies.routing import Asked, Router
 
 KEY = "sha256:" + hashlib.sha256(b"k").hexdigest()
@@ -156,7 +156,19 @@ KEYS = {KEY: {"tenant": "acme", "models": ["chat"], "classes": ["interactive"]}}
 def test_what_would_newly_be_refused_says_why(new: Config, past: Past, code: str) -> None:
     judged = Replay(new, config()).judge(past)
     assert judged.way is None and judged.refused == code
-    assert "is refused" in differences(judged)[0]
+    assert differences(judged)[0].startswith("it was let in; now it is refused: ")
+    assert differences(Replay(new, config()).judge(replace(past, code=code, tries=0))) == []
+
+
+def test_one_that_was_refused_and_would_be_let_in_is_said() -> None:
+    past = replace(recorded(config()), code="model_not_found", status=404, tries=0)
+    assert differences(Replay(config()).judge(past)) == ["it was refused: no model of that name; now it is let in"]
+
+
+@pytest.mark.parametrize("code", ["no_route", "unknown_arm", "arm_not_allowed"])
+def test_one_that_was_refused_at_the_rules_cannot_be_judged(code: str) -> None:
+    assert not can_be_judged(replace(recorded(config()), code=code))
+    assert not can_be_judged(replace(recorded(config()), route=None))
 
 
 def test_a_forced_arm_needs_a_key_that_may_and_a_rule_that_has_it() -> None:
