@@ -89,7 +89,7 @@ def measure_line(measure: View) -> str:
 
 
 def explain_lines(route: View | None, views: Sequence[View]) -> list[str]:
-    """What a decision record's `route` says of the arm, and how that arm's canary is doing now (see /api/canaries)."""
+    """What a record's `route` says of its arm, and how the canary of its rule is doing now (`views`: its model's)."""
     if not route or not route.get("arm"):
         return []
     arm, lines = route["arm"], []
@@ -97,7 +97,7 @@ def explain_lines(route: View | None, views: Sequence[View]) -> list[str]:
     drawn = route.get("drawn")
     lines.append(f"arm `{arm}` of {route['rule']}: {how}" + (f" ({drawn:.4f} of 1)" if drawn is not None else ""))
     for view in views:
-        if view["rule"] == route["rule"] and view["model"] == route.get("model", view["model"]):
+        if view["rule"] == route["rule"]:
             which = "it is the canary" if view["arm"] == arm else f"the canary beside it is `{view['arm']}`"
             lines.append(f"{which}; now {headline(view)}")
     return lines
