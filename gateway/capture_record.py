@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 from gateway.config.types import Capture
 from gateway.records import RequestRecord
-from gateway.redacted import Stream, dumped, mended, parse_json, redacted, selected
-from gateway.redaction import redact
+from gateway.redacted import Redactor, Stream, dumped, mended, parse_json, selected
+from gateway.redaction import Pause, Turns, no_pause
 
 
 class Part(NamedTuple):
@@ -50,13 +50,14 @@ class Shown(NamedTuple):
 
 def line(rule: Capture, record: RequestRecord, finish: str, request: Part, answer: Part) -> bytes:
     """The record as one line, with its end. Runs in the writer's thread."""
+    pause = Turns().pause
     layout = _sagemaker if rule.layout == "sagemaker" else _own
-    made = layout(record, finish, (request, shown(request, rule)), (answer, shown(answer, rule)))
+    made = layout(record, finish, (request, shown(request, rule, pause)), (answer, shown(answer, rule, pause)))
     # In ASCII: half of a surrogate pair, which a body may have, is no UTF-8.
     return json.dumps(made, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
 
 
-def shown(part: Part, rule: Capture) -> Shown:
+def shown(part: Part, rule: Capture, pause: Pause = no_pause) -> Shown:
     """What of a body may be kept."""
     kind = part.kind.partition(";")[0].strip().lower()
     if not part.data:
@@ -65,7 +66,7 @@ def shown(part: Part, rule: Capture) -> Shown:
         return _bytes_shown(part, rule)
     text = part.data.decode("utf-8", "replace")
     if kind == "text/event-stream":
-        stream = Stream(text, part.is_cut)
+        stream = Stream(text, part.is_cut, pause)
         if rule.fields:
             stream.select(rule.fields)
         if rule.redact:
@@ -73,15 +74,15 @@ def shown(part: Part, rule: Capture) -> Shown:
         return Shown("text", stream.text)
     if kind.endswith("json"):
         try:
-            value = parse_json(mended(text) if part.is_cut else text)
+            value = parse_json(mended(text, pause) if part.is_cut else text)
         except (ValueError, RecursionError):
             value = text  # it says that it is JSON, and is none
         if not isinstance(value, str):
             value = selected(value, rule.fields) if rule.fields else value
-            return Shown("json", redacted(value) if rule.redact else value)
+            return Shown("json", Redactor(pause).value(value) if rule.redact else value)
     if rule.fields:
         return Shown("text", None, "it has no fields")
-    return Shown("text", redact(text) if rule.redact else text)
+    return Shown("text", Redactor(pause).text(text) if rule.redact else text)
 
 
 def _bytes_shown(part: Part, rule: Capture) -> Shown:

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gateway.redaction import Span, find, redact, replaced
+from gateway.redaction import Pause, Span, find, no_pause, redact, replaced
 
 # Values of these members are secrets whatever they look like.
 _SECRET = frozenset(("password", "passwd", "passphrase", "api_key", "apikey", "api-key", "access_token", "auth_token",
@@ -29,6 +29,8 @@ _SECRET = frozenset(("password", "passwd", "passphrase", "api_key", "apikey", "a
 _PIECES = frozenset(("content", "reasoning_content", "reasoning", "text", "refusal", "arguments", "partial_json",
                      "thinking", "delta", "text_output", "transcript", "input"))  # fmt: skip
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\],:]|[^\s{}\[\],:"]++|"', re.DOTALL)
+_SHORT = 64  # characters of a text that is remembered
+_OFTEN = 64  # tokens between two chances for a pause
 _EVENT_END = re.compile(r"\r\n\r\n|\n\n|\r\r")
 _DATA = re.compile(r"(?m)^data:[ ]?")
 
@@ -54,26 +56,46 @@ def selected(value: Any, fields: Sequence[str]) -> Any:
     return kept
 
 
-def redacted(value: Any) -> Any:
-    """The JSON value with every string redacted, the names of members too."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, list):
-        return [redacted(item) for item in value]
-    if isinstance(value, dict):
-        return {redact(name): "[secret]" if isinstance(member, str) and name.lower() in _SECRET else redacted(member)
-                for name, member in value.items()}  # fmt: skip
-    return value
+class Redactor:
+    """Redacts values that have much in common: names and short texts are searched once."""
+
+    def __init__(self, pause: Pause = no_pause):
+        self._pause = pause
+        self._known: dict[str, str] = {}
+
+    def value(self, value: Any) -> Any:
+        """The JSON value with every string redacted, the names of members too."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list):
+            return [self.value(item) for item in value]
+        if isinstance(value, dict):
+            return {self.text(name): self._member(name, member) for name, member in value.items()}
+        return value
+
+    def _member(self, name: str, member: Any) -> Any:
+        return "[secret]" if isinstance(member, str) and name.lower() in _SECRET else self.value(member)
+
+    def text(self, text: str) -> str:
+        if len(text) > _SHORT:
+            return redact(text, self._pause)
+        known = self._known.get(text)
+        if known is None:
+            self._pause()
+            known = self._known[text] = redact(text)
+        return known
 
 
-def mended(text: str) -> str:
+def mended(text: str, pause: Pause = no_pause) -> str:
     """JSON that was cut off anywhere, closed where it ends: what was begun and says nothing yet is left out."""
     closing: list[str] = []
     good = 0  # up to here, and with what is still open closed, it is JSON
     open_at_good = ""
     is_key = False
-    for match in _TOKEN.finditer(text):
+    for number, match in enumerate(_TOKEN.finditer(text)):
         token, at = match[0], match.end()
+        if not number % _OFTEN:
+            pause()
         if token in ("{", "["):
             closing.append("}" if token == "{" else "]")
             is_key = token == "{"
@@ -101,7 +123,8 @@ def mended(text: str) -> str:
 class Stream:
     """The events of a stream's text. A last one that is not whole is left out."""
 
-    def __init__(self, text: str, is_cut: bool):
+    def __init__(self, text: str, is_cut: bool, pause: Pause = no_pause):
+        self._pause = pause
         self._events: list[str] = []
         at = 0
         for end in _EVENT_END.finditer(text):
@@ -114,6 +137,7 @@ class Stream:
             data = _data_of(event)
             if data is not None:
                 self._values[number] = data
+            pause()
 
     def select(self, fields: Sequence[str]) -> None:
         """Keep these members of every event's JSON; events without any of them, and those that are no JSON, go."""
@@ -124,12 +148,13 @@ class Stream:
 
     def redact(self) -> None:
         """Replace what is secret or personal in every event, also where it lies across several."""
-        changed = self._redact_pieces()
+        changed, redactor = self._redact_pieces(), Redactor(self._pause)
         for number, event in enumerate(self._events):
+            self._pause()
             if number not in self._values:
-                self._events[number] = redact(event)
+                self._events[number] = redactor.text(event)
                 continue
-            value = redacted(self._values[number])
+            value = redactor.value(self._values[number])
             if number in changed or value != self._values[number]:
                 self._values[number] = value
                 self._events[number] = _with_data(event, value)
@@ -143,7 +168,7 @@ class Stream:
         changed = set()
         for found in places.values():
             texts = [holder[name] for _, holder, name in found]
-            spans = find("".join(texts))
+            spans = find("".join(texts), self._pause)
             if spans and len(texts) > 1:
                 for (number, holder, name), text in zip(found, _shared_out(texts, spans), strict=True):
                     if holder[name] != text:

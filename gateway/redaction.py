@@ -9,7 +9,7 @@ switched off by those who need the text. A name, a street or a password in a sen
 
 Every pattern takes time linear in the text, whatever it is: runs are taken possessively or from their beginning alone,
 repetition is bounded. A text is read in pieces of `PIECE` characters (and `OVER` more, for what lies across an end),
-each by those finders alone whose marks are in it; between two pieces whoever else wants the interpreter has it.
+each by those finders alone whose marks are in it; between two pieces whoever else wants the interpreter may have it.
 
 Left to others: where the texts are (`redacted`).
 Sources: ISO/IEC 7812-1 (Luhn), ISO 13616 (lengths of IBANs), RFC 7519, RFC 7468, ITU-T E.164 (15 digits).
@@ -24,7 +24,31 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 PIECE, OVER = 4096, 256  # characters
-PAUSE = 0.0002  # seconds between two pieces
+WORK, REST = 0.0003, 0.001  # seconds
+
+
+class Turns:
+    """Lets an event loop in another thread have the interpreter: after `WORK` seconds of work, `pause` sleeps `REST`.
+
+    Without it the loop waits for 5 ms, the interpreter's own interval, each time that it has something to do. It also
+    bounds the share of a processor that all this takes.
+    """
+
+    def __init__(self) -> None:
+        self._until = time.perf_counter() + WORK
+
+    def pause(self) -> None:
+        """Called often, in between."""
+        if time.perf_counter() >= self._until:
+            time.sleep(REST)
+            self._until = time.perf_counter() + WORK
+
+
+def no_pause() -> None:
+    """For whoever works alone."""
+
+
+Pause = Callable[[], None]
 
 
 class Span(NamedTuple):
@@ -88,11 +112,14 @@ _IPV4 = re.compile(r"\d(?<![\w.].)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\d)")
 _COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
 _IPV6 = re.compile(r"[0-9A-Fa-f:](?<![\w:.].)[0-9A-Fa-f:]{2,38}+(?![\w:])")
 _REST = re.compile(r"\S*")
+_ANY = re.compile(r"[\d@_-]|://|A(?:[KSB]I|CC)A|[:=]\s{0,3}[\"']?[^\s\"']{6}")  # one of these is in all that is found
 
 
-def find(text: str) -> list[Span]:
+def find(text: str, pause: Pause = no_pause) -> list[Span]:
     """Where there is something to replace, in order and apart: what overlaps is one part."""
     found, length = [], len(text)
+    if length < PIECE and _ANY.search(text) is None:
+        return []
     if "-----BEGIN" in text:  # they are longer than a piece
         found += [Span(*match.span(), "[secret]") for match in _PRIVATE.finditer(text)]
     for pos in range(0, length, PIECE):
@@ -100,8 +127,7 @@ def find(text: str) -> list[Span]:
         for mask, marks, spans in _FINDERS:
             if not marks or any(text.find(mark, pos, end) >= 0 for mark in marks):
                 found += [Span(start, _whole(text, to, end), mask) for start, to in spans(text, pos, end)]
-        if end < length:
-            time.sleep(PAUSE)
+            pause()
     return _apart(found) if len(found) > 1 else found
 
 
@@ -125,9 +151,9 @@ def _apart(found: list[Span]) -> list[Span]:
     return apart
 
 
-def redact(text: str) -> str:
+def redact(text: str, pause: Pause = no_pause) -> str:
     """The text with all that is found replaced."""
-    return replaced(text, find(text))
+    return replaced(text, find(text, pause))
 
 
 def replaced(text: str, spans: list[Span]) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.redacted import Stream, dumped, mended, redacted, selected
+from gateway.redacted import Redactor, Stream, dumped, mended, selected
 
 SECRET = "sk-q7Zk2mX9wL4pT8vB3nR6"
 values = st.recursive(
@@ -50,21 +50,21 @@ def test_what_was_never_json_does_no_harm(text: str) -> None:
 @settings(deadline=None)
 @given(values)
 def test_what_has_nothing_to_hide_stays_the_same(value: Any) -> None:
-    assert redacted(value) == value
+    assert Redactor().value(value) == value
     assert json.loads(dumped(value)) == value
 
 
 def test_every_string_is_searched_and_some_members_are_secret_by_their_name() -> None:
     value = {"messages": [{"role": "user", "content": f"my key is {SECRET}", "n": 3}], "password": "x", "Api_Key": "y",
              "secret": {"token": "stays"}, "ada@example.com": True}  # fmt: skip
-    assert redacted(value) == {
+    assert Redactor().value(value) == {
         "messages": [{"role": "user", "content": "my key is [secret]", "n": 3}], "password": "[secret]",
         "Api_Key": "[secret]", "secret": {"token": "stays"}, "[email]": True,
     }  # fmt: skip
 
 
 def test_an_address_written_with_escapes_is_found() -> None:
-    assert redacted(json.loads('"ada\\u0040example.com"')) == "[email]"
+    assert Redactor().value(json.loads('"ada\\u0040example.com"')) == "[email]"
 
 
 def test_fields_are_members_and_members_of_members() -> None:
