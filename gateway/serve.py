@@ -25,7 +25,6 @@ from gateway import VERSION
 from gateway.app import Gateway
 from gateway.config.loader import Loaded
 from gateway.config.problems import ConfigError
-from gateway.config.tree import read_bytes
 from gateway.config.types import Config
 from gateway.config.watch import watch
 from gateway.logs import Events, Output, RequestLog
@@ -48,21 +47,19 @@ def run(args: argparse.Namespace) -> int:
         print("headway serve: --workers other than 1 is not in this version", file=sys.stderr)
         return 2
     try:
-        # Before it is read for use: whatever is written from here on is seen as a change, also while we start.
-        known = read_bytes(args.config) if args.config else b""
         source = ConfigSource(args.config, args.to or ())
         loaded = source.load()
     except (ConfigError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     try:
-        return uvloop.run(_serve(args, source, loaded, known))
+        return uvloop.run(_serve(args, source, loaded))
     except (OSError, ValueError, ssl.SSLError) as error:
         print(f"headway serve: {error}", file=sys.stderr)
         return 1
 
 
-async def _serve(args: argparse.Namespace, source: ConfigSource, loaded: Loaded, known: bytes) -> int:
+async def _serve(args: argparse.Namespace, source: ConfigSource, loaded: Loaded) -> int:
     config = loaded.config
     inherited = Inherited(os.environ)
     os.environ.pop(VARIABLE, None)
@@ -79,7 +76,7 @@ async def _serve(args: argparse.Namespace, source: ConfigSource, loaded: Loaded,
     _greet(sockets, config)
     process = Process(gateway, sockets, events)
     process.listen()
-    reloader = asyncio.create_task(_reload_on_change(args, gateway, known))
+    reloader = asyncio.create_task(_reload_on_change(args, gateway, source))
     delay, timeout = await process.wait_for_end()
     reloader.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -98,10 +95,10 @@ def _calm_the_collector() -> None:
     gc.set_threshold(20_000, 10, 20)
 
 
-async def _reload_on_change(args: argparse.Namespace, gateway: Gateway, known: bytes) -> None:
+async def _reload_on_change(args: argparse.Namespace, gateway: Gateway, source: ConfigSource) -> None:
     if args.config is None:
         return
-    async for _ in watch(args.config, known=known):
+    async for _ in watch(args.config, used=source.used):
         await gateway.reload()
 
 

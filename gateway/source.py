@@ -38,12 +38,19 @@ class ConfigSource:
         self._file = file
         self._urls = urls
         self._env = env
+        self._used: bytes | None = None
+
+    def used(self) -> bytes | None:
+        """The file as it was read last, good or bad; None where it could not be."""
+        return self._used
 
     def load(self) -> Loaded:
         """As `read`, in this thread; warnings go to standard error."""
         if self._file is None:
             return Loaded(for_urls(self._urls))
-        loaded = self._parse(read_bytes(self._file))
+        self._used = None
+        self._used = read_bytes(self._file)
+        loaded = self._parse(self._used)
         for warning in loaded.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         return loaded

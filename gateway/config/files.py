@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 EVERY = 0.5
 """Seconds between two looks."""
@@ -47,10 +47,14 @@ def _look(path: str, most: int) -> bytes | None:
         return None
 
 
-async def changes(path: str, most: int = MOST + 1, *, every: float = EVERY) -> AsyncGenerator[bytes | None, None]:
+async def changes(
+    path: str, most: int = MOST + 1, *, every: float = EVERY, used: Callable[[], bytes | None] | None = None
+) -> AsyncGenerator[bytes | None, None]:
     """The file's first `most` bytes now and after each change; None when it cannot be read.
 
-    `most` is one more than what is acceptable, so that who parses it can tell. Ends only by being closed.
+    `most` is one more than what is acceptable, so that who parses it can tell. `used` is what was read last by somebody
+    who reads the file at other times too: content is new if it differs from that, not from what was seen here before.
+    Ends only by being closed.
     """
     state = await asyncio.to_thread(_state, path)
     known = await asyncio.to_thread(_look, path, most)
@@ -64,6 +68,6 @@ async def changes(path: str, most: int = MOST + 1, *, every: float = EVERY) -> A
         elif pending != state:
             state = pending
             content = await asyncio.to_thread(_look, path, most)
-            if content != known:
+            if content != (used() if used is not None else known):
                 known = content
                 yield content

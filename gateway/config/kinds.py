@@ -65,6 +65,8 @@ class Reader:
     """Characters that references gave so far: a short file must not grow large by naming a large one often."""
     broken: set[Path] = field(default_factory=set)
     """Paths under which something was refused: what is known of them is not the whole."""
+    compared: int = 0
+    """Rules that were compared with each other so far: that must not take longer than reading them."""
     zones: Collection[str] | None = None
     """The names of all time zones, once somebody needed them: finding them takes a tenth of a second."""
 

@@ -36,7 +36,7 @@ MANAGEMENT_PATHS = frozenset((
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What there is. None: it could not be read whole, so nothing can be said of it.
+    """What there is, to be looked up. None: it could not be read whole, so nothing can be said of it.
 
     `keys` are spelt `sha256:` and the digest. In `paths`, `{model}` is any one segment.
     """
@@ -58,7 +58,7 @@ def known_of(config: Config, raw: Mapping[str, Any], reader: Reader) -> Known:
     rules = raw.get("paths") or ()
     paths = {rule["path"] for rule in rules if isinstance(rule, Mapping) and isinstance(rule.get("path"), str)}
     tenants: Collection[str] = named if keys else {"anonymous"}
-    return Known(tenants if is_whole else None, [f"sha256:{digest}" for digest in keys] if is_whole else None,
+    return Known(tenants if is_whole else None, {f"sha256:{digest}" for digest in keys} if is_whole else None,
                  classes, _ROUTED | paths)  # fmt: skip
 
 

@@ -95,7 +95,17 @@ def test_the_schema_takes_what_the_loader_takes(path: Path) -> None:
      ("keys", {"k": {"tenant": "t", "limits": {"requests": "100"}}}),
      ("keys", {"k": {"tenant": "t", "limits": {"requests": "0/s"}}}),
      ("keys", {"k": {"tenant": "t", "limits": {"concurrency": 0}}}), ("limits", {"file": 0}),
-     ("trusted_proxies", "10.0.0.0/8"), ("paths", [{"model_from": "body"}])],
+     ("trusted_proxies", "10.0.0.0/8"), ("paths", [{"model_from": "body"}]),
+     *(("models", {"m": {"routes": rules}}) for rules in (
+         [], [{"to": "p", "when": {"header": {}}}], [{"to": "p", "when": {"header": {"x": []}}}],
+         [{"to": "p", "when": {"header": {"x": {"suffix": "a"}}}}], [{"to": "p", "when": {"days": ["mon"]}}],
+         [{"to": "p", "when": {"time": {"from": "8:00"}}}], [{"to": "p", "when": {"prompt": {"at_least": "8k"}}}],
+         [{"split": [{"arm": "a"}]}], [{"split": [{"arm": "a", "to": "p", "weight": "90%"}]}],
+         [{"to": "p", "sticky": "cookie"}], [{"to": "p", "mirror": {"to": "p"}}],
+         [{"to": "p", "canary": {"hold": "1m"}}], [{"to": "p", "canary": {"arm": "a", "steps": ["5"]}}], [{"to": "p", "shadow": "maybe"}])),
+     ("models", {"m": {"to": "p", "lora": {"most": 0}}}), ("models", {"m": {"to": "p", "capture": {"share": "1%"}}}),
+     ("models", {"m": {"to": "p", "capture": {"file": "f", "layout": "x"}}}), ("defaults", {"pool": {"cost": "2€"}}),
+     ("keys", {"k": {"tenant": "t", "arms": "next"}}), ("classes", {"a": {"default": True, "shadow": "maybe"}})],
 )  # fmt: skip
 def test_the_schema_refuses_what_the_loader_refuses(key: str, value: Any) -> None:
     good = {"pools": {"p": {"endpoints": ["http://a"]}}, "models": {"m": {"to": "p"}}}

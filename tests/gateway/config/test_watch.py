@@ -93,8 +93,40 @@ async def test_watching_the_configuration_tells_only_of_changes(tmp_path: Path) 
 async def test_a_change_before_the_first_look_is_told_to_who_knows_what_was_read(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"two")
-    events = watch(str(path), EVERY, known=b"one")
+    events = watch(str(path), EVERY, used=lambda: b"one")
     assert await asyncio.wait_for(anext(events), 10) is None
+    await events.aclose()
+
+
+async def test_a_file_that_is_what_it_was_but_not_what_is_used_has_changed(tmp_path: Path) -> None:
+    """Changed, read by somebody else, and changed back between two looks."""
+    path = tmp_path / "f"
+    path.write_bytes(b"one")
+    used = b"one"
+    events = watch(str(path), EVERY, used=lambda: used)
+    waiting = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(EVERY * 10)
+    used = b"two"
+    assert not waiting.done()  # nobody has touched it
+    (tmp_path / "new").write_bytes(b"one")
+    os.replace(tmp_path / "new", path)
+    assert await asyncio.wait_for(waiting, 10) is None
+    await events.aclose()
+
+
+async def test_a_change_that_somebody_else_has_read_already_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"one")
+    used = b"one"
+    events = watch(str(path), EVERY, used=lambda: used)
+    waiting = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(EVERY * 10)
+    used = b"two"
+    path.write_bytes(b"two")
+    await asyncio.sleep(EVERY * 20)
+    assert not waiting.done()
+    path.unlink()
+    assert await asyncio.wait_for(waiting, 10) is None
     await events.aclose()
 
 
