@@ -16,6 +16,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from gateway import VERSION
+from gateway.adapters import Adapters
 from gateway.admin import Admin
 from gateway.calibration import CalibrationWatch
 from gateway.canaries import Canaries
@@ -76,7 +77,9 @@ class Gateway:
         self.canaries = Canaries(events, self._predictor)
         self.routers = Routers(self.canaries.share)
         self.routers.reconfigure(config)
-        self.proxy = Proxy(self._pools.lanes, self._metrics, self._decisions, config.expose, self.canaries)
+        self.adapters = Adapters(self.fleets, self._pools.post, events, time.monotonic)
+        self.proxy = Proxy(self._pools.lanes, self._metrics, self._decisions, config.expose, self.canaries,
+                           self.adapters)  # fmt: skip
         self.mirrors = Mirrors(self.proxy, self._metrics.mirrored, self._free_for_bodies, _report_bug, Random())
         self._captures = Captures(Random())
         self.front = self._front(config)
@@ -242,6 +245,7 @@ class Gateway:
         self.limiter.reconfigure(config, time.monotonic())
         self.canaries.reconfigure(config, time.monotonic())
         self.routers.reconfigure(config)
+        self.adapters.reconfigure(config)
         self.mirrors.reconfigure(config)
         self._captures.reconfigure(config)
         self.config = config

@@ -74,6 +74,14 @@ class Fetcher:
         """
         return await self._fetch(path, limit, fresh, self._timeout if timeout is None else timeout)
 
+    async def post(self, path: str, body: bytes, *, limit: int = MAX_PAGE, timeout: float | None = None) -> Page:
+        """Status and body of the answer to a POST of JSON, on a new connection. Raises UpstreamError as `get`."""
+        until = time.monotonic() + (self._timeout if timeout is None else timeout)
+        more = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        head = b"POST %b%b%b" % (quote(path, _PLAIN).encode(), self._lines, more)
+        connection = await self._connect(until - time.monotonic())
+        return await _ask(connection, head, limit, until - time.monotonic(), True, body)
+
     async def status(self, path: str, *, timeout: float | None = None) -> int:
         """The status of a page, on a new connection; its body is not waited for. Raises UpstreamError as `get`."""
         return (await self._fetch(path, None, True, self._timeout if timeout is None else timeout)).status
@@ -111,13 +119,14 @@ class Fetcher:
             raise
 
 
-async def _ask(connection: UpstreamConnection, head: bytes, limit: int | None, timeout: float, once: bool) -> Page:
+async def _ask(connection: UpstreamConnection, head: bytes, limit: int | None, timeout: float, once: bool,
+               body: bytes = b"") -> Page:  # fmt: skip
     """One request on this connection. Whatever ends it early, cancellation too, closes the connection."""
     loop = asyncio.get_running_loop()
     answer = _Answer(loop.create_future(), connection, limit)
     timer = loop.call_later(timeout, answer.late)
     try:
-        connection.request(head, b"", answer)
+        connection.request(head, body, answer)
         return await answer.page
     finally:
         timer.cancel()

@@ -60,7 +60,7 @@ class Front:
         self._jobs = jobs
         self._mirrors = mirrors
         self._captures = captures
-        self.intake = Intake(config, proxy.lengths_of, routers)
+        self.intake = Intake(config, proxy.lengths_of, routers, proxy.longest)
         self._new_id = request_ids()
         self._started = int(time.time())
 

@@ -19,6 +19,7 @@ from gateway.ask import Ask
 from gateway.classes import asked_class, class_of
 from gateway.config.names import ModelNames
 from gateway.config.types import Config, Key, Model, Slo, TrafficClass
+from gateway.context import Longest, fitting
 from gateway.core.errors import BadRequest
 from gateway.core.lengths import Lengths
 from gateway.core.types import UNKNOWN, Request
@@ -29,7 +30,7 @@ from gateway.paths import Path, Paths
 from gateway.peek import Peek, peek, rewrite
 from gateway.routers import Routers, forced_arm, reading
 from gateway.wire.head import RequestHead
-from policies.routing import Asked
+from policies.routing import Asked, Way
 
 ANYONE = Key(b"", "anonymous", None)
 """Whose requests are where no keys are configured."""
@@ -59,11 +60,13 @@ class Screened(NamedTuple):
 class Intake:
     """Made anew with each configuration. `lengths_of` tells what answers of a model have been like.
 
-    `routers` know the way; None: they are made here, and nobody else's splits are theirs.
+    `routers` know the way; None: they are made here, and nobody else's splits are theirs. `longest` says what fits.
     """
 
-    def __init__(self, config: Config, lengths_of: Callable[[str], Lengths], routers: Routers | None = None):
+    def __init__(self, config: Config, lengths_of: Callable[[str], Lengths], routers: Routers | None = None,
+                 longest: Longest = lambda pool, name: None):  # fmt: skip
         self._config = config
+        self._longest = longest
         self._lengths_of = lengths_of
         if routers is None:
             routers = Routers()
@@ -139,16 +142,7 @@ class Intake:
         prompt = seen.text
         question = Asked(asked, route, key.tenant, self._shown.get(key.digest, ""), "", UNKNOWN,
                          bool(seen.stream) or path.streams, session, seen.user or "", reading(head), time.time())
-        try:
-            model = self._model(key, asked)
-            klass = self._class(key, model, asked_klass)
-            lengths = self._lengths_of(model.name)
-            prompt_tokens = lengths.prompt_tokens(len(prompt), route, key.tenant)
-            question = question._replace(klass=klass.name, prompt_tokens=prompt_tokens)
-            way = self.routers.way(model, question, key, forced_arm(head))
-        except BadRequest:
-            head.found = screened._replace(asked=question)
-            raise
+        model, klass, lengths, question, way = self._find_way(screened, head, seen, question)
         if seen.answers > ANSWERS:
             raise BadRequest(f"at most {ANSWERS} answers to one request", code="invalid_value", param="n")
         upstream = way.as_ or model.upstream_name(asked)
@@ -158,7 +152,7 @@ class Intake:
         # What a model promises, it promises to those who wait for an answer; filler waits for a gap.
         promised = model.slo if klass.filler is None else _NOTHING
         request = Request(
-            request_id, model.name, received, prompt, prompt_tokens,
+            request_id, model.name, received, prompt, question.prompt_tokens,
             lengths.expected(route, key.tenant, seen.limit) * seen.answers, question.stream, session, key.tenant,
             klass.name, tighter(promised.ttft, ttft_slo), tighter(promised.tpot, tpot_slo),
             deadline=deadline, filler=klass.filler is not None, needs=upstream,
@@ -169,6 +163,24 @@ class Intake:
                    path.dialect.event, received, inject_usage if may_inject else None, route,
                    seen.answers, seen.limit, key, path.generates, question, way, self.routers.share(model.name, way),
                    self.routers.looked_at(model.name), asked_klass or "")  # fmt: skip
+
+    def _find_way(self, screened: Screened, head: RequestHead, seen: Peek,
+                  question: Asked) -> tuple[Model, TrafficClass, Lengths, Asked, Way]:  # fmt: skip
+        """Which model and class, the whole question and its way. Raises BadRequest, with the question at the head."""
+        key = screened.key
+        try:
+            model = self._model(key, question.name)
+            klass = self._class(key, model, screened.klass)
+            lengths = self._lengths_of(model.name)
+            prompt_tokens = lengths.prompt_tokens(len(seen.text), question.path, key.tenant)
+            question = question._replace(klass=klass.name, prompt_tokens=prompt_tokens)
+            way = self.routers.way(model, question, key, forced_arm(head))
+            pools = fitting(way.pools, way.as_ or model.upstream_name(question.name), model.max_context, self._longest,
+                            prompt_tokens, seen.limit)  # fmt: skip
+        except BadRequest:
+            head.found = screened._replace(asked=question)
+            raise
+        return model, klass, lengths, question, way if pools is way.pools else way._replace(pools=pools)
 
     def _model(self, key: Key, asked: str) -> Model:
         model = self.names.find(asked)

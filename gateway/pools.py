@@ -14,9 +14,12 @@ from random import Random
 
 from backends import create as create_backend
 from gateway.config.types import Config, Pool
+from gateway.core.errors import UpstreamError
 from gateway.core.fleet import Fleet
 from gateway.core.predictor import Predictor
+from gateway.core.types import Endpoint
 from gateway.discovery.base import Report
+from gateway.fetch import Page
 from gateway.lane import Lane
 from gateway.logs import Events
 from gateway.parts import Parts, source_of
@@ -66,6 +69,13 @@ class Pools:
             return []
         said = prober.models
         return sorted({name for _, e in lane.fleet.members() for name in e.models or said.get(e.id, ())})
+
+    async def post(self, pool: str, endpoint: Endpoint, path: str, body: bytes) -> Page:
+        """A command to an endpoint of a pool. Raises UpstreamError."""
+        prober = self._probers.get(pool)
+        if prober is None:
+            raise UpstreamError("the pool has left the configuration", cause="refused", status=503)
+        return await prober.post(endpoint, path, body)
 
     async def ready(self) -> None:
         """Every prober has looked once."""

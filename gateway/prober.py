@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from types import MappingProxyType
@@ -25,13 +25,14 @@ from gateway.core.errors import UpstreamError
 from gateway.core.fleet import Fleet
 from gateway.core.health import Evidence, State
 from gateway.core.types import Endpoint
-from gateway.fetch import Site
-from gateway.model_names import ModelNames
+from gateway.fetch import Page, Site
+from gateway.model_names import ModelNames, Served
 from gateway.pace import JITTER, SLOW, until_next_check
 from gateway.rounds import Rounds
 from gateway.scraper import Log, Scraper
 
 HEALTH_TIMEOUT = 5.0
+COMMAND_TIMEOUT = 60.0  # seconds that a server may take to load an adapter
 # A pool's checks a second, at most: what a large pool may cost is bounded, its interval stretches instead.
 MAX_CHECKS = 100.0
 # How long `ready` waits for the first round of health checks.
@@ -91,7 +92,8 @@ class Prober:
         self._rounds = Rounds()
         self._scraper = Scraper(pool, fleet, backend, self._get, _cause, clock, on_scrape_failure, log, self._random,
                                 self._rounds)  # fmt: skip
-        self._models = ModelNames(self._get, lambda endpoint_id: self.backend_for(endpoint_id).name, self._random)
+        self._models = ModelNames(self._get, lambda endpoint_id: self.backend_for(endpoint_id).name, self._random,
+                                  self._serves)  # fmt: skip
 
     @property
     def models(self) -> Mapping[str, tuple[str, ...]]:
@@ -202,6 +204,7 @@ class Prober:
                 before = self.fleet.health(row).state
                 after = self.fleet.see(row, evidence, self._clock())
                 if after is not before:
+                    self._models.ask_again(endpoint.id)  # who was away may have come back without what it had loaded
                     self._log("endpoint_state", pool=self.pool.name, endpoint=endpoint.id, state=after.value,
                               reason=self.fleet.health(row).reason)  # fmt: skip
                 wait = until_next_check(wait, evidence, after)
@@ -238,6 +241,23 @@ class Prober:
         if status != 200:
             raise ScrapeError(f"{url} answered {status}", "status")
         return body
+
+    async def post(self, endpoint: Endpoint, path: str, body: bytes) -> Page:
+        """A command to an endpoint, and its answer. Raises UpstreamError. Afterwards it is asked what it serves."""
+        watched = self._watched.get(endpoint.id)
+        if watched is None:
+            raise UpstreamError("the model server has left the pool", cause="refused", status=503)
+        fetcher, place = watched.site.place(endpoint.url + path)
+        try:
+            return await fetcher.post(place, body, timeout=COMMAND_TIMEOUT)
+        finally:
+            self._models.ask_again(endpoint.id)
+
+    def _serves(self, endpoint_id: str, served: Sequence[Served]) -> None:
+        row = self.fleet.row_of(endpoint_id)
+        if row is not None:
+            self.fleet.offers.told(row, [one.name for one in served])
+            self.fleet.offers.contexts(row, {one.name: one.context for one in served if one.context})
 
     def _warn(self, about: str, endpoint: Endpoint, **fields: object) -> None:
         """Log it once for an endpoint."""

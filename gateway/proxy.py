@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from math import isfinite
 
 from backends.base import Backend
+from gateway.adapters import Adapters
 from gateway.admit import Visit
 from gateway.ask import Ask, Facts
 from gateway.canaries import Canaries
@@ -41,16 +42,19 @@ class Proxy:
     """Sends requests to lanes (pools at run time, by name). One per gateway."""
 
     def __init__(self, lanes: Mapping[str, Lane], metrics: Metrics, decisions: DecisionRing, expose: str,
-                 canaries: Canaries | None = None):  # fmt: skip
+                 canaries: Canaries | None = None, adapters: Adapters | None = None):  # fmt: skip
         self.lanes = lanes
         self.metrics = metrics
         self.decisions = decisions
         self.expose = expose
         self.canaries = canaries
+        self.adapters = adapters
         self.lengths: dict[str, Lengths] = {}
 
     async def serve(self, ask: Ask, reply: Outlet, facts: Facts) -> None:
         """Answer one request, or raise why it cannot be answered (then nothing has been written)."""
+        if ask.model.lora is not None and self.adapters is not None:
+            await self.adapters.wait_for(ask.way.pools[0], ask.model.lora, ask.upstream_model)
         while True:
             try:
                 lane, place = self._offer(ask, facts, 0)
@@ -223,6 +227,8 @@ class Proxy:
         if ask.answers > 1:
             reservation.stream = False  # several sequences' tokens in one stream tell nothing of the pace of one
         connections = lane.connections(endpoint.id, endpoint.url)
+        if ask.model.lora is not None and self.adapters is not None:
+            self.adapters.begins(lane.name, endpoint.id, ask.upstream_model)
         relay = self._relay(ask, reply, facts, lane, reservation, backend)
         try:
             connection = connections.take()
@@ -242,6 +248,8 @@ class Proxy:
             raise
         finally:
             lane.relays.discard(relay)
+            if ask.model.lora is not None and self.adapters is not None:
+                self.adapters.ends(lane.name, endpoint.id, ask.upstream_model)
             self._settle(ask, facts, lane, relay, queued_tokens)
         return relay
 
@@ -328,6 +336,11 @@ class Proxy:
             self.lengths_of(request.model).learn(
                 ask.route, request.tenant, len(request.prompt), meter.prompt, meter.tokens / ask.answers
             )
+
+    def longest(self, pool: str, name: str) -> int | None:
+        """The most tokens of prompt and answer that a pool's servers take for a model; None: they have not said."""
+        lane = self.lanes.get(pool)
+        return lane.fleet.offers.longest(name) if lane is not None else None
 
     def lengths_of(self, model: str) -> Lengths:
         found = self.lengths.get(model)

@@ -1,13 +1,13 @@
 """Which endpoints of a pool serve a model, where they do not all serve the same: adapters, several base models.
 
 The idea: an endpoint that lists the models it serves, and not this one, is left out for a request that needs it, as
-long as another endpoint does list it. Where nobody does, the list says nothing of this name (many servers answer to any)
+long as another endpoint does list it. Where nobody does, the lists say nothing of this name (many servers answer to
 any) and everybody stays in. The rows to leave out are kept per name, so a request costs one look into a dict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -22,19 +22,43 @@ class Offers:
 
     def __init__(self) -> None:
         self._names: dict[int, frozenset[str]] = {}
+        self._contexts: dict[int, Mapping[str, int]] = {}
         self._lacking: dict[str, Rows] = {}
 
     def told(self, row: int, names: Collection[str]) -> None:
         """The endpoint in this row serves these; none: it has not said."""
         listed = frozenset(names)
-        if self._names.get(row, frozenset()) != listed:
+        if self.of(row) != listed:
             self._names[row] = listed
             self._lacking.clear()
 
     def forget(self, row: int) -> None:
         """Another endpoint may get the row."""
+        self._contexts.pop(row, None)
         if self._names.pop(row, None) is not None:
             self._lacking.clear()
+
+    def contexts(self, row: int, lengths: Mapping[str, int]) -> None:
+        """The most tokens of prompt and answer together, by model, that the endpoint in this row takes."""
+        self._contexts[row] = lengths
+
+    def longest(self, name: str) -> int | None:
+        """The most tokens that any endpoint takes for this model; None: some have not said."""
+        said = [self._contexts.get(row, {}).get(name) for row in self._names]
+        known = [length for length in said if length is not None]
+        return max(known) if known and len(known) == len(said) else None
+
+    def learn(self, row: int, name: str) -> None:
+        """It serves this one, too."""
+        self.told(row, self.of(row) | {name})
+
+    def unlearn(self, row: int, name: str) -> None:
+        """It serves this one no longer."""
+        self.told(row, self.of(row) - {name})
+
+    def of(self, row: int) -> frozenset[str]:
+        """What the endpoint in this row says it serves; nothing where it has not said."""
+        return self._names.get(row, frozenset())
 
     def having(self, name: str) -> list[int]:
         """The rows whose endpoints list this name."""

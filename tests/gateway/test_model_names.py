@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway import model_names
 from gateway.core.types import Endpoint
-from gateway.model_names import MAX_NAMES, ModelNames, parse_models
+from gateway.model_names import MAX_NAMES, ModelNames, Served, parse_models
 
 A = Endpoint(id="a", url="http://a:1", pool="p", engine="vllm")
 
@@ -20,13 +20,22 @@ def page(*names: object) -> bytes:
     return json.dumps({"object": "list", "data": [{"id": name} for name in names]}).encode()
 
 
+def names_on(body: bytes) -> tuple[str, ...]:
+    return tuple(one.name for one in parse_models(body))
+
+
 def test_the_ids_are_the_names_in_their_order_and_once():
-    assert parse_models(page("b", "a", "b")) == ("b", "a")
+    assert names_on(page("b", "a", "b")) == ("b", "a")
 
 
 def test_what_cannot_be_a_name_is_left_out():
-    assert parse_models(page("", "x" * 257, "a\nb", 7, None, "x" * 256)) == ("x" * 256,)
-    assert parse_models(b'{"data": [1, null, [], {"name": "x"}, {"id": "y"}]}') == ("y",)
+    assert names_on(page("", "x" * 257, "a\nb", 7, None, "x" * 256)) == ("x" * 256,)
+    assert names_on(b'{"data": [1, null, [], {"name": "x"}, {"id": "y"}]}') == ("y",)
+
+
+def test_how_long_a_prompt_may_be_is_believed_where_it_can_be_true():
+    said = b'{"data": [{"id": "a", "max_model_len": 2048}, {"id": "b", "max_model_len": -1}, {"id": "c"}]}'
+    assert parse_models(said) == (Served("a", 2048), Served("b"), Served("c"))
 
 
 def test_a_list_is_bounded():
@@ -42,7 +51,7 @@ def test_what_is_no_list_of_models_raises(body):
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_else(body):
     with contextlib.suppress(ValueError):
-        assert all(0 < len(name) <= 256 for name in parse_models(body))
+        assert all(0 < len(name) <= 256 for name in names_on(body))
 
 
 class Asked:
