@@ -11,9 +11,9 @@ That is the adjustment by a covariate of controlled experiments (CUPED: Deng, Xu
   the prompt's length as the engine counted it. How much of the prompt was cached is as was thought beforehand: a cache
   that does not work is harm, and must show.
 - The gap between tokens is priced from what went on beside the stream while it ran, as `learning` is told of it.
-- Answers that are not streamed have one figure, how long they took. Neither do pools without a predictor have prices.
-  Both get a regression of the logarithm of latency on prompt, answer and neighbours, fitted to the stable arm alone as
-  it goes along.
+- Answers that are not streamed have one figure, how long they took, and pools without a predictor have no prices. Both
+  get a regression on prompt, answer and neighbours, fitted to the stable arm alone as it goes along: coarser, since how
+  busy an endpoint was is known at two moments only.
 
 What is wrong with the prices is wrong for both arms, but not equally where their loads are not equal; how much that
 is worth is the margin's business. Left to others: what follows from the figures (`policies.routing`).
@@ -38,8 +38,9 @@ FEWEST_STEPS = 8.0  # a shorter stretch of a stream says little of its pace
 MOST = 4.0  # of a residual, either way: fifty times as long; what is beyond says no more
 FEWEST = 30  # answers of the stable arm before a regression says anything
 MEMORY = 2000.0  # answers after which one weighs 1/e
-RIDGE = 1.0  # what the slopes are held to zero with, in answers
-CUT = 1.0  # an error is learnt from as if it were no larger
+RIDGE = 1e-4  # relative; it keeps quantities that are the same apart
+CUT = 3.0  # times as long as expected: what took longer is learnt from as if it had not
+SHORTEST = 0.02  # of what was observed, that is the least to be expected
 VERSION = 1
 _MOST_SLOWER = 10.0
 _HIGHEST = 1e12
@@ -86,31 +87,40 @@ class PriceList:
 
 
 class Trend:
-    """A regression that is fitted as it goes along: `width` slopes after the constant, the past fading."""
+    """Seconds as a sum of quantities (at least 0; the first is 1) times prices that are fitted as it goes along.
+
+    Least squares on relative errors, large ones cut, the past fading. A straight line in seconds and not in logarithms:
+    that is what engines do, so it holds for an endpoint that is idle where the stable arm's never are.
+    """
 
     def __init__(self, width: int):
         self.count = 0
-        self._squares: Floats = np.asarray(np.diag([1e-6, *[RIDGE] * width]), np.float64)
-        self._held: Floats = self._squares.copy()
-        self._products: Floats = np.zeros(width + 1)
-        self._slopes: Floats = np.zeros(width + 1)
+        self._squares: Floats = np.zeros((width, width))
+        self._products: Floats = np.zeros(width)
+        self._prices: Floats = np.zeros(width)
 
-    def residual(self, value: float, beside: Sequence[float], learn: bool) -> float:
-        """`value` less what the others of its kind would have had; NaN while too few are known."""
-        x = np.array([1.0, *beside])
-        expected = float(self._slopes @ x)
-        known = self.count >= FEWEST
+    def residual(self, seconds: float, quantities: Sequence[float], learn: bool) -> float:
+        """log(observed / expected); NaN while too few are known."""
+        x = np.array(quantities)
+        expected = max(float(self._prices @ x), SHORTEST * seconds) if self.count else seconds
+        left = math.log(seconds / expected) if self.count >= FEWEST else UNKNOWN
         if learn:
-            self.count += 1
-            fade = math.exp(-1.0 / MEMORY)
-            taken = max(expected - CUT, min(expected + CUT, value)) if known else value
-            # What holds the slopes does not fade.
-            self._squares -= (1.0 - fade) * (self._squares - self._held)
-            self._squares += np.outer(x, x)
-            self._products *= fade
-            self._products += taken * x
-            self._slopes = np.asarray(np.linalg.solve(self._squares, self._products), np.float64)
-        return value - expected if known else UNKNOWN
+            self._learn(min(seconds, CUT * expected) / expected, x / expected)
+        return left
+
+    def _learn(self, share: float, x: Floats) -> None:
+        self.count += 1
+        fade = math.exp(-1.0 / MEMORY)
+        self._squares *= fade
+        self._squares += np.outer(x, x)
+        self._products *= fade
+        self._products += share * x
+        self._solve()
+
+    def _solve(self) -> None:
+        scale = np.sqrt(np.maximum(self._squares.diagonal(), 1e-12))
+        held = self._squares / np.outer(scale, scale) + RIDGE * np.eye(len(scale))
+        self._prices = np.maximum(np.linalg.solve(held, self._products / scale) / scale, 0.0)
 
     def to_state(self) -> dict[str, object]:
         """JSON values."""
@@ -122,12 +132,14 @@ class Trend:
             count = int(state["count"])  # type: ignore[call-overload]
             squares, products = (np.array(state[name], float) for name in ("squares", "products"))
             good = squares.shape == self._squares.shape and products.shape == self._products.shape and count >= 0
-            slopes = np.linalg.solve(squares, products) if good else self._slopes
-        except (KeyError, TypeError, OverflowError, np.linalg.LinAlgError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not a regression: {error}") from error
-        if not good or not (np.isfinite(slopes).all() and np.abs(squares).max() < _HIGHEST):
+        if not good or not all((np.abs(figures) < _HIGHEST).all() for figures in (squares, products)):
             raise ValueError("not a regression of this width")
-        self.count, self._squares, self._products, self._slopes = count, squares, products, slopes
+        if not np.allclose(squares, squares.T) or (squares.diagonal() < 0.0).any():
+            raise ValueError("a regression on figures that cannot be")
+        self.count, self._squares, self._products = count, squares, products
+        self._solve()
 
 
 class Frozen:
@@ -138,7 +150,7 @@ class Frozen:
 
     def __init__(self, prices: PriceList | None = None):
         self.prices = prices
-        self._first, self._gap, self._whole = Trend(2), Trend(2), Trend(3)
+        self._first, self._gap, self._whole = Trend(3), Trend(3), Trend(4)
 
     @classmethod
     def of(cls, stable: Predictor | None, *others: Predictor | None) -> Frozen:
@@ -164,7 +176,7 @@ class Frozen:
     def _of_first(self, reservation: Reservation, outcome: Outcome, stable: bool) -> float:
         prompt, own = _lengths(reservation, outcome)
         if self.prices is None:
-            return self._first.residual(math.log(outcome.ttft), [math.log(own) - 6.0, reservation.beside], stable)
+            return self._first.residual(outcome.ttft, [1.0, own + reservation.ahead, reservation.beside], stable)
         f = reservation.forecast
         if f is None or f.waits:  # a full cache says how long others take to finish
             return UNKNOWN
@@ -190,8 +202,7 @@ class Frozen:
         if not steps >= FEWEST_STEPS or not seconds > 0.0:
             return UNKNOWN
         if self.prices is None:
-            prompt = math.log(max(1.0, reservation.prompt)) - 6.0
-            return self._gap.residual(math.log(seconds / steps), [prompt, reservation.beside], stable)
+            return self._gap.residual(seconds / steps, [1.0, _beside(reservation), reservation.prompt], stable)
         stretch = reservation.stretch
         if stretch is None or stretch[-2:] != self.prices.knees:
             return UNKNOWN
@@ -201,9 +212,9 @@ class Frozen:
         tokens = outcome.output_tokens
         if not tokens > 0.0 or not outcome.duration > 0.0:
             return UNKNOWN
-        own = _lengths(reservation, outcome)[1]
-        beside = [math.log(own) - 6.0, math.log(tokens) - 5.0, reservation.beside]
-        return _cut(self._whole.residual(math.log(outcome.duration), beside, stable))
+        work = _lengths(reservation, outcome)[1] + reservation.ahead
+        quantities = [1.0, work, tokens, tokens * _beside(reservation)]
+        return _cut(self._whole.residual(outcome.duration, quantities, stable))
 
     # --- keeping -------------------------------------------------------------------------------------------------
 
@@ -244,6 +255,11 @@ def _lengths(reservation: Reservation, outcome: Outcome) -> tuple[float, float]:
     """Tokens of the prompt as the engine counted them, and of these those that were thought to be uncached."""
     prompt = outcome.prompt_tokens if outcome.prompt_tokens > 0.0 else max(1.0, reservation.prompt)
     return prompt, max(1.0, prompt - max(0.0, reservation.prompt - reservation.uncached))
+
+
+def _beside(reservation: Reservation) -> float:
+    """Requests of ours beside it while it ran: the mean of before and now."""
+    return (reservation.beside + reservation.fleet.ours.item(reservation.row)) / 2.0
 
 
 def _pairs(own: float, prompt: float) -> float:

@@ -23,8 +23,8 @@ class Reservation:
     """A place taken: one request and its expected tokens. Settled exactly once; later calls do nothing."""
 
     __slots__ = (
-        "at", "beside", "books", "endpoint", "expected", "fleet", "forecast", "held", "left", "mark", "prompt",
-        "remaining", "row", "settled", "started", "stream", "stretch", "uncached", "written",
+        "ahead", "at", "beside", "books", "endpoint", "expected", "fleet", "forecast", "held", "left", "mark",
+        "prompt", "remaining", "row", "settled", "started", "stream", "stretch", "uncached", "written",
     )  # fmt: skip
 
     def __init__(self, fleet: Fleet, row: int, request: Request, uncached: float, now: float,
@@ -33,7 +33,8 @@ class Reservation:
         self.row = row
         self.endpoint = fleet.endpoint(row)
         self.at = now
-        self.beside = fleet.ours.item(row)  # requests of ours that were there before
+        # What of ours was there before it: requests, and prompt tokens that had not been worked off.
+        self.beside, self.ahead = fleet.ours.item(row), fleet.prefill.item(row)
         self.uncached = uncached
         self.prompt = request.prompt_tokens
         self.written = 0.0
