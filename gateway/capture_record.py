@@ -62,27 +62,37 @@ def shown(part: Part, rule: Capture, pause: Pause = no_pause) -> Shown:
     kind = part.kind.partition(";")[0].strip().lower()
     if not part.data:
         return Shown("text", "")
-    if not _is_text(kind):
-        return _bytes_shown(part, rule)
-    text = part.data.decode("utf-8", "replace")
     if kind == "text/event-stream":
-        stream = Stream(text, part.is_cut, pause)
-        if rule.fields:
-            stream.select(rule.fields)
-        if rule.redact:
-            stream.redact()
-        return Shown("text", stream.text)
-    if kind.endswith("json"):
-        try:
-            value = parse_json(mended(text, pause) if part.is_cut else text)
-        except (ValueError, RecursionError):
-            value = text  # it says that it is JSON, and is none
-        if not isinstance(value, str):
+        return _stream_shown(part, rule, pause)
+    if kind.endswith("json") or (not _is_text(kind) and part.data.lstrip()[:1] in (b"{", b"[")):
+        value = _value_of(part, pause)  # many clients do not say that what they send is JSON
+        if isinstance(value, dict | list):
             value = selected(value, rule.fields) if rule.fields else value
             return Shown("json", Redactor(pause).value(value) if rule.redact else value)
+    if not _is_text(kind):
+        return _bytes_shown(part, rule)
     if rule.fields:
         return Shown("text", None, "it has no fields")
+    text = part.data.decode("utf-8", "replace")
     return Shown("text", Redactor(pause).text(text) if rule.redact else text)
+
+
+def _stream_shown(part: Part, rule: Capture, pause: Pause) -> Shown:
+    stream = Stream(part.data.decode("utf-8", "replace"), part.is_cut, pause)
+    if rule.fields:
+        stream.select(rule.fields)
+    if rule.redact:
+        stream.redact()
+    return Shown("text", stream.text)
+
+
+def _value_of(part: Part, pause: Pause) -> Any:
+    """The JSON of a body, as much as there is of it; None where it is none."""
+    text = part.data.decode("utf-8", "replace")
+    try:
+        return parse_json(mended(text, pause) if part.is_cut else text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _bytes_shown(part: Part, rule: Capture) -> Shown:

@@ -202,7 +202,8 @@ def judge(found: list[Round], shares: Shares, gauges: dict[str, float], short: b
     cpu = [sum(pair[side].cpu for pair in found) / requests * 1e6 for side in (0, 1)]
     print("shares of a core: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.mean.items()))
     row = [f"{len(valid)} of {len(found)}", str(requests), f"{plain * 1e3:.1f}", f"{mirrored * 1e3:.1f}",
-           f"{mirrored / plain:.4f}", f"{low:.3f} to {high:.3f}", f"{cpu[0]:.0f}, with the mirror {cpu[1]:.0f}"]  # fmt: skip
+           f"{mirrored / plain:.4f}", f"{low:.3f} to {high:.3f}",
+           f"{cpu[0]:.0f}, with the mirror {cpu[1]:.0f}"]  # fmt: skip
     print(table(HEAD, [row]))
     print("copies: " + ", ".join(f"{name} {value:.0f}" for name, value in sorted(outcomes.items())))
     failed = sum(not record.ok for pair in found for one in pair for record in one.records)

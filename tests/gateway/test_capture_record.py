@@ -108,6 +108,12 @@ def test_bytes_that_cannot_be_searched_are_kept_only_where_nothing_is_to_be_reda
     assert (found["data"], found["encoding"]) == (b64encode(b"\xff\x00RIFF").decode(), "base64")
 
 
+def test_json_is_read_as_json_also_where_nobody_says_so() -> None:
+    for kind in ("", "application/x-www-form-urlencoded"):
+        assert made(part(b' {"user": "ada@example.com"}', kind))["request"]["data"] == {"user": "[email]"}
+        assert made(part(b"{not json", kind))["request"]["left_out"] == "it is not text"
+
+
 ODD = [b"1e400", b'{"a": 1e400}', b'{"a": NaN}', b'"\\ud800"', b"\xff\xfe", b"{", b"[" * 2000]
 
 
