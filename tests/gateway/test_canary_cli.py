@@ -69,8 +69,9 @@ def test_status_tells_where_the_only_canary_stands(world: World, capsys: pytest.
 
 
 def test_pause_resume_abort_and_restart_do_what_they_say(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    for verb, told in (("pause", "is paused"), ("resume", "is running"), ("promote", "is promoted"),
-                       ("abort", "is rolled back"), ("restart", "begins anew"), ("abort", "is rolled back")):  # fmt: skip
+    sequence = {"pause": "is paused", "resume": "is running", "promote": "is promoted", "abort": "is rolled back",
+                "restart": "begins anew"}  # fmt: skip
+    for verb, told in (*sequence.items(), ("abort", "is rolled back")):
         code, out, err = said(world, capsys, verb, "--why", "a test")
         assert (code, err) == (0, "")
         assert out.startswith(f"{NAME} {told}\n")
