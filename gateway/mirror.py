@@ -276,7 +276,7 @@ def _copied(ask: Ask, rename: Rename, mirror: Mirror, klass: str) -> Ask:
     name = mirror.as_ or ask.model.upstream_name(ask.client_model)
     body, target = (ask.body, ask.target) if name == ask.upstream_model else rename(name)
     now, old = time.monotonic(), ask.request
-    request = old._replace(id=f"{old.id}-mirror", arrived=now, klass=klass, filler=True, tenant=TENANT,
+    request = old._replace(id=f"{old.id}-mirror", arrived=now, klass=klass, filler=True, tenant=TENANT, needs=name,
                            ttft_slo=UNKNOWN, tpot_slo=UNKNOWN, deadline=UNKNOWN, may_wait=False)  # fmt: skip
     before, line, after = ask.fields.rpartition(b"x-request-id: %b\r\n" % old.id.encode())
     fields = before + (b"x-request-id: %b\r\n" % request.id.encode() if line else b"") + after

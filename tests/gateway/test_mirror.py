@@ -61,7 +61,7 @@ async def test_a_copy_is_the_request_as_filler_under_its_own_id_and_nobodys_tena
             await until(lambda: shadow.posts, "the copy")
             [request] = seen
             assert (request.id, request.klass, request.filler, request.tenant) == ("r1-mirror", "async", True, TENANT)
-            assert request.ttft_slo != request.ttft_slo and not request.may_wait
+            assert request.ttft_slo != request.ttft_slo and not request.may_wait and request.needs == "m-v2"
             [received] = shadow.requests
             assert json.loads(received.body) == {**json.loads(chat(temperature=0.25)), "model": "m-v2"}
             assert received.named[b"x-request-id"] == b"r1-mirror" and not primary.posts
