@@ -29,24 +29,28 @@ from typing import Any
 
 import numpy as np
 
-WORSE = np.array([1.3, 1.7, 2.5, 5.0, 15.0, 60.0])
+WORSE = np.array([1.6, 3.0, 9.0, 40.0])
 """How many times as often the canary fails, says each of those who bet that it is worse."""
+BELIEF = np.log([0.15, 0.35, 0.35, 0.15])
+"""What part of the stake each has."""
 BETTER = np.array([0.02, 0.15, 0.35, 0.55, 0.7, 0.8, 0.88, 0.95])
 """And those who bet that it is better than worse by the margin."""
 ALL = np.concatenate([WORSE, BETTER])
 FEW = len(WORSE)
+TRUST = -math.log(len(BETTER))
 LEAST_SHARE, MOST_SHARE = 0.0005, 0.98  # beyond them the other arm says nothing
 AFRESH = 300.0  # seconds after which part of the stake is laid anew
 ALONE_TIMES = 3.0  # as often as the stable arm failed before, is no harm without it to compare with
 STRETCHES = (4.0, 32.0)  # seconds over which heaps are looked for
 DOUBT = 3.0  # failures that came as chance would have it, before any were seen
+FIRST_PART = 0.8  # of the stake, that is laid at the beginning
 STEPS = 24  # of a bisection
 
 
 class Heaps:
     """How much more the counts of failures on one server spread than chance would have it: 1 and more."""
 
-    __slots__ = ("_expected", "_failed", "_servers", "_since", "_spread", "_tried", "failed", "tried")
+    __slots__ = ("_expected", "_failed", "_servers", "_since", "_spread", "_squares", "_tried", "failed", "tried")
 
     def __init__(self) -> None:
         self.failed, self.tried = 0.0, 0.0
@@ -56,6 +60,7 @@ class Heaps:
         self._tried: list[dict[int, float]] = [{} for _ in STRETCHES]
         self._spread = [0.0] * len(STRETCHES)
         self._expected = [0.0] * len(STRETCHES)
+        self._squares = [0.0] * len(STRETCHES)  # of what was expected
 
     def add(self, at: float, failed: Mapping[int, float], tried: Mapping[int, float]) -> None:
         """What each server did since the last time."""
@@ -80,13 +85,17 @@ class Heaps:
             expected = tried * rate
             self._spread[i] += (self._failed[i].get(server, 0.0) - expected) ** 2
             self._expected[i] += expected
+            self._squares[i] += expected**2
         self._tried[i].clear()
         self._failed[i].clear()
 
     @property
     def factor(self) -> float:
-        pairs = zip(self._spread, self._expected, strict=True)
-        return max(1.0, *((spread + DOUBT) / (expected + DOUBT) for spread, expected in pairs))
+        most = 0.0
+        for spread, expected, squares in zip(self._spread, self._expected, self._squares, strict=True):
+            by_chance = expected + math.sqrt(expected + 2.0 * squares)  # its mean, and a standard deviation (Poisson)
+            most = max(most, (spread - by_chance) / (expected + DOUBT))
+        return 1.0 + most
 
     def servers_apart(self) -> float:
         """How far their rates of failures are apart for good, beyond chance: a standard deviation, in points."""
@@ -106,12 +115,14 @@ class Heaps:
             "tried": self.tried,
             "spread": self._spread,
             "expected": self._expected,
+            "squares": self._squares,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.failed, self.tried = float(state["failed"]), float(state["tried"])
         self._servers = {int(server): [*map(float, sums)] for server, sums in state["servers"].items()}
         self._spread, self._expected = [*map(float, state["spread"])], [*map(float, state["expected"])]
+        self._squares = [*map(float, state["squares"])]
 
 
 class Bets:
@@ -129,7 +140,7 @@ class Bets:
     def __init__(self, floor: float = 0.02) -> None:
         """`floor`: share of failures that is no harm once the canary is alone."""
         self.floor = floor
-        self._fresh = np.full(FEW, math.log(0.5))  # as `_stake`, of those who lay part of it anew
+        self._fresh = np.full(FEW, math.log(FIRST_PART))  # as `_stake`, of those who lay part of it anew
         self._laid = 1
         self._laid_at = math.nan
         self._before = [0.0, 0.0]  # failed beyond what was expected, requests, of the canary: the period before
@@ -185,7 +196,8 @@ class Bets:
     def _lay(self, at: float) -> None:
         if self._laid_at == self._laid_at:
             self._laid += 1
-            np.logaddexp(self._fresh, -math.log(self._laid * (self._laid + 1)), out=self._fresh)
+            part = 2.0 * (1.0 - FIRST_PART) / (self._laid * (self._laid + 1.0))
+            np.logaddexp(self._fresh, math.log(part), out=self._fresh)
             self._before, self._lately = self._lately, [0.0, 0.0]
         self._laid_at = at
 
@@ -208,15 +220,15 @@ class Bets:
 
     def harm(self) -> float:
         """The logarithm of the stake of those who say that it is worse, or has become so."""
-        return _mean((self._fresh / self.heaps.factor).tolist())
+        return _sum((BELIEF + self._fresh / self.heaps.factor).tolist())
 
     def worse(self, margin: float = 0.0) -> float:
         """Of those who say that it is worse by more than `margin`, from the beginning."""
-        return _mean(((self._stake[:FEW] - margin * self._price[:FEW]) / self.heaps.factor).tolist())
+        return _sum((BELIEF + (self._stake[:FEW] - margin * self._price[:FEW]) / self.heaps.factor).tolist())
 
     def better(self, margin: float, grown: float = 1.0) -> float:
         """Of those who say that it is not worse by `margin`; with `grown` times the evidence of the same kind."""
-        return _mean(((self._stake[FEW:] - margin * self._price[FEW:]) * (grown / self.heaps.factor)).tolist())
+        return _sum((TRUST + (self._stake[FEW:] - margin * self._price[FEW:]) * (grown / self.heaps.factor)).tolist())
 
     def low(self, risk: float) -> float:
         """It is worse by this at least, with a chance of `risk` of ever being wrong."""
@@ -247,10 +259,10 @@ class Bets:
         self.heaps.restore(state["heaps"])
 
 
-def _mean(logs: Sequence[float]) -> float:
-    """The logarithm of the mean of what these are the logarithms of."""
+def _sum(logs: Sequence[float]) -> float:
+    """The logarithm of the sum of what these are the logarithms of."""
     most = max(logs)
-    return most + math.log(sum(math.exp(each - most) for each in logs) / len(logs))
+    return most + math.log(sum(math.exp(each - most) for each in logs))
 
 
 def _border(holds: Callable[[float], bool], low: float, high: float) -> float:

@@ -46,7 +46,7 @@ class Spread(NamedTuple):
 class Differences:
     """Sums of weighted differences of means: row 0 is the canary, the others are servers of the stable arm."""
 
-    __slots__ = ("_closed", "_cached", "_count", "_open", "_since", "_squares", "pairs", "total")
+    __slots__ = ("_apart", "_closed", "_cached", "_count", "_open", "_since", "_squares", "pairs", "total")
 
     def __init__(self) -> None:
         shape = (len(STRETCHES), SERVERS + 1)
@@ -58,6 +58,7 @@ class Differences:
         self.total = np.zeros((SERVERS + 1, 2))
         self.pairs = 0
         self._cached: Spread | None = None
+        self._apart: float | None = None
 
     def add(self, at: float, rows: Sequence[tuple[int, float, float]]) -> None:
         """Of one block: (row, difference, weight) of each that can be paired."""
@@ -80,7 +81,7 @@ class Differences:
         self._count[i] += there
         self._closed[i] += sums
         sums[:] = 0.0
-        self._cached = None
+        self._cached = self._apart = None
 
     @property
     def estimate(self) -> float:
@@ -105,6 +106,11 @@ class Differences:
 
     def servers_apart(self) -> float:
         """How far servers of the stable arm are apart for good, beyond chance: a standard deviation."""
+        if self._apart is None:
+            self._apart = self._find_apart()
+        return self._apart
+
+    def _find_apart(self) -> float:
         spread = self.spread()
         rows = self.total[1:]
         rows = rows[rows[:, 1] > 0.0]
@@ -163,7 +169,7 @@ class Differences:
             raise ValueError("differences of another version")
         self._squares, self._count, self._closed, self.total = squares, count, closed, total
         self.pairs = int(state["pairs"])
-        self._cached = None
+        self._cached = self._apart = None
 
 
 def _longest(squares: Sequence[float], freedom: Sequence[float], prior: Spread | None) -> Spread:

@@ -36,13 +36,14 @@ __all__ = ["Judge", "Judgement", "Measure", "Seen"]
 Outcome = Literal["promote", "roll_back", "not_yet"]
 Says = Literal["ok", "worse", "unknown", "changed"]
 
-HARMS = ("ttft", "tpot", "errors", "truncated", "slow")
-NEEDED = HARMS[:4]
+HARMS = {"ttft": 0.2, "tpot": 0.15, "errors": 0.25, "truncated": 0.25, "slow": 0.15}
+"""What part of the stake each has."""
+NEEDED = ("ttft", "tpot", "errors", "truncated")
 SLOW_MARGIN = 0.1  # points of requests that are grossly late
 LENGTH_MARGIN, FINISH_MARGIN = math.log(1.25), 0.1  # beyond them promotion waits for somebody
 APART = 2.0  # standard deviations between servers of the stable arm that are no harm
 UNMEASURED = 50  # requests of each arm without a value: there is none, and it is not waited for
-AFRESH = 10.0  # seconds after which intervals are drawn anew, while nothing is decided
+AFRESH = 30.0  # seconds after which intervals are drawn anew, while nothing is decided
 MOST_GROWN = 1024.0
 VERSION = 1
 
@@ -131,10 +132,11 @@ class Judge:
             needed = 0 if outcome == "promote" else None
         elif draw:
             needed = self._needed(measures)
+        check = self._check() if draw else self._said.check
         stable, canary = self.tally.finishes
         return Judgement(
             outcome, why, needed, measures, {"stable": self.tally.counts[0], "canary": self.tally.counts[1]},
-            {"stable": dict(stable), "canary": dict(canary)}, self._check(),
+            {"stable": dict(stable), "canary": dict(canary)}, check,
         )  # fmt: skip
 
     def _measures(self, draw: bool) -> tuple[Measure, ...]:
@@ -161,7 +163,7 @@ class Judge:
         estimate = sums.estimate
 
         def bounds() -> tuple[float, float]:
-            wide = sums.half_width(self.rule.risk / len(HARMS), HARM)
+            wide = sums.half_width(self.rule.risk * HARMS[name], HARM)
             return estimate - apart - wide, estimate + sums.half_width(self.rule.risk, HARMLESS)
 
         low, high = self._interval(name, draw, bounds)
@@ -170,7 +172,7 @@ class Judge:
 
     def _failure(self, name: str, bets: Bets, margin: float, draw: bool) -> Measure:
         risk, apart = self.rule.risk, APART * bets.heaps.servers_apart()
-        low, high = self._interval(name, draw, lambda: (bets.low(risk / len(HARMS)), bets.high(risk)))
+        low, high = self._interval(name, draw, lambda: (bets.low(risk * HARMS[name]), bets.high(risk)))
         found = Measure(name, "points", bets.estimate, low, high, margin, bets.harm(), "unknown", bets.lately, apart)
         return self._said_of(found, bets.better(margin))
 
@@ -190,7 +192,7 @@ class Judge:
 
     def _said_of(self, measure: Measure, harmless: float) -> Measure:
         says: Says = "ok" if harmless >= -math.log(self.rule.risk) else "unknown"
-        if measure.is_beyond and measure.evidence >= math.log(len(HARMS) / self.rule.risk):
+        if measure.is_beyond and measure.evidence >= -math.log(self.rule.risk * HARMS[measure.name]):
             says = "worse"
         return replace(measure, says=says)
 
@@ -199,7 +201,8 @@ class Judge:
         beyond = [by_name[name] for name in HARMS if by_name[name].is_beyond]
         if beyond:
             most = max(measure.evidence for measure in beyond)
-            stake = most + math.log(sum(math.exp(measure.evidence - most) for measure in beyond) / len(HARMS))
+            parts = [HARMS[measure.name] * math.exp(measure.evidence - most) for measure in beyond]
+            stake = most + math.log(sum(parts))
             if stake >= -math.log(self.rule.risk):
                 worst = max(beyond, key=lambda measure: measure.evidence)
                 odds = math.exp(min(stake, 30.0))

@@ -22,6 +22,7 @@ from policies.routing.seen import USUAL, Seen, Usual
 
 SHORTEST, LONGEST = 1.0, 8.0  # seconds of a block
 ENOUGH = 3  # of the stable arm's requests in a block
+PLAINLY = 2.5  # standard deviations
 MEMORY = 120.0  # seconds over which the canary's share of traffic is seen
 SAME_USER = 60.0  # seconds
 USERS = 1024
@@ -181,7 +182,8 @@ class Tally:
 
     def _close(self, block: Block) -> None:
         self.moved += 1
-        kept = math.exp(-(block.began - self._seen_at) / MEMORY) if self._seen_at == self._seen_at else 0.0
+        gone = block.began - self._seen_at  # NaN, or below zero, when a restart came in between
+        kept = math.exp(-gone / MEMORY) if gone > 0.0 else 1.0
         self._seen_at = block.began
         self._rates = [kept * rate + count for rate, count in zip(self._rates, block.requests, strict=True)]
         self._close_failures(block)
@@ -191,8 +193,7 @@ class Tally:
                 self.differences[value].add(block.began, rows)
 
     def _close_failures(self, block: Block) -> None:
-        seen = self._rates[1] / (self._rates[0] + self._rates[1])
-        shares = (min(seen, block.shares[0]), max(seen, block.shares[1]))
+        shares = self._shares(block)
         timed = block.tried[1].pop(-1, 0.0)
         for kind, name in enumerate(FAILURES):
             is_slow = name == "slow"
@@ -203,6 +204,16 @@ class Tally:
             counts = (int(sum(tried.values())), int(canary)), (int(sum(failed.values())), int(lost))
             bets.add(block.began, shares, *counts, heaps)
             bets.heaps.add(block.began, failed, tried)
+
+    def _shares(self, block: Block) -> tuple[float, float]:
+        """Least and most that the canary's may have been: as drawn, unless the traffic plainly says otherwise."""
+        least, most = block.shares
+        total = self._rates[0] + self._rates[1]
+        seen = self._rates[1] / total
+        if least > most:
+            return seen, seen
+        chance = PLAINLY * math.sqrt(max(seen * (1.0 - seen), 1.0 / total) / total)
+        return (seen if seen < least - chance else least), (seen if seen > most + chance else most)
 
     def to_state(self) -> dict[str, Any]:
         return {
