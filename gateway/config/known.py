@@ -87,9 +87,11 @@ def covers(wide: Text | None, narrow: Text | None) -> bool:
         return True
     if narrow is None:
         return False
+    if not (narrow.exact or narrow.prefix or narrow.regex):
+        return False  # it takes what is absent, too
     if wide == Text():
         return True
-    if narrow.regex or not (narrow.exact or narrow.prefix):
+    if narrow.regex:
         return False
     if narrow.prefix and (wide.unlike is not None or not wide.prefix):
         return False

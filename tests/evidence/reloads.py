@@ -42,6 +42,7 @@ from tests.evidence.closed_loop import Tally, Worker, make_ask
 from tests.evidence.support import Gateway, cheap_servers, conclude, fetch_beside, folder, gateway, parse
 from tests.support.mutating import Mutator
 
+MODEL = "bench"  # what all requests ask for
 WORDS = ("routes", "split", "arm", "weight", "when", "stream", "canary", "steps", "hold", "mirror", "share", "sticky",
          "to", "a", "b", "c", "bench", "name", "shadow", "fallback", "retry", "cost", "log", "level")  # fmt: skip
 HEAD = """\
@@ -148,18 +149,20 @@ class Edits:
     @staticmethod
     def is_harmless(config: Config, whole: Config) -> bool:
         """Whether requests must go on as they did, however its rules differ from those of the `whole` file."""
-        return not changes_needing_restart(whole, config) and _essence(config) == _essence(whole) and all(
-            not model.routes[-1].shadow and model.routes[-1].when == When() for model in config.models.values()
-        )  # fmt: skip
+        if changes_needing_restart(whole, config) or _essence(config) != _essence(whole):
+            return False
+        last = config.models[MODEL].routes[-1]
+        return last.when == When() and not last.shadow
 
 
 def _essence(config: Config) -> Config:
     """The configuration without what may differ and yet harm nobody: how requests are dealt, what is written down."""
     plain = Route((), mirror=Mirror("", 0.0))
     pools = {name: replace(pool, cost=1.0, scrape=type(pool.scrape)(), eject=type(pool.eject)(), profile=None,
-                           pick=type(pool.pick)()) for name, pool in config.pools.items()}  # fmt: skip
-    models = {name: replace(model, routes=(plain,), aliases=(), patterns=(), capture=None)
-              for name, model in config.models.items() if _leads_here(model.routes)}  # fmt: skip
+                           retry=type(pool.retry)(), pick=type(pool.pick)())
+             for name, pool in config.pools.items()}  # fmt: skip
+    models = {name: replace(model, routes=(plain,), aliases=(), patterns=(), capture=None, slo=type(model.slo)())
+              for name, model in config.models.items() if name == MODEL and _leads_here(model.routes)}  # fmt: skip
     return replace(config, pools=pools, models=models, classes={}, log=type(config.log)(), digest="",
                    decisions=replace(config.decisions, keep=1), drain=type(config.drain)())  # fmt: skip
 
@@ -302,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     count = 25 if options.short else options.edits
     with folder() as where, cheap_servers(4) as (_, ports):
         urls = [f"http://127.0.0.1:{port}" for port in ports]
-        with gateway(where / "headway", urls, "bench") as running:
+        with gateway(where / "headway", urls, MODEL) as running:
             return uvloop.run(everything(running, ports, count, options.seed, options.short))
 
 

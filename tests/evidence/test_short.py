@@ -10,7 +10,7 @@ import pytest
 from tests.bench.subjects import ROOT
 from tests.evidence.strictness import RUNNER
 
-NAMES = ("hung", "outage", "memory", "reload", "restart", "keepalive_race", "killed", "replay", "strictness",
+NAMES = ("hung", "outage", "memory", "reload", "reloads", "restart", "keepalive_race", "killed", "replay", "strictness",
          "predict")  # fmt: skip
 
 

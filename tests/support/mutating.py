@@ -28,6 +28,7 @@ class Mutator:
         self._edits: Sequence[Callable[[str], str]] = (
             self._drop_line, self._repeat_line, self._swap_lines, self._indent_line, self._comment_line, self._cut_off,
             self._drop_some, self._insert, self._replace_word, self._replace_word, self._replace_word, self._swap_words,
+            self._turn_number, self._turn_number, self._turn_number, self._turn_number,
         )  # fmt: skip
 
     def edit(self, text: str, most: int = 3) -> str:
@@ -83,6 +84,14 @@ class Mutator:
         word = self._random.choice(found)
         other = self._random.choice(found)[0] if self._random.random() < 0.4 else self._random.choice(self._words)
         return text[: word.start()] + other + text[word.end() :]
+
+    def _turn_number(self, text: str) -> str:
+        """Another number in its place: what a value meant stays what it was, and how much it is changes."""
+        found = list(re.finditer(r"[0-9]+", text))
+        if not found:
+            return text
+        number = self._random.choice(found)
+        return text[: number.start()] + str(self._random.randrange(1, 100)) + text[number.end() :]
 
     def _swap_words(self, text: str) -> str:
         found = list(WORD.finditer(text))

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from gateway.config.known import covers, fits, path_fits
 from gateway.core.routes import Text
+from policies.routing.when import matcher
 
 
 @pytest.mark.parametrize(
@@ -30,10 +31,15 @@ TEXTS = st.builds(Text, *(st.lists(WORDS, max_size=2).map(tuple) for _ in range(
                   st.lists(st.sampled_from(["a*", "b+", ".*"]), max_size=1).map(tuple), st.none() | PLAIN)  # fmt: skip
 
 
-@given(st.none() | TEXTS, st.none() | TEXTS, WORDS)
-def test_what_covers_another_takes_all_that_it_takes(wide: Text | None, narrow: Text | None, value: str) -> None:
-    if covers(wide, narrow) and (narrow is None or fits(narrow, value)):
-        assert wide is None or fits(wide, value)
+@given(TEXTS, WORDS)
+def test_what_fits_here_fits_where_requests_are_routed(text: Text, value: str) -> None:
+    assert fits(text, value) == matcher(text)(value)
+
+
+@given(st.none() | TEXTS, st.none() | TEXTS, st.none() | WORDS)
+def test_what_covers_another_takes_all_that_it_takes(wide: Text | None, narrow: Text | None, value: str | None) -> None:
+    if covers(wide, narrow) and (narrow is None or matcher(narrow)(value)):
+        assert wide is None or matcher(wide)(value)
 
 
 def test_a_template_stands_for_one_segment() -> None:
