@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -90,15 +91,19 @@ class Canaries:
         canary's when the arm was drawn; NaN: not known.
         """
         rollout = self._rollouts.get((model, rule))
-        if rollout is not None:
+        if rollout is None or rollout.canary.is_over:
+            return
+        try:
             at = now + self._ahead
             rollout.see(rollout.arms.seen(arm, reservation, outcome, finish, user, share, at, rollout.frozen))
+        except Exception as error:  # a bug of ours: it costs an observation, not the request
+            self._bug(rollout, error)
 
     def missed(self, model: str, rule: str, arm: str, code: str, now: float, user: int = 0,
                share: float = UNKNOWN) -> None:  # fmt: skip
         """A request got no place at all, and was refused with this code. Not for requests that were forced."""
         rollout = self._rollouts.get((model, rule))
-        if rollout is not None and code not in REFUSALS_OF_OURS:
+        if rollout is not None and not rollout.canary.is_over and code not in REFUSALS_OF_OURS:
             rollout.see(rollout.arms.missed(arm, user, share, now + self._ahead))
 
     # --- configurations ------------------------------------------------------------------------------------------
@@ -131,7 +136,7 @@ class Canaries:
         if kept is not None and kept.get("identity") == rollout.identity:
             try:
                 problems = rollout.restore(kept, self._store.history(rollout.name))
-            except (ValueError, KeyError, TypeError) as error:
+            except Exception as error:  # whatever is in the file, the gateway starts
                 problems = [f"begins anew: {error!r}"]
                 kept = None
             for why in problems:
@@ -170,12 +175,20 @@ class Canaries:
             return
         self._due = now + LOOK_EVERY
         for rollout in self._rollouts.values():
-            rollout.freeze(self._predictors, unix)
-            for transition in rollout.look(now + self._ahead, unix, self._store):
-                self._say(rollout, transition)
+            try:
+                rollout.freeze(self._predictors, unix)
+                for transition in rollout.look(now + self._ahead, unix, self._store):
+                    self._say(rollout, transition)
+            except Exception as error:  # a bug of ours: the gateway's clock goes on
+                self._bug(rollout, error)
             if rollout.yielded:
                 self._follow(rollout)
         self._tell()
+
+    def _bug(self, rollout: Rollout, error: Exception) -> None:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        self._events.log("error", "canary_bug", canary=rollout.name, error=repr(error),
+                         at=f"{where.filename}:{where.lineno}")  # fmt: skip
 
     def _say(self, rollout: Rollout, transition: Transition) -> None:
         level = "warning" if transition.after == "rolled_back" else "info"

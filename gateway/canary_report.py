@@ -17,6 +17,8 @@ from typing import Any
 from gateway.canary_chart import SERIES, Point, evidence_chart, measure_chart, share_chart
 from gateway.canary_words import MEASURES, OUTCOMES, PHASES, SAYS, View, difference, moment, share, span
 
+MOST = 300  # points of a picture: more are not seen, and a page must not hold up the event loop
+
 _STYLE = """
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--ink:#1b2028;--soft:#667080;--edge:#e2e5ea;--blue:#2764d8;
 --good:#1d7f4e;--bad:#c2323c;--open:#5b6b86;--amber:#a8660a;--c0:#2764d8;--c1:#0e8a86;--c2:#c2323c;--c3:#a8660a;
@@ -71,7 +73,8 @@ def report_json(view: View, history: Sequence[Point]) -> dict[str, Any]:
 
 def report_html(view: View, history: Sequence[Point]) -> str:
     """The whole page. `view` is a canary as the listener tells it, `history` its points, the oldest first."""
-    points = [point for point in history if "measures" in point]
+    known = [point for point in history if "measures" in point]
+    points = known if len(known) <= MOST else [*known[: -1 : len(known) // MOST + 1], known[-1]]
     body = [_head(view), _arms(view, points), _measures(view, points), _evidence(view, points), _finishes(view),
             _trust(view), _rule(view), _events(history)]  # fmt: skip
     again = '<meta http-equiv="refresh" content="30">' if view["phase"] in ("running", "paused") else ""

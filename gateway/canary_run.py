@@ -198,7 +198,7 @@ class Rollout:
             frozen = None if state["frozen"] is None else Frozen.restore(state["frozen"])
             self.judge.restore(state["judge"])
             self.frozen = frozen
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever is in the file, the gateway starts
             problems.append(f"what was counted is lost: {error!r}")
             self.arms, self.judge = Arms(self.route), Judge(self.terms)
         return problems

@@ -95,7 +95,8 @@ def explain_lines(route: View | None, views: Sequence[View]) -> list[str]:
     arm, lines = route["arm"], []
     how = "forced by its header" if route.get("forced") else "drawn by its user" if route.get("user") else "drawn"
     drawn = route.get("drawn")
-    lines.append(f"arm `{arm}` of {route['rule']}: {how}" + (f" ({drawn:.4f} of 1)" if drawn is not None and drawn == drawn else ""))
+    number = "" if drawn is None or drawn != drawn else f" ({drawn:.4f} of 1)"
+    lines.append(f"arm `{arm}` of {route['rule']}: {how}{number}")
     for view in views:
         if view["rule"] == route["rule"]:
             which = "it is the canary" if view["arm"] == arm else f"the canary beside it is `{view['arm']}`"

@@ -67,9 +67,9 @@ def view() -> dict[str, Any]:
 
 def test_a_page_tells_the_decision_the_arms_the_measures_and_the_rule() -> None:
     text = " ".join(parsed(world().canaries.page("llama")).text)
-    for part in ("llama/routes[0]", "running", "Not yet:", "stable", "next", "time to first token", "failed requests",
-                 "Evidence of harm", "A against A", "The rule", "5 %, then 25 %, then 100 %", "What happened"):  # fmt: skip
-        assert part in text
+    assert all(part in text for part in ("llama/routes[0]", "running", "Not yet:", "stable", "next"))
+    assert all(part in text for part in ("time to first token", "failed requests", "Evidence of harm", "A against A"))
+    assert all(part in text for part in ("The rule", "5 %, then 25 %, then 100 %", "What happened"))
 
 
 def test_a_rollback_is_told_first_with_its_reason() -> None:
@@ -92,8 +92,8 @@ def test_nothing_is_fetched_and_nothing_runs() -> None:
 
 def test_what_others_wrote_is_text(view: dict[str, Any]) -> None:
     arms = [{**arm, "arm": EVIL, "pool": EVIL} for arm in view["arms"]]
-    evil = {**view, "name": EVIL, "model": EVIL, "rule": EVIL, "arm": EVIL, "why": EVIL, "waits_for": EVIL, "check": EVIL,
-            "arms": arms, "finishes": {EVIL: {EVIL: 3}}, "identity": EVIL}  # fmt: skip
+    texts = dict.fromkeys(("name", "model", "rule", "arm", "why", "waits_for", "check", "identity"), EVIL)
+    evil = {**view, **texts, "arms": arms, "finishes": {EVIL: {EVIL: 3}}}
     happened = [{"at": view["at"], "kind": EVIL, "told": EVIL, "share": 0.1}]
     page = parsed(report_html(evil, happened))
     assert "script" not in page.seen

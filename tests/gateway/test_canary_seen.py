@@ -29,9 +29,8 @@ class Case:
         where = FLEETS[pool or {"stable": "old", "next": "new"}.get(arm, "old")]
         request = Request("r", "m", 0.0, prompt_tokens=500.0, output_tokens=100.0, stream=True)
         place = where.reserve(Decision(0, "test"), request, 0.0)
-        outcome = Outcome(**{"request": request, "endpoint": place.endpoint, "row": 0, "status": 200, "ended": "complete",
-                             "duration": 2.2, "ttft": 0.2, "prompt_tokens": 500.0, "output_tokens": 100.0,
-                             **fields})  # fmt: skip
+        usual = Outcome(request, place.endpoint, 0, 200, "complete", 2.2, 0.2, 500.0, output_tokens=100.0)
+        outcome = usual._replace(**fields)
         place.settle(2.0, outcome)
         return self.arms.seen(arm, place, outcome, "stop", 7, 0.25, 9.0, self.frozen)
 
