@@ -36,7 +36,7 @@ from loadtest.lab.picture import Curve, over_time
 WANTED = 0.05  # false rollbacks, and false promotions
 HALF = 0.5  # of the rival's median
 MOST_REASONS = 20
-_POINTS = 240
+_POINTS = 41
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ def rollouts(equal: Sequence[Found], slower: Sequence[Found], command: str) -> P
     bars = [Bar("rolled back though equal", _share(equal, "rolled_back"), WANTED),
             Bar(f"promoted though {slow}", _share(slower, "promoted"), WANTED)]  # fmt: skip
     title = "Canaries: false alarms and false promotions"
-    curves = [Curve(f"{kind}: {word.replace('_', ' ')}", _rising(found, word), f" {percent(_share(found, word))}")
+    end = max(one.verdict.after for found in kinds.values() for one in found)
+    curves = [Curve(f"{kind}: {word.replace('_', ' ')}", _rising(found, word, end), f" {percent(_share(found, word))}")
               for kind, found in kinds.items() for word in ("promoted", "rolled_back")]  # fmt: skip
     head = ["canary", "rollouts", "rolled back", "promoted", "still open", "until promoted, s", "until rolled back, s",
             "its answers until then"]  # fmt: skip
@@ -149,12 +150,12 @@ def detection(found: Sequence[tuple[Harm, Sequence[Found], Sequence[Found]]], co
         wrong = sum(one.verdict.outcome == "rolled_back" for one in equal)
         asked = (WINDOWS, wrong), (WINDOWS, int(WANTED * len(equal))), (ALONE, wrong)
         tuned = [best(_windows(equal), _windows(harmed), alarms, kinds) for kinds, alarms in asked]
-        same = tuned[0][1]
+        same, lasts = tuned[0][1], harm.trial.requests / harm.trial.rate
         rows.append([harm.what, str(len(harmed)), _with_interval(wrong, len(equal)), _spread(times),
                      *(cell for rule, theirs in tuned for cell in (_rule(rule), _spread(theirs)))])  # fmt: skip
         bars.append(Bar(f"{harm.what}: our median over the rival's", _ratio(median(times), median(same)), HALF))
-        curves += [Curve(f"{harm.what}: ours", _over(times), f" {_seconds(median(times))}"),
-                   Curve(f"{harm.what}: windows", _over(same), f" {_seconds(median(same))}")]  # fmt: skip
+        curves += [Curve(f"{harm.what}: ours", _over(times, lasts), f" {_seconds(median(times))}"),
+                   Curve(f"{harm.what}: windows", _over(same, lasts), f" {_seconds(median(same))}")]  # fmt: skip
         figures[harm.what] = {
             "times": times, "answers": [one.verdict.answers for one in harmed], "equal": [len(equal), wrong],
             "why": [one.verdict.why for one in harmed],
@@ -175,8 +176,8 @@ _LASTS, _BRIEF = (trial.requests / trial.rate for trial in (WATCHED_EQUAL, WATCH
 _RIVAL = [
     f"The canary keeps {percent(SHARE)} of the traffic for {_LASTS:.0f} s at most ({_BRIEF:.0f} s for the TTFT). The "
     "rival checks one-minute windows of the canary as Flagger does (p99 of the time to the first token, share of "
-    f"answers that failed) and rolls back after so many failed checks in all ({', '.join(map(str, CHECKS))}: what finds "
-    "the fault soonest). Its thresholds are the lowest that have no more false alarms than ours had, or than "
+    f"answers that failed) and rolls back after so many failed checks in all ({', '.join(map(str, CHECKS))}: what "
+    "finds the fault soonest). Its thresholds are the lowest that have no more false alarms than ours had, or than "
     f"{percent(WANTED)}, on the same runs without the fault. The last two columns are a rule that looks at one figure "
     "alone, the best one for this fault (errors and broken streams apart, which no mesh tells).",
     "",
@@ -189,7 +190,7 @@ def _windows(found: Sequence[Found]) -> list[Windows]:
 
 def _rule(rule: Tuned) -> str:
     limits = [f"{name} > {f'{most:.2f} s' if name == 'p99' else percent(most)}" for name, most in rule.most.items()]
-    return f"{' or '.join(limits)}; {rule.checks} checks"
+    return f"{' or '.join(limits)}; {rule.checks} failed"
 
 
 def _ratio(mine: float, theirs: float) -> float:
@@ -203,17 +204,15 @@ def _share(found: Sequence[Found], word: str) -> float:
     return sum(one.verdict.outcome == word for one in found) / len(found)
 
 
-def _rising(found: Sequence[Found], word: str) -> list[tuple[float, float]]:
+def _rising(found: Sequence[Found], word: str, end: float) -> list[tuple[float, float]]:
     """The share with this outcome until then, over time."""
-    times = [one.verdict.after if one.verdict.outcome == word else math.inf for one in found]
-    return _over(times, max(one.verdict.after for one in found))
+    return _over([one.verdict.after if one.verdict.outcome == word else math.inf for one in found], end)
 
 
-def _over(times: Sequence[float], end: float = 0.0) -> list[tuple[float, float]]:
-    end = end or WATCHED_EQUAL.requests / WATCHED_EQUAL.rate
-    grid = np.linspace(0.0, end, _POINTS)
+def _over(times: Sequence[float], end: float) -> list[tuple[float, float]]:
     ordered = np.sort(np.array(times))
-    return [(float(at), float(np.searchsorted(ordered, at, "right")) / len(ordered)) for at in grid]
+    return [(float(at), float(np.searchsorted(ordered, at, "right")) / len(ordered))
+            for at in np.linspace(0.0, end, _POINTS)]  # fmt: skip
 
 
 def _median(values: Sequence[float]) -> str:
