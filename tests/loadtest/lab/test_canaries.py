@@ -57,14 +57,15 @@ def test_slower_engines_show_and_are_rolled_back() -> None:
     run, seen = observed(slower)
     assert of(seen, True, "tpot").mean() - of(seen, False, "tpot").mean() == pytest.approx(math.log(1.2), abs=0.05)
     assert run.watch is not None and run.watch.verdict is not None
-    assert run.watch.verdict.outcome == "rolled_back" and run.watch.verdict.after < 60.0
+    assert run.watch.verdict.outcome == "rolled_back"
 
 
 def test_a_rollout_that_is_obeyed_ends_with_its_verdict() -> None:
     slower = replace(SMALL, canary=Group(ENGINE, 1, ((0.0, 1.2),)), shares=())
     run, seen = observed(slower)
     assert run.watch is not None and run.watch.is_over
-    assert seen[-1].seen.at < run.began + 60.0 and run.share == 0.0
+    assert run.watch.verdict is not None and run.watch.verdict.outcome == "rolled_back"
+    assert run.share == 0.0 and len(seen) < slower.requests
 
 
 def test_a_late_first_token_is_late_by_just_so_much_and_nothing_else_is() -> None:
