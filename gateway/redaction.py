@@ -72,12 +72,15 @@ _KEYS = re.compile(
     r"|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{50,}|ya29\.[\w-]{20,}|A(?:KI|SI|BI|CC)A[A-Z0-9]{16}(?![A-Za-z0-9])"
     r"|eyJ[\w-]{10,}\.[\w-]{10,}(?:\.[\w-]*)?)"
 )
+_BESIDE_AWS = re.compile(  # the secret that goes with an AWS key's id has no mark of its own
+    r"(?<![A-Za-z0-9/+=])(?=[^A-Z\s]{0,39}[A-Z])(?=[^a-z\s]{0,39}[a-z])(?=[^\d\s]{0,39}\d)[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])"
+)
 _BEARER = re.compile(r"(?i:bearer)\s{1,4}((?=[A-Za-z._~+/-]{0,99}\d)[\w.~+/-]{16,}=*)")
 _NAMES = ("ey", "EY", "oken", "OKEN", "ecret", "ECRET", "assw", "ASSW", "pwd", "PWD", "assphrase", "ASSPHRASE",
           "uthorization", "UTHORIZATION")  # fmt: skip
 _NAMED = re.compile(
-    r"(?i:api[_-]?key|access[_-]?key|secret(?:[_-]?key)?|(?:access|auth|refresh)[_-]?token|passw(?:or)?d|pwd|passphrase"
-    r"|authorization)[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?i:(?:basic|token)\s{1,3})?"
+    r"(?i:(?:api|access|account)[_-]?key|secret(?:[_-]?key)?|(?:access|auth|refresh|session|api|bot|private)[_-]?token"
+    r"|passw(?:or)?d|pwd|passphrase|authorization)[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?i:(?:basic|token)\s{1,3})?"
     r"(?=[A-Za-z]{0,99}[\d!#$%^&*+/=~])([^\s\"',;<>(){}\[\]]{6,})"
 )
 _PRIVATE = re.compile(
@@ -249,6 +252,7 @@ def _ipv6(text: str, pos: int, end: int) -> Spans:
 # What it becomes, of what a text must have one for it at all, and who finds it: the surest first.
 _FINDERS: tuple[tuple[str, tuple[str, ...], Finder], ...] = (
     ("[secret]", _MARKS, _all(_KEYS)),
+    ("[secret]", ("AKIA", "ASIA"), _all(_BESIDE_AWS)),
     ("[secret]", ("earer", "EARER"), _all(_BEARER, 1)),
     ("[secret]", _NAMES, _all(_NAMED, 1)),
     ("[secret]", ("://",), _all(_IN_URL, 1)),
