@@ -37,6 +37,7 @@ from gateway.core.types import UNKNOWN, Floats, Forecast, Outcome
 FEWEST_STEPS = 8.0  # a shorter stretch of a stream says little of its pace
 MOST = 4.0  # of a residual, either way: fifty times as long; what is beyond says no more
 FEWEST = 30  # answers of the stable arm before a regression says anything
+EARLY, SOLVE_EVERY = 200, 16  # from so many on, prices are made anew after every so many
 MEMORY = 2000.0  # answers after which one weighs 1/e
 RIDGE = 1e-4  # relative; it keeps quantities that are the same apart
 CUT = 3.0  # times as long as expected: what took longer is learnt from as if it had not
@@ -115,7 +116,8 @@ class Trend:
         self._squares += np.outer(x, x)
         self._products *= fade
         self._products += share * x
-        self._solve()
+        if self.count < EARLY or self.count % SOLVE_EVERY == 0:
+            self._solve()
 
     def _solve(self) -> None:
         scale = np.sqrt(np.maximum(self._squares.diagonal(), 1e-12))
