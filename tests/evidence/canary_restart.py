@@ -44,6 +44,7 @@ from tests.evidence.support import (
 
 STEPS = (0.1, 0.2, 0.3, 0.4, 0.5)
 HOLD = 4.0  # seconds
+MARGIN = "0.01%"  # so strict that it stays at its last step for longer than this takes
 LONGEST = 1.0  # seconds that a request may have been on its way
 LOSS = 8.0  # seconds of what was counted that a kill may take along: they are written every 3
 _ARM = re.compile(rb"\r\nx-headway-arm: *([^\r]+)", re.IGNORECASE)
@@ -146,7 +147,7 @@ def configuration(port: int, admin: int, urls: Sequence[str], state: Path) -> di
     route = {
         "name": "rollout", "sticky": {"header": "x-user"},
         "split": [{"arm": "stable", "to": "main", "weight": 1}, {"arm": "next", "to": "next"}],
-        "canary": {"arm": "next", "steps": [f"{step:.0%}" for step in STEPS], "hold": f"{HOLD:g}s"},
+        "canary": {"arm": "next", "steps": [f"{step:.0%}" for step in STEPS], "hold": f"{HOLD:g}s", "margin": {"errors": MARGIN}},
     }  # fmt: skip
     pools = {name: {"engine": "vllm", "endpoints": [url]} for name, url in zip(("main", "next"), urls, strict=True)}
     return {"version": 1, "listen": f"127.0.0.1:{port}", "admin": f"127.0.0.1:{admin}", "state": str(state),
