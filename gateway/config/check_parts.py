@@ -26,6 +26,20 @@ def check_parts(config: Config, raw: Mapping[str, Any], reader: Reader) -> None:
         _check_capture(model, config, files, reader)
     _check_forced(raw, reader)
     _check_costs(config, reader)
+    _check_state(config, raw, reader)
+
+
+def _check_state(config: Config, raw: Mapping[str, Any], reader: Reader) -> None:
+    """A rollout takes hours: without a folder, a restart forgets how far it had come."""
+    if config.state is not None or ("state",) in reader.broken:
+        return
+    for name, model in raw["models"].items():
+        for row, route in enumerate(model.get("routes") or () if isinstance(model, Mapping) else ()):
+            if isinstance(route, Mapping) and route.get("canary") is not None:
+                where = reader.key_at("models", name, "routes", row, "canary")
+                told = "a restart begins this canary anew: `state` is not given"
+                reader.warn(where, told, "write state: ./headway-state")
+                return
 
 
 def _check_lora(model: Model, config: Config, reader: Reader) -> None:

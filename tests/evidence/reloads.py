@@ -107,7 +107,9 @@ models:
           - {arm: left, to: a}
           - {arm: right, to: c, weight: 0.5}
         sticky: {header: x-user, salt: one}
+    capture: {file: captured.jsonl, share: 20%, rotate: 1MiB, keep: 1}
   other: {to: b}
+decisions: {keep: 1000, file: decisions.jsonl}
 classes:
   interactive: {default: true, priority: 10}
   async: {filler: {protect: interactive, slowdown: 10%}}
@@ -164,7 +166,7 @@ def _essence(config: Config) -> Config:
     models = {name: replace(model, routes=(plain,), aliases=(), patterns=(), capture=None, slo=type(model.slo)())
               for name, model in config.models.items() if name == MODEL and _leads_here(model.routes)}  # fmt: skip
     return replace(config, pools=pools, models=models, classes={}, log=type(config.log)(), digest="",
-                   decisions=replace(config.decisions, keep=1), drain=type(config.drain)())  # fmt: skip
+                   decisions=type(config.decisions)(), drain=type(config.drain)())  # fmt: skip
 
 
 def _leads_here(routes: Sequence[Route]) -> bool:

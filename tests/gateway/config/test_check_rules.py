@@ -43,7 +43,7 @@ def told(loaded: Loaded) -> list[tuple[int, int, str]]:
 def test_what_is_doubtful_is_a_warning_at_its_place(
     read: Read, faults: Faults, routes: str, place: int, said: str
 ) -> None:
-    text = f"{POOLS}models: {{m: {{routes: [{routes}]}}}}\n"
+    text = f"{POOLS}models: {{m: {{routes: [{routes}]}}}}\nstate: ./s\n"
     if said:
         assert told(read(text)) == [(2, place, said)]
     else:
@@ -113,6 +113,13 @@ keys: {{{KEY}: {{tenat: acme}}}}
         (5, "not a regular expression"), (7, "`to` is missing"), (7, "unknown key `too`"), (8, "`tenant` is missing"),
         (8, "unknown key `tenat`"),
     ]  # fmt: skip
+
+
+def test_a_canary_that_a_restart_forgets_is_warned_of_once(read: Read) -> None:
+    canary = "split: [{arm: a, to: p}, {arm: b, to: r}], canary: {arm: b}, fallback: [q], cheapest: true"
+    text = f"{POOLS}models: {{m: {{routes: [{{{canary}}}]}}, n: {{routes: [{{{canary}}}]}}}}\n"
+    assert told(read(text)) == [(2, 67, "a restart begins this canary anew: `state` is not given")]
+    assert told(read(text + "state: ./s\n")) == []
 
 
 def test_data_kept_as_it_is_is_warned_of(read: Read) -> None:
