@@ -48,7 +48,6 @@ class Observation(NamedTuple):
 
     seen: Seen
     first: float  # to the first token
-    gap: float  # between tokens
 
 
 class Pool(Router):
@@ -203,20 +202,19 @@ class Rollout(Simulation):
         self.pools[flight.router.number].end(flight, now, ttft, cached, generated)
 
     def saw(self, flight: Flight, outcome: Outcome, now: float) -> None:
-        """A request of either arm has ended: the judge looks."""
-        if self.frozen is None or self.watch is None:
-            return
-        assert flight.reservation is not None
+        """A request of either arm has ended: the judge looks. What was sent before the canary began is not its."""
         number, is_canary = flight.number, flight.router.number == CANARY
+        if number < self.trial.warm_up:
+            return
+        assert flight.reservation is not None and self.frozen is not None and self.watch is not None
         breaks = self.breaks[number]
         left = self.frozen.residual(flight.reservation, outcome, stable=not is_canary)
         is_whole, tokens = outcome.ended == "complete", outcome.output_tokens
         finish = ("length" if tokens > LONGEST else "stop") if is_whole else ""
         seen = Seen(now, is_canary, outcome.endpoint.id, not is_whole and not breaks, breaks, left.ttft, left.tpot,
                     tokens if is_whole else UNKNOWN, finish, self._user[number], self._shares[number])  # fmt: skip
-        gap = (outcome.duration - outcome.ttft) / (tokens - 1.0) if is_whole and tokens > 1.0 else UNKNOWN
         if self._see is not None:
-            self._see(Observation(seen, outcome.ttft, gap))
+            self._see(Observation(seen, outcome.ttft))
         self.watch.see(seen)
         self.share = self.watch.share(now)
         if self.watch.is_over:

@@ -91,17 +91,16 @@ def run(trial: Trial, seed: int, folder: Path | None) -> dict[str, Any]:
     assert rollout.watch is not None
     found: dict[str, Any] = {"verdict": asdict(rollout.watch.ended(ended))}
     if trial.shares:
-        of_canary = [one for one in seen if one.seen.is_canary]
-        at, first, failed, truncated = (
-            np.array(values, np.float64)
-            for values in zip(
-                *((one.seen.at, one.first, one.seen.failed, one.seen.truncated) for one in of_canary), strict=True
-            )
-        )
-        # Broken streams count once, whatever else the judge calls them.
-        found["windows"] = windows(at, first, failed * (1.0 - truncated), truncated, rollout.began, ended)
+        found["windows"] = _windows([one for one in seen if one.seen.is_canary], rollout.began, ended)
     memory.keep(key, found)
     return found
+
+
+def _windows(seen: list[Observation], began: float, ended: float) -> Windows:
+    """Those of the canary. A broken stream counts once, whatever else it is called."""
+    told = [(o.seen.at, o.first, o.seen.failed and not o.seen.truncated, o.seen.truncated) for o in seen]
+    at, first, failed, truncated = np.array(told, np.float64).reshape(-1, 4).T
+    return windows(at, first, failed, truncated, began, ended)
 
 
 def _read(found: dict[str, Any]) -> Found:
