@@ -70,7 +70,7 @@ class Intake:
         self._lengths_of = lengths_of
         if routers is None:
             routers = Routers()
-            routers.reconfigure(config)
+            routers.use(routers.made(config))
         self.routers = routers
         self.paths = Paths(config.paths)
         self.names = ModelNames(config.models)

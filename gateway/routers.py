@@ -35,20 +35,25 @@ def no_shares(model: str, rule: str) -> float | None:
 
 
 class Routers:
-    """The routers of one gateway. `reconfigure` before use."""
+    """The routers of one gateway. `use` what was `made` of a configuration."""
 
     def __init__(self, shares: Shares = no_shares, random: Random | None = None):
         self._shares = shares
         self._seed = (random or Random()).random()
         self._of: dict[str, Router] = {}
 
-    def reconfigure(self, config: Config) -> None:
+    def made(self, config: Config) -> dict[str, Router]:
+        """Those of another configuration. What can be wrong with its rules is raised here, where nothing has changed."""
         costs = {name: pool.cost for name, pool in config.pools.items()}
         made = {}
         for name, model in config.models.items():
             router = made[name] = Router(name, model.routes, self._seed, partial(self._shares, name), costs)
             if name in self._of:
                 router.resume(self._of[name])
+        return made
+
+    def use(self, made: dict[str, Router]) -> None:
+        """These from now on."""
         self._of = made
 
     def share(self, model: str, way: Way) -> float:
