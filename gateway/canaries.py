@@ -237,7 +237,9 @@ class Canaries:
         return report_html(rollout.view(unix), self._points(rollout, unix))
 
     def _points(self, rollout: Rollout, unix: float) -> list[Mapping[str, Any]]:
-        return [*rollout.series, {**rollout.point("judgement", unix), "share": rollout.share}]
+        """What was recorded, and (while it goes on) how it is now."""
+        now = [] if rollout.canary.is_over else [{**rollout.point("judgement", unix), "share": rollout.share}]
+        return [*rollout.series, *now]
 
     async def command(self, verb: str, name: str, by: str = "", why: str = "") -> dict[str, object]:
         """The answer of `POST /api/canaries/{name}/{verb}`: what was done, and where it stands. Raises CanaryError."""

@@ -205,7 +205,7 @@ def _rule(view: View) -> str:
         f"Arm {view['arm']} of {view['model']} gets {', then '.join(share(step) for step in view['steps'])} of the "
         f"requests that {view['rule']} takes. Each step is held for {span(view['hold'])} at least.",
         f"It may be at most {share(margin['ttft'])} slower to the first token, {share(margin['tpot'])} slower per "
-        f"token, and fail in {margin['errors'] * 100:.3g} points of a hundred requests more.",
+        f"token; of a hundred requests {margin['errors'] * 100:.3g} more may fail, or be cut short.",
         "As soon as the evidence says that it is worse, new requests go to the others, and running streams finish. "
         f"The chance of rolling back one that is as good, and of promoting one that is not, is {share(view['risk'])} "
         "each, over the whole rollout.",
