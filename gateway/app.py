@@ -76,7 +76,7 @@ class Gateway:
         self.limiter = Limiter(config, self._shared)
         self.canaries = Canaries(events, self._predictor)
         self.routers = Routers(self.canaries.share)
-        self.routers.reconfigure(config)
+        self.routers.use(self.routers.made(config))
         self.adapters = Adapters(self.fleets, self._pools.post, events, time.monotonic)
         self.proxy = Proxy(self._pools.lanes, self._metrics, self._decisions, config.expose, self.canaries,
                            self.adapters)  # fmt: skip
@@ -238,13 +238,14 @@ class Gateway:
 
     def _apply(self, config: Config) -> None:
         """Make lanes for this configuration and swap it in. Raises before anything has changed."""
+        routers = self.routers.made(config)
         self._pools.apply(config)
         self.proxy.lanes = self._pools.lanes
         self.proxy.expose = config.expose
         self.decisions.reconfigure(config.decisions.keep, config.decisions.file)
         self.limiter.reconfigure(config, time.monotonic())
         self.canaries.reconfigure(config, time.monotonic())
-        self.routers.reconfigure(config)
+        self.routers.use(routers)
         self.adapters.reconfigure(config)
         self.mirrors.reconfigure(config)
         self._captures.reconfigure(config)

@@ -87,6 +87,9 @@ def describe_reading(reading: Reading) -> dict[str, object]:
     }  # fmt: skip
 
 
+_KEY_DIGEST = re.compile(r"(sha256:[0-9a-f]{6})[0-9a-f]{58}")  # of a client's key, in a rule
+
+
 def masked(value: object) -> object:
     """The configuration as JSON: every secret is `…`, of a client's key only the start of its hash is shown."""
     if isinstance(value, Secret):
@@ -105,7 +108,7 @@ def masked(value: object) -> object:
     if isinstance(value, float):
         return _finite(value)
     if isinstance(value, str):
-        return _mask_url(value)
+        return _KEY_DIGEST.sub(rf"\1{MASK}", _mask_url(value))
     return value if value is None or isinstance(value, bool | int) else str(value)
 
 

@@ -43,7 +43,7 @@ class Routers:
         self._of: dict[str, Router] = {}
 
     def made(self, config: Config) -> dict[str, Router]:
-        """Those of another configuration. What can be wrong with its rules is raised here, where nothing has changed."""
+        """Those of another configuration. What is wrong with its rules is raised here, where nothing has changed."""
         costs = {name: pool.cost for name, pool in config.pools.items()}
         made = {}
         for name, model in config.models.items():
