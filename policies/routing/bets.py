@@ -31,8 +31,8 @@ import numpy as np
 
 WORSE = np.array([1.6, 3.0, 9.0, 40.0])
 """How many times as often the canary fails, says each of those who bet that it is worse."""
-BELIEF = np.log([0.15, 0.35, 0.35, 0.15])
-"""What part of the stake each has."""
+EVENLY = (0.15, 0.35, 0.35, 0.15)
+"""What part of the stake each has, where nothing is known of how harm shows."""
 BETTER = np.array([0.02, 0.15, 0.35, 0.55, 0.7, 0.8, 0.88, 0.95])
 """And those who bet that it is better than worse by the margin."""
 ALL = np.concatenate([WORSE, BETTER])
@@ -43,7 +43,7 @@ AFRESH = 300.0  # seconds after which part of the stake is laid anew
 ALONE_TIMES = 3.0  # as often as the stable arm failed before, is no harm without it to compare with
 STRETCHES = (4.0, 32.0)  # seconds over which heaps are looked for
 DOUBT = 3.0  # failures that came as chance would have it, before any were seen
-FIRST_PART = 0.8  # of the stake, that is laid at the beginning
+FIRST_PART = 0.9  # of the stake, that is laid at the beginning
 STEPS = 24  # of a bisection
 
 
@@ -133,13 +133,15 @@ class Bets:
     """
 
     __slots__ = (
-        "_before", "_fresh", "_lately", "_laid", "_laid_at", "_price", "_stake", "canary", "canary_failed", "floor",
+        "_before",
+        "_beliefs", "_fresh", "_lately", "_laid", "_laid_at", "_price", "_stake", "canary", "canary_failed", "floor",
         "heaps", "stable", "stable_failed", "weighed",
     )  # fmt: skip
 
-    def __init__(self, floor: float = 0.02) -> None:
-        """`floor`: share of failures that is no harm once the canary is alone."""
+    def __init__(self, floor: float = 0.02, beliefs: Sequence[float] = EVENLY) -> None:
+        """`floor`: share of failures that is no harm once the canary is alone. `beliefs`: parts of the stake."""
         self.floor = floor
+        self._beliefs = np.log(beliefs)
         self._fresh = np.full(FEW, math.log(FIRST_PART))  # as `_stake`, of those who lay part of it anew
         self._laid = 1
         self._laid_at = math.nan
@@ -220,11 +222,11 @@ class Bets:
 
     def harm(self) -> float:
         """The logarithm of the stake of those who say that it is worse, or has become so."""
-        return _sum((BELIEF + self._fresh / self.heaps.factor).tolist())
+        return _sum((self._beliefs + self._fresh / self.heaps.factor).tolist())
 
     def worse(self, margin: float = 0.0) -> float:
         """Of those who say that it is worse by more than `margin`, from the beginning."""
-        return _sum((BELIEF + (self._stake[:FEW] - margin * self._price[:FEW]) / self.heaps.factor).tolist())
+        return _sum((self._beliefs + (self._stake[:FEW] - margin * self._price[:FEW]) / self.heaps.factor).tolist())
 
     def better(self, margin: float, grown: float = 1.0) -> float:
         """Of those who say that it is not worse by `margin`; with `grown` times the evidence of the same kind."""

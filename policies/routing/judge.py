@@ -36,8 +36,8 @@ __all__ = ["Judge", "Judgement", "Measure", "Seen"]
 Outcome = Literal["promote", "roll_back", "not_yet"]
 Says = Literal["ok", "worse", "unknown", "changed"]
 
-HARMS = {"ttft": 0.2, "tpot": 0.15, "errors": 0.25, "truncated": 0.25, "slow": 0.15}
-"""What part of the stake each has."""
+HARMS = {"errors": 0.5, "truncated": 0.25, "ttft": 0.1, "tpot": 0.07, "slow": 0.08}
+"""What part of the stake each has: most where evidence comes slowest. Every answer has a latency; few fail."""
 NEEDED = ("ttft", "tpot", "errors", "truncated")
 SLOW_MARGIN = 0.1  # points of requests that are grossly late
 LENGTH_MARGIN, FINISH_MARGIN = math.log(1.25), 0.1  # beyond them promotion waits for somebody

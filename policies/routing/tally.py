@@ -29,6 +29,8 @@ USERS = 1024
 VALUES = ("ttft", "tpot", "length", "finish")
 FAILURES = ("errors", "truncated", "slow")
 FLOORS = {"errors": 0.02, "truncated": 0.02, "slow": 0.2}  # shares that are no harm while nobody is beside the canary
+# Errors are there before, and harm doubles or trebles them; a stream is hardly ever cut, and harm is ten times that.
+BELIEFS = {"errors": (0.15, 0.6, 0.2, 0.05), "truncated": (0.05, 0.2, 0.45, 0.3), "slow": (0.05, 0.25, 0.4, 0.3)}
 
 
 class Block:
@@ -63,7 +65,7 @@ class Tally:
         self._rates: list[float] = [0.0, 0.0]  # requests of (stable, canary) that are remembered
         self._seen_at = math.nan
         self._users: dict[int, float] = {}
-        self.bets = {kind: Bets(FLOORS[kind]) for kind in FAILURES}
+        self.bets = {kind: Bets(FLOORS[kind], BELIEFS[kind]) for kind in FAILURES}
         self.differences = {value: Differences() for value in VALUES}
         self.usual = {value: Usual() for value in VALUES[:2]}
         self.counts: list[int] = [0, 0]
