@@ -4,7 +4,8 @@ The idea: arrivals and lengths are the records'. Engines are found in the record
 stated), else taken from the pool's `profile`, else from another pool in which one of its endpoints was seen; a pool of
 which nothing is known cannot be foreseen, and the plan says so. Where each request may go was decided by the rules.
 
-How long an answer is that was never given (its request was refused) is drawn from those of its model that were.
+How long an answer is that was never given (its request was refused) is drawn from those that its model gave to prompts
+about as long.
 
 Left to others: fitting and running (the `Lab`), deciding (`plan_replay`), printing (`plan_report`).
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from gateway.queues import rules_of
 POOR = 0.25  # a mean error of first tokens from which a stated profile is believed rather than the fit
 _TOKENS = 200  # of an answer or a prompt of which nothing is known
 _LONGEST = 200_000
+_NEAR = 15  # answers to prompts next longer and next shorter, of which one stands for an answer that was never given
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ class Forecaster:
     def _pool(self, pool: Pool, found: Found) -> PoolPlan:
         limits = {_id_of(spec): spec.max_concurrency or 0 for spec in pool.endpoints}
         names = list(limits) or sorted(name for name, pools in self._seen_at.items() if pool.name in pools)
-        engines = tuple(Engine(found.profile, found.chunk, found.paces.get(name, 1.0), limits.get(name, 0))
+        engines = tuple(Engine(found.own.get(name, found.profile), found.chunk, limit=limits.get(name, 0), name=name)
                         for name in names)  # fmt: skip
         return PoolPlan(pool.name, engines, pool.pick.policy, dict(pool.pick.options), found.profile,
                         pool.max_concurrency, pool.scrape.every, found.overhead)  # fmt: skip
@@ -143,10 +146,12 @@ class _Lengths:
 
     def __init__(self, requests: Sequence[Past]):
         self._random = Random("lengths that were never known")
-        self._outputs: dict[str, list[float]] = {}
+        self._outputs: dict[str, list[tuple[float, float]]] = {}  # (prompt, answer), by the prompt
         for past in requests:
-            if past.is_whole and past.completion_tokens >= 1.0:
-                self._outputs.setdefault(past.model, []).append(past.completion_tokens)
+            if past.is_whole and past.completion_tokens >= 1.0 and past.prompt >= 1.0:
+                self._outputs.setdefault(past.model, []).append((past.prompt, past.completion_tokens))
+        for pairs in self._outputs.values():
+            pairs.sort()
         prompts = [past.prompt for past in requests if past.prompt >= 1.0]
         self._prompt = statistics.median(prompts) if prompts else float(_TOKENS)
         self._drawn: dict[Past, int] = {}
@@ -160,9 +165,10 @@ class _Lengths:
 
     def _output(self, past: Past) -> int:
         if past not in self._drawn:
-            seen = self._outputs.get(past.model) or [float(_TOKENS)]
+            seen = self._outputs.get(past.model) or [(0.0, float(_TOKENS))]
             limit = past.route.limit if past.route is not None else None
-            drawn = self._random.choice(seen)
+            at = bisect_left(seen, (past.prompt, 0.0)) if past.prompt >= 1.0 else self._random.randrange(len(seen))
+            drawn = self._random.choice(seen[max(0, at - _NEAR) : at + _NEAR])[1]
             self._drawn[past] = int(drawn if limit is None else min(drawn, limit))
         return self._drawn[past]
 

@@ -27,7 +27,8 @@ OVERHEAD = 0.015  # seconds from the gateway to an engine's queue, where nothing
 @dataclass(frozen=True, slots=True)
 class Engine:
     """One simulated engine. `pace`: an iteration takes so many times as long as its profile says; `limit`: requests
-    that the gateway sends it at once, 0: no limit; `kv_tokens` 0: the profile's."""
+    that the gateway sends it at once, 0: no limit; `kv_tokens` 0: the profile's; `name`: its endpoint's id, if it has
+    one."""
 
     profile: str
     chunk: int = 2048
@@ -36,6 +37,7 @@ class Engine:
     max_seqs: int = 256
     kv_tokens: int = 0
     noise: float = 0.03
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +116,16 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Engines found in records: a profile (the file's name), the chunk budget, seconds to get there, how they differ.
+    """Engines found in records: a profile (the file's name), the chunk budget, and seconds to get there.
 
-    `paces`: by endpoint, how many times as long an iteration takes there, where it is another time. `errors`: of first
-    tokens and of time per token, as shares, of streams held out. Not found: `profile` is empty and `told` says why.
+    `own`: each endpoint's profile; `profile` is that of the middle one. `errors`: of first tokens and of time per
+    token, as shares, of streams held out. Not found: `profile` is empty and `told` says why.
     """
 
     profile: str = ""
     chunk: int = 2048
     overhead: float = OVERHEAD
-    paces: Mapping[str, float] = field(default_factory=dict)
+    own: Mapping[str, str] = field(default_factory=dict)
     errors: tuple[float, float] = (nan, nan)
     told: str = ""
 

@@ -22,6 +22,7 @@ FILE = Path(__file__).with_name("profiles.json")
 
 SUFFIX = ".json"  # of a file with a profile
 MOST = 1e9  # of any figure in it
+ROUNDED = 1e-6  # milliseconds: what two figures may be wrong by together
 _COMMENTS = ("about",)
 _MAY_BE_LEFT_OUT: Mapping[str, object] = {
     "gpu": "", "model": "", "precision": "", "tp": 1, "engine": "", "source": "", "kind": "", "prefix": 0.0,
@@ -36,7 +37,10 @@ class UnknownProfile(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One GPU, model and precision. Milliseconds per unit, lengths in tokens; `kv_tokens` 0: not known."""
+    """One GPU, model and precision. Milliseconds per unit, lengths in tokens; `kv_tokens` 0: not known.
+
+    `seq` is less than 0 where a token of a decode costs less than one of a prompt.
+    """
 
     name: str
     gpu: str
@@ -138,10 +142,12 @@ def _fault(entry: Mapping[str, Any]) -> str:
                 return f"{key}: a text is expected"
         elif type(value) not in (int, kinds[key]):
             return f"{key}: a {'whole ' if kinds[key] is int else ''}number is expected"
-        elif not 0 <= value <= MOST:
-            return f"{key}: must be a number from 0 to {MOST:g}"
+        elif not (least := -MOST if key == "seq" else 0.0) <= value <= MOST:
+            return f"{key}: must be a number from {least:g} to {MOST:g}"
     if missing := [key for key in kinds if key not in entry and key != "name" and key not in _MAY_BE_LEFT_OUT]:
         return f"missing: {', '.join(missing)}"
     if not entry["base"] > 0:
         return "base: must be above 0"
+    if entry["seq"] + entry["slope1"] < -ROUNDED:
+        return "seq: a sequence decoding costs less than nothing: seq and slope1 together must be at least 0"
     return "" if entry["knee1"] <= entry["knee2"] else "knee1 must not be beyond knee2"

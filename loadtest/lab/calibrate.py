@@ -126,14 +126,15 @@ def _warnings(found: Fitted, evidence: Evidence) -> list[str]:
 def profile_of(name: str, found: Fitted, evidence: Evidence) -> dict[str, object]:
     """The profile's file: milliseconds per unit, tokens.
 
-    The predictor's price of a sequence decoding holds its token in the multiplications, a profile's does not.
+    The predictor's price of a sequence decoding holds its token in the multiplications, a profile's does not; it is
+    less than nothing where a token of a decode costs less than one of a prompt.
     """
     price = dict(zip(NAMES, (found.prices * 1e3).tolist(), strict=True))
     capacity = statistics.median(evidence.kv_tokens) if evidence.kv_tokens else 0.0
     figures = {
         "base": price["base"], "knee1": int(found.knees[0]), "knee2": int(found.knees[1]), "slope1": price["slope1"],
         "slope2": price["slope2"], "slope3": price["slope3"], "pair": price["pair"],
-        "seq": max(0.0, price["decode"] - price["slope1"]), "ctx": price["context"], "overhead_iter": 0.0,
+        "seq": price["decode"] - price["slope1"], "ctx": price["context"], "overhead_iter": 0.0,
         "overhead_seq": 0.0, "kv_tokens": int(capacity) // BLOCK * BLOCK, "mape_prefill": 100.0 * found.ttft_error,
         "mape_decode": 100.0 * found.tpot_error,
     }  # fmt: skip

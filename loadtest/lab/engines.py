@@ -12,25 +12,29 @@ cached is taken to be the common beginning of that tenant's prompts for the mode
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from backends.sim.profiles import read_profile
+from gateway.core.prices import NAMES
+from gateway.core.types import Floats
 from gateway.plan_values import Found, Turn
-from loadtest.lab.calibrate import APART, profile_of
-from loadtest.lab.evidence import read
+from loadtest.lab.calibrate import profile_of
+from loadtest.lab.evidence import Evidence, read
 from loadtest.lab.fitting import Fitted, TooLittle, fit
 
 BLOCK = 16
 LEAST_OVERHEAD = 0.0005  # seconds
+_PREFILL = ("slope1", "slope2", "slope3", "pair")
 _GROWS = 0.5  # of the last prompt, cached at the next turn: the session goes on from it
 _CHAIN = 1 << 20  # blocks of one chain; ids of chains do not meet
 
 
 def fitted(records: Path, pool: str, folder: Path) -> Found:
-    """The engines of `pool` as its records show them; their profile is written into `folder`.
+    """The engines of `pool` as its records show them; their profiles are written into `folder`.
 
     Where the records do not say enough, or the pool's policy did not predict, it says so and nothing is found.
     """
@@ -39,24 +43,26 @@ def fitted(records: Path, pool: str, folder: Path) -> Found:
         found = fit(evidence.answers(), evidence.knees, len(evidence.endpoints))
     except TooLittle as error:
         return Found(told=str(error))
-    path = folder / f"{pool}.json"
-    path.write_text(json.dumps(profile_of(pool, found, evidence)), encoding="utf-8")
-    if not read_profile(path).kv_tokens:
+    if not evidence.kv_tokens:
         return Found(told="no endpoint said how many tokens its KV cache holds")
+    middle = np.exp(np.median(np.log(found.factors), axis=0))
+    own = {name: _write(folder / f"{pool}-{row}.json", pool, found, evidence, found.factors[row])
+           for row, name in enumerate(evidence.endpoints)}  # fmt: skip
     told = (f"fitted to {len(evidence.streams)} recorded streams (errors of those held out: first tokens "
             f"{found.ttft_error:.1%}, per token {found.tpot_error:.1%})")  # fmt: skip
-    return Found(str(path), int(found.chunk), max(LEAST_OVERHEAD, float(found.prices[0])),
-                 _paces(found, evidence.endpoints), (found.ttft_error, found.tpot_error), told)  # fmt: skip
+    return Found(_write(folder / f"{pool}.json", pool, found, evidence, middle), int(found.chunk),
+                 max(LEAST_OVERHEAD, float(found.prices[0])), own, (found.ttft_error, found.tpot_error),
+                 told)  # fmt: skip
 
 
-def _paces(found: Fitted, endpoints: Sequence[str]) -> dict[str, float]:
-    """Endpoints that are not as fast as the others. Decoding is most of an engine's time, so it has most of the say."""
-    paces = {}
-    for name, (decoding, prefill) in zip(endpoints, found.factors.tolist(), strict=True):
-        pace = float(np.sqrt(decoding * prefill))
-        if abs(pace - 1.0) > APART:
-            paces[name] = pace
-    return paces
+def _write(path: Path, pool: str, found: Fitted, evidence: Evidence, factors: Floats) -> str:
+    """The profile of an endpoint on which decoding and prefill take so many times as long as the common prices say."""
+    decoding, prefill = factors.tolist()
+    times = np.array([prefill if name in _PREFILL else 1.0 if name == "overhead" else decoding for name in NAMES])
+    own = replace(found, prices=found.prices * times)
+    path.write_text(json.dumps(profile_of(pool, own, evidence)), encoding="utf-8")
+    read_profile(path)
+    return str(path)
 
 
 def shared_blocks(turns: Iterable[Turn]) -> list[tuple[int, ...]]:

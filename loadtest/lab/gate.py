@@ -8,6 +8,7 @@ and who is refused, as `gateway.lane` puts them together. Left to others: engine
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Protocol
 
 from gateway.core.errors import HeadwayError
@@ -66,7 +67,9 @@ class Gate(Router):
     def __init__(self, run: Run, number: int, plan: PoolPlan, stations: list[Station], setting: Setting, seed: int):
         prior = prior_of(plan.prior) if plan.prior else Prior()
         known = Routers(scrape=Scrape(every=plan.scrape), prior=plan.prior)
-        super().__init__(number, [s.endpoint() for s in stations], plan.policy, plan.options, seed, prior, known, 1)
+        endpoints = [replace(station.endpoint(), id=engine.name or station.endpoint().id)
+                     for station, engine in zip(stations, plan.engines, strict=True)]  # fmt: skip
+        super().__init__(number, endpoints, plan.policy, plan.options, seed, prior, known, 1)
         self.plan, self.stations = plan, stations
         self.first = stations[0].number if stations else 0
         rule = setting.filler

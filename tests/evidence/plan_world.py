@@ -93,7 +93,8 @@ class Asked:
 
     def _pool(self, name: str) -> PoolPlan:
         pool = self.config.pools[name]
-        engines = tuple(self.world.engines[spec.url.partition("://")[2]] for spec in pool.endpoints)
+        names = [spec.url.partition("://")[2] for spec in pool.endpoints]
+        engines = tuple(replace(self.world.engines[at], name=at) for at in names)
         return PoolPlan(name, engines, pool.pick.policy, dict(pool.pick.options), "", pool.max_concurrency,
                         pool.scrape.every)  # fmt: skip
 
