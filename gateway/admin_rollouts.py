@@ -15,11 +15,13 @@ from aiohttp import web
 
 from gateway.admin_answers import error, json
 from gateway.canaries import Canaries, CanaryError
+from gateway.capture import Captures
 from gateway.config.types import Config
 from gateway.decisions import DecisionRing, describe
 from gateway.history import History, HistoryError, view
 from gateway.mirror import Mirrors
 
+_ALONE = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}  # a page that loads nothing
 PIECE = 200  # records described in one go
 
 
@@ -34,6 +36,8 @@ class RolloutView(Protocol):
     def canaries(self) -> Canaries: ...
     @property
     def mirrors(self) -> Mirrors: ...
+    @property
+    def captures(self) -> Captures: ...
     @property
     def history(self) -> History: ...
     async def rollback(self, digest: str) -> tuple[bool, Sequence[str]]:
@@ -53,6 +57,7 @@ class RolloutPages:
         router.add_get("/api/canaries/{name:.+}", self._canary)
         router.add_get("/canaries/{name:.+}", self._page)
         router.add_get("/api/mirrors", self._mirrors)
+        router.add_get("/api/captures", self._captures)
         router.add_get("/api/history", self._history)
         router.add_post("/api/rollback", self._rollback)
         router.add_get("/api/decisions", self._decisions)
@@ -68,7 +73,8 @@ class RolloutPages:
 
     async def _page(self, request: web.Request) -> web.Response:
         try:
-            return web.Response(text=self._view.canaries.page(request.match_info["name"]), content_type="text/html")
+            page = self._view.canaries.page(request.match_info["name"])
+            return web.Response(text=page, content_type="text/html", headers=_ALONE)
         except CanaryError as wrong:
             return error(wrong.status, wrong.code, str(wrong))
 
@@ -82,6 +88,9 @@ class RolloutPages:
 
     async def _mirrors(self, request: web.Request) -> web.Response:
         return json({"mirrors": self._view.mirrors.view()})
+
+    async def _captures(self, request: web.Request) -> web.Response:
+        return json({"captures": self._view.captures.view()})
 
     async def _history(self, request: web.Request) -> web.Response:
         return json(view(self._view.history.entries, self._view.config.digest))

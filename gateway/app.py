@@ -81,7 +81,7 @@ class Gateway:
         self.proxy = Proxy(self._pools.lanes, self._metrics, self._decisions, config.expose, self.canaries,
                            self.adapters)  # fmt: skip
         self.mirrors = Mirrors(self.proxy, self._metrics.mirrored, self._free_for_bodies, _report_bug, Random())
-        self._captures = Captures(Random())
+        self.captures = Captures(Random())
         self.front = self._front(config)
         self._jobs = self._jobs_service(config)
         self.server = Server(self.front, config.limits)
@@ -129,7 +129,7 @@ class Gateway:
 
     def _counted(self) -> Iterator[Counted]:
         yield from counted(self.routers.counts(), self._pools.all(), self.limiter.spared())
-        for outcome, count in self._captures.counts().items():
+        for outcome, count in self.captures.counts().items():
             yield CAPTURES, (outcome,), float(count)
 
     def _queues(self) -> Mapping[str, Mapping[str, Queued]]:
@@ -217,7 +217,7 @@ class Gateway:
     def _front(self, config: Config) -> Front:
         return Front(config, self.proxy, self.limiter, self._ledger.note, self.is_ready, self._pools.known_models,
                      lambda: self._jobs.api if self._jobs is not None else None, self.routers,
-                     self.mirrors, self._captures)  # fmt: skip
+                     self.mirrors, self.captures)  # fmt: skip
 
     def _jobs_service(self, config: Config) -> JobsService | None:
         """Files, batches and jobs, where the file says so."""
@@ -248,7 +248,7 @@ class Gateway:
         self.routers.use(routers)
         self.adapters.reconfigure(config)
         self.mirrors.reconfigure(config)
-        self._captures.reconfigure(config)
+        self.captures.reconfigure(config)
         self.config = config
         self.server.limits = config.limits
         self.front = self.server.front = self._front(config)
@@ -358,7 +358,7 @@ class Gateway:
         self._ledger.settle()
         self._request_log.flush()
         self._decisions.close()
-        self._captures.close()
+        self.captures.close()
 
 
 def _report_bug(error: BaseException) -> None:

@@ -102,7 +102,7 @@ class Proxy:
         """Its arm had no place for it: that speaks against a canary, too."""
         way = ask.way
         if way.arm and not way.forced and self.canaries is not None:
-            self.canaries.missed(ask.model.name, way.rule, way.arm, code, time.monotonic(), user_of(way))
+            self.canaries.missed(ask.model.name, way.rule, way.arm, code, time.monotonic(), user_of(way), ask.share)
 
     # --- a place -------------------------------------------------------------------------------------------------
 
@@ -330,7 +330,8 @@ class Proxy:
         now, way = time.monotonic(), ask.way
         outcome = lane.settle(reservation, relay, ask.request, ask.answers, queued_tokens, now)
         if way.arm and not (way.forced or facts.is_copy) and self.canaries is not None:
-            self.canaries.see(ask.model.name, way.rule, way.arm, reservation, outcome, now, meter.finish, user_of(way))
+            self.canaries.see(ask.model.name, way.rule, way.arm, reservation, outcome, now, meter.finish, user_of(way),
+                              ask.share)  # fmt: skip
         if relay.ended == "complete" and not facts.is_copy:
             request = ask.request
             self.lengths_of(request.model).learn(
