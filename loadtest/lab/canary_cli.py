@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from loadtest.lab.canary_report import Page, detection, rollouts
-from loadtest.lab.canary_study import FIRST_SEED, ROLLOUTS, WATCHED, Do, runs
+from loadtest.lab.canary_study import FIRST_SEED, ROLLOUTS, WATCHED, Do, Harm, runs
 from loadtest.lab.study import complain, crew, default_jobs
 
 RUNS = {"aa": 400, "detection": 40}
 """Of each kind."""
-EQUAL_RUNS = 2  # times as many of equal arms, on which the rival's thresholds are tuned
+EQUAL_RUNS = 1.5  # times as many of equal arms, on which the rival's thresholds are tuned
+SHORT = 3000  # requests of a run in the short form
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,14 +54,15 @@ def _aa(count: int, do: Do, folder: Path | None) -> Page:
 
 
 def _detection(count: int, do: Do, folder: Path | None, short: bool) -> Page:
-    harms = WATCHED[: 1 if short else None]
-    harmed = [runs(harm.trial, _seeds(count), do, folder) for harm in harms]
-    without = []
-    for harm in harms:
-        equal = replace(harm.equal, requests=harm.trial.requests) if short else harm.equal
-        without.append(runs(equal, _seeds(EQUAL_RUNS * count), do, folder))
-    asked_for = f"headway lab canary detection --runs {count}"
-    return detection(list(zip(harms, harmed, without, strict=True)), asked_for)
+    harms = [_shortened(WATCHED[0])] if short else WATCHED
+    found = [(harm, runs(harm.trial, _seeds(count), do, folder),
+              runs(harm.equal, _seeds(round(EQUAL_RUNS * count)), do, folder)) for harm in harms]  # fmt: skip
+    return detection(found, f"headway lab canary detection --runs {count}")
+
+
+def _shortened(harm: Harm) -> Harm:
+    trial, equal = (replace(trial, requests=SHORT) for trial in (harm.trial, harm.equal))
+    return replace(harm, trial=trial, equal=equal)
 
 
 def _seeds(count: int) -> range:

@@ -19,7 +19,7 @@ from loadtest.lab.study import default_jobs
 from tests.bench.rounds import Bar
 from tests.evidence.support import conclude
 
-SHORT = 3  # runs
+SHORT = 2  # runs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
