@@ -13,7 +13,7 @@ import pytest
 from gateway import plan
 from gateway.plan_values import Lab
 from loadtest.lab import foresight
-from tests.evidence.plan import changed_files, old_file, world_of
+from tests.evidence.plan_cases import changed_files, old_file, world_of
 from tests.evidence.plan_world import config_of, recorded
 
 REQUESTS, LOAD = 1500, 20.0
