@@ -112,6 +112,6 @@ def test_behind_the_gateways_desk_it_is_the_same_twice_and_nobody_of_the_traffic
     assert one.tries.sent == again.tries.sent
     assert one.tries.sent
     assert np.isfinite(one.run_.ttft[one.run_.arrived < one.until - 8.0]).all()
-    assert one._waiting == WAITING
+    assert WAITING - 1 <= one._waiting <= WAITING  # one may have been sent since the last iteration ended
     figures, alone = mixed_figures(one, one.run_), mixed_figures(quiet := done(gate=Gate("none")), quiet.run_)
     assert figures["ttft_p50"] < alone["ttft_p50"] + 0.04
