@@ -10,12 +10,9 @@ Left to others: what another policy would have chosen; that takes the engines (`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-from gateway.plan_records import Past
-
-One = Mapping[str, Any]
+from gateway.plan_records import Candidate, Past
 
 EQUAL = 1e-6
 # Of policies that take nearly equal scores as equal: by how much, as (share of the least, in the score's own unit) when
@@ -29,6 +26,7 @@ _NEAR: Mapping[str, tuple[float, float]] = {
 _TIE: Mapping[str, int] = {"predicted_ttft": 0, "prefix_affinity": 1, "sticky_until_saturated": 1}
 _LEAST = 0.001  # of the best score, for `predicted_latency` where nobody is warmer
 _GUESSED = "predictions are not calibrated"
+_WARMEST = "tokens to do at the warmest"
 _DRAWN = {"dynamo_kv": "temperature", "llmd_predicted": "draw"}
 """Policies that draw by weight, and the option that makes them do so."""
 
@@ -38,53 +36,52 @@ def eligible(past: Past, options: Mapping[str, object]) -> list[str] | None:
 
     `options` are those of the pool's `pick`, as they were then.
     """
-    scored = [one for one in past.candidates if math.isfinite(_number(one.get("score"), math.inf))]
+    scored = [one for one in past.candidates if one.score == one.score]
     if not past.chosen or not scored:
         return None
     name = past.policy
     if options.get(_DRAWN.get(name, "")):
-        return [one["endpoint"] for one in scored]
+        return _names(scored)
     if name == "power_of_two" or (name == "predicted_latency" and past.reason.startswith(_GUESSED)):
         return _of_two(past, scored)
-    least = min(one["score"] for one in scored)
+    least = min(one.score for one in scored)
     share, own = _NEAR.get(name, (0.0, 0.0))
     tie = options.get("tie")
     if name in _TIE and isinstance(tie, int | float):
         share, own = (float(tie), 0.0) if _TIE[name] == 0 else (0.0, float(tie))
     slack = abs(least) * share + own + EQUAL
-    near = [one for one in scored if one["score"] <= least + slack]
-    return [one["endpoint"] for one in (_warmest(near, least) if name == "predicted_latency" else near)]
+    near = [one for one in scored if one.score <= least + slack]
+    return _names(_warmest(near, least) if name == "predicted_latency" else near)
 
 
-def _warmest(near: list[One], least: float) -> list[One]:
+def _names(candidates: Iterable[Candidate]) -> list[str]:
+    return [one.endpoint for one in candidates]
+
+
+def _warmest(near: list[Candidate], least: float) -> list[Candidate]:
     """The warmest of the nearly best, where that is warmer than the best; else those of a thousandth."""
-    best = next(one for one in near if one["score"] == least)
+    best = next(one for one in near if one.score == least)
     most = max(map(_cached, near))
     if most > _cached(best):
         return [one for one in near if _cached(one) == most]
-    return [one for one in near if one["score"] <= least + abs(least) * _LEAST + EQUAL]
+    return [one for one in near if one.score <= least + abs(least) * _LEAST + EQUAL]
 
 
-def _cached(one: One) -> float:
-    return _number((one.get("terms") or {}).get("cached"), 0.0)
+def _cached(one: Candidate) -> float:
+    return one.cached if one.cached == one.cached else 0.0
 
 
-def _of_two(past: Past, scored: list[One]) -> list[str]:
+def _of_two(past: Past, scored: list[Candidate]) -> list[str]:
     """Of the few that were drawn, the one with the fewest requests, and of those the fewest tokens left to do.
 
-    A cache may have decided instead, by tokens; then all have a score, and any that has no more than another may be it.
+    A cache may have decided instead, by tokens; then all have a score, and the chosen one has no more than another.
     """
-    if "tokens to do at the warmest" in past.reason:
-        most = max(one["score"] for one in scored)
-        return [one["endpoint"] for one in scored if len(scored) == 1 or one["score"] <= most + EQUAL]
-    key = min((one["score"], _tokens(one)) for one in scored)
-    return [one["endpoint"] for one in scored if (one["score"], _tokens(one)) == key]
+    if _WARMEST in past.reason:
+        scores = [one.score for one in scored]
+        return _names(one for one in scored if one.score < max(scores) or scores.count(one.score) > 1)
+    key = min((one.score, _tokens(one)) for one in scored)
+    return _names(one for one in scored if (one.score, _tokens(one)) == key)
 
 
-def _tokens(one: One) -> float:
-    return _number(one.get("tokens"), math.inf)
-
-
-def _number(value: object, otherwise: float) -> float:
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known and isinstance(value, int | float) else otherwise
+def _tokens(one: Candidate) -> float:
+    return one.tokens if one.tokens == one.tokens else math.inf

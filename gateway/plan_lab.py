@@ -182,7 +182,7 @@ def _endpoints_of(requests: Iterable[Past]) -> dict[str, set[str]]:
     """The pools in which each endpoint was seen."""
     found: dict[str, set[str]] = {}
     for past in requests:
-        for name in {past.chosen, *(str(one.get("endpoint", "")) for one in past.candidates)} - {""}:
+        for name in {past.chosen, *(one.endpoint for one in past.candidates)} - {""}:
             found.setdefault(name, set()).add(past.pool)
     return found
 

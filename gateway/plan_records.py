@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.admin_client import ask, is_url
 from gateway.core.types import UNKNOWN
@@ -24,6 +24,8 @@ from gateway.core.types import UNKNOWN
 VERSION = 1
 NO_RECORD = "not a line of JSON, or neither a decision record nor a line of a trace"
 OTHER_VERSION = f"of another version than {VERSION}"
+MOST = 20_000  # records; of more the newest are used
+OLDER = f"older than the newest {MOST:,}"
 NO_TIME = "without a time of arrival"
 
 
@@ -56,6 +58,15 @@ class Route:
     klass: str | None = None
 
 
+class Candidate(NamedTuple):
+    """One line of the table that an endpoint was chosen from: what can decide between endpoints. NaN: not known."""
+
+    endpoint: str
+    score: float
+    tokens: float
+    cached: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Past:
     """One recorded request, equal to no other: clients choose ids, and may choose one twice.
@@ -75,7 +86,7 @@ class Past:
     policy: str = ""
     chosen: str = ""
     reason: str = ""
-    candidates: tuple[Mapping[str, Any], ...] = ()
+    candidates: tuple[Candidate, ...] = ()
     left_out: int = 0
     ttft_slo: float = UNKNOWN
     tpot_slo: float = UNKNOWN
@@ -171,6 +182,7 @@ def _of_lines(source: str, lines: Iterable[bytes], model: str) -> History:
                 _keep(found, past_of(record), line)
             except (TypeError, ValueError, AttributeError, OverflowError):
                 found.unused[NO_RECORD] += 1
+    _trim(found, MOST)
     found.requests.sort(key=lambda one: one.at)
     if found.is_trace and not model:
         raise PlanError(f"{source} is a trace: say with --model NAME which model its requests ask for")
@@ -189,6 +201,17 @@ def _keep(found: History, past: Past, line: bytes | None) -> None:
         found.lines.append(line if line.endswith(b"\n") else line + b"\n")
 
 
+    if len(found.requests) >= 2 * MOST:
+        _trim(found, MOST)
+
+
+def _trim(found: History, most: int) -> None:
+    """Records are written in the order in which requests ended: the first lines are the oldest."""
+    if len(found.requests) > most:
+        found.unused[OLDER] += len(found.requests) - most
+        del found.requests[:-most], found.lines[:-most]
+
+
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
@@ -203,7 +226,7 @@ def past_of(record: Mapping[str, Any]) -> Past:
     Raises TypeError, ValueError, AttributeError or OverflowError for one that no gateway wrote.
     """
     outcome, slo, route = record["outcome"], record.get("slo") or {}, record.get("route")
-    table = tuple(one for one in record.get("candidates") or () if isinstance(one.get("endpoint"), str))
+    table = tuple(map(_candidate, record.get("candidates") or ()))
     return Past(
         id=str(record.get("request_id", "")), at=number(record.get("at")), model=str(record.get("model", "")),
         pool=str(record.get("pool", "")), arm=str(record.get("arm", "")), klass=str(record.get("class", "")),
@@ -217,6 +240,12 @@ def past_of(record: Mapping[str, Any]) -> Past:
 
 
 _FIGURES = ("queued", "ttft", "ttft_there", "tpot", "duration", "prompt_tokens", "cached_tokens", "completion_tokens")
+
+
+def _candidate(one: Mapping[str, Any]) -> Candidate:
+    terms = one.get("terms") or {}
+    return Candidate(str(one.get("endpoint", "")), number(one.get("score")), number(one.get("tokens")),
+                     number(terms.get("cached")))  # fmt: skip
 
 
 def _route(told: Mapping[str, Any]) -> Route:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from gateway.core.predictor import Predictor
 from gateway.core.types import Decision, Outcome, Request
 from gateway.decisions import DecisionRing, describe
 from gateway.plan_choice import eligible
-from gateway.plan_records import Past, past_of
+from gateway.plan_records import Candidate, Past, past_of
 from gateway.records import RequestRecord
 from policies.picking import create
 from tests.support.fleets import make_fleet
@@ -24,7 +25,7 @@ POLICIES = ("round_robin", "least_inflight", "least_tokens", "power_of_two", "se
 
 
 def table(*rows: tuple[str, float | None], **more: Any) -> Past:
-    candidates = tuple({"endpoint": name, "score": score, "tokens": 10.0 * number, "terms": {"cached": 0.0}}
+    candidates = tuple(Candidate(name, math.nan if score is None else score, 10.0 * number, 0.0)
                        for number, (name, score) in enumerate(rows))  # fmt: skip
     return Past("r", 0.0, **{"candidates": candidates, "chosen": rows[0][0], "policy": "least_tokens", **more})
 

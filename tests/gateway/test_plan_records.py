@@ -60,6 +60,14 @@ def test_what_cannot_be_used_is_counted_with_its_reason(tmp_path: Path) -> None:
     assert history.unused == {NO_RECORD: 3, "of another version than 1": 1, NO_TIME: 1}
 
 
+def test_of_more_records_than_are_used_the_newest_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.plan_records.MOST", 10)
+    lines = [line(msgspec.structs.replace(RECORD, request_id=f"r{n}", at=1.7e9 + n)) for n in range(37)]
+    history = read(write(tmp_path / "f", *lines))
+    assert [one.id for one in history.requests] == [f"r{n}" for n in range(27, 37)]
+    assert len(history.lines) == 10 and sum(history.unused.values()) == 27
+
+
 def test_a_trace_asks_for_the_model_that_is_named(tmp_path: Path) -> None:
     rows = [{"arrival_s": at, "prompt_tokens": 9, "output_tokens": 4, "session_id": "s"} for at in (1.0, 0.5)]
     path = tmp_path / "t.jsonl.gz"
