@@ -120,7 +120,7 @@ def replay(new: Config, old: Config | None, history: History, same: bool) -> Rep
     asked = Replay(new, old)
     found = Replayed([asked.judge(past) for past in history.requests if can_be_judged(past)])
     found.counts = asked.counts()
-    found.denied = denied(new, found.judged)
+    found.denied = denied(new, found.judged, None if history.is_trace else old)
     if not same:
         return found
     for judged in found.judged:
@@ -157,7 +157,7 @@ def _foresee(plan: Plan, history: History, lab: Lab, seeds: Sequence[int], most:
             then = plan.old
             asked = Replay(then, then)
             before = [asked.judge(past) for past in requests]
-            plan.before = forecaster.foresee(then, before, _refused(denied(then, before)), seeds)
+            plan.before = forecaster.foresee(then, before, _refused(denied(then, before, then)), seeds)
         after = [one for one in plan.replayed.judged if one.past in newest]
         plan.after = forecaster.foresee(plan.new, after, _refused(plan.replayed.denied), seeds)
 

@@ -24,7 +24,7 @@ from gateway.limits import Limiter
 from gateway.plan_records import Past
 from gateway.plan_replay import Judged
 
-TENANT_LIMIT, TOKENS_NEEDED = "tenant_limit", "max_tokens_needed"
+TENANT_LIMIT = "tenant_limit"
 _MEAN, _SECONDS = 200.0, 5.0  # tokens of an answer and seconds it takes, of which nothing is known
 
 
@@ -49,9 +49,13 @@ class Denied:
     shadow: bool
 
 
-def denied(config: Config, judged: Sequence[Judged]) -> list[Denied]:
-    """Those of the requests that their tenants' limits would not let through, in the order of arrival."""
+def denied(config: Config, judged: Sequence[Judged], old: Config | None = None) -> list[Denied]:
+    """Those of the requests that their tenants' limits would not let through, in the order of arrival.
+
+    Where a key's limits are those of `old`, under which the requests were recorded, it is what was recorded.
+    """
     wall = Wall()
+    before = {key.digest: key.limits for key in old.keys} if old is not None else {}
     enforced = {key.digest: _enforced(key) for key in config.keys}
     limiter = Limiter(replace(config, keys=tuple(enforced.values())), wall=wall)
     usual = {model: _usual([one.past for one in judged if one.past.model == model])
@@ -60,7 +64,11 @@ def denied(config: Config, judged: Sequence[Judged]) -> list[Denied]:
     found, serial = [], count()
     for one in judged:
         past, key = one.past, enforced.get(one.key.digest)
-        if key is None or key.limits is None or one.way is None or not past.prompt >= 0.0:
+        if key is None or one.key.limits is None or one.way is None or not past.prompt >= 0.0:
+            continue
+        if not one.key.limits.shadow and before.get(one.key.digest) == one.key.limits:
+            if past.code == TENANT_LIMIT:
+                found.append(Denied(past, key.tenant, past.code, "over its limits, as recorded", False))
             continue
         while running and running[0][0] <= past.at:
             at, _, grant, prompt, tokens = heappop(running)
@@ -73,8 +81,7 @@ def denied(config: Config, judged: Sequence[Judged]) -> list[Denied]:
         try:
             grant = limiter.admit(key, past.prompt, expected, limit, past.at)
         except (TenantLimit, BadRequest) as error:
-            shadow = one.key.limits is not None and one.key.limits.shadow
-            found.append(Denied(past, key.tenant, error.code, str(error).split(";")[0], shadow))
+            found.append(Denied(past, key.tenant, error.code, str(error).split(";")[0], one.key.limits.shadow))
             continue
         written = past.completion_tokens if past.completion_tokens >= 0.0 else expected
         lasts = past.duration if past.is_whole and past.duration > 0.0 else seconds

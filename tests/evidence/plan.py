@@ -95,8 +95,8 @@ def real(where: Path, count: int) -> list[Bar]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--requests", type=int, default=6000)
-        parser.add_argument("--seeds", type=int, default=8)
+        parser.add_argument("--requests", type=int, default=4000)
+        parser.add_argument("--seeds", type=int, default=5)
         parser.add_argument("--real", type=int, default=3000, help="requests to a real gateway (default: %(default)s)")
 
     options = parse(__doc__ or "", argv, add)

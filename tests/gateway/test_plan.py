@@ -96,6 +96,7 @@ def test_a_rule_that_nobody_hits_and_a_model_that_is_gone_are_said(
     assert "no model of that name" in out and "model code is gone" in out
 
 
+@pytest.mark.slow
 def test_the_lab_says_what_clients_would_see(where: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = as_json(capsys, foresight, *options(where, "promise-300-ms,-35-ms"), "--seeds", 1)
     before, after = ({(one["model"], one["pool"]): one for one in found[name]["lines"]} for name in ("before", "after"))
@@ -106,6 +107,7 @@ def test_the_lab_says_what_clients_would_see(where: Path, capsys: pytest.Capture
     assert before["all", "all"]["attainment"][0] == pytest.approx(found["measured"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_pool_of_which_nothing_is_known_cannot_be_foreseen(where: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = old_file()
     content["pools"]["new"] = {"endpoints": ["http://10.9.9.9:8000"]}
@@ -120,6 +122,7 @@ def test_a_pool_of_which_nothing_is_known_cannot_be_foreseen(where: Path, capsys
     assert code == 0 and "engines of new: the pool's profile" in out
 
 
+@pytest.mark.slow
 def test_arms_that_a_pool_cannot_carry_are_said(where: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = old_file()
     content["pools"]["slow"]["endpoints"] = content["pools"]["slow"]["endpoints"][:1]

@@ -67,3 +67,14 @@ def test_one_that_was_refused_then_is_taken_to_run_as_long_as_others() -> None:
 
 def test_without_limits_nobody_is_refused() -> None:
     assert tried(config(requests="1000/s"), [past(0.0)]) == []
+
+
+def test_limits_that_did_not_change_refuse_who_they_refused() -> None:
+    used = config(concurrency=1)
+    refused = replace(past(0.2), status=429, ended="rejected", code="tenant_limit", tries=0)
+    pasts = [past(0.0, duration=9.0), refused, past(0.5)]
+    replay = Replay(used)
+    judged = [replay.judge(one) for one in pasts]
+    assert [one.past for one in denied(used, judged, used)] == [refused]
+    assert len(denied(used, judged, config(concurrency=2))) == 2
+    assert [one.past for one in denied(used, judged)] == pasts[1:]
