@@ -19,7 +19,7 @@ from gateway.ask import Ask
 from gateway.classes import asked_class, class_of
 from gateway.config.names import ModelNames
 from gateway.config.types import Config, Key, Model, Slo, TrafficClass
-from gateway.context import Longest, fitting
+from gateway.context import Longest, certain, fitting
 from gateway.core.errors import BadRequest
 from gateway.core.lengths import Lengths
 from gateway.core.types import UNKNOWN, Request
@@ -176,7 +176,8 @@ class Intake:
             question = question._replace(klass=klass.name, prompt_tokens=prompt_tokens)
             way = self.routers.way(model, question, key, forced_arm(head))
             pools = fitting(way.pools, way.as_ or model.upstream_name(question.name), model.max_context, self._longest,
-                            prompt_tokens, seen.limit)  # fmt: skip
+                            prompt_tokens, seen.limit,
+                            lambda: certain(seen.text, screened.path.generates))  # fmt: skip
         except BadRequest:
             head.found = screened._replace(asked=question)
             raise

@@ -26,6 +26,7 @@ _ESCAPED_ASCII = re.compile(rb"\\u00[2-7][0-9A-Fa-f]")
 _STRING = re.compile(rb'"[^"]*"')
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
 _STRICT = 256 * 1024  # bytes that may be parsed in full: 30 ms
+_MOST = 1 << 53  # tokens: beyond, a whole number may be more than a float can be
 _NONE = msgspec.Raw()
 
 
@@ -62,8 +63,9 @@ class Peek(msgspec.Struct):
 
     @property
     def limit(self) -> int | None:
-        """The output limit the client set, if any."""
-        return self.max_completion_tokens or self.max_tokens or self.max_output_tokens
+        """The output limit the client set, if any. What is below 1 limits nothing, and must reserve nothing."""
+        found = self.max_completion_tokens or self.max_tokens or self.max_output_tokens
+        return min(found, _MOST) if found is not None and found > 0 else None
 
 
 class Tensors(msgspec.Struct):
