@@ -142,14 +142,22 @@ def view(entries: Iterable[Applied], in_use: str) -> dict[str, object]:
 
 
 def _stack(applied: Iterable[Applied]) -> list[Applied]:
-    """The steps that can be taken back, the last one in use: what was gone back from is none of them."""
+    """The steps that can be taken back, the last one in use: what was gone back from is none of them.
+
+    What was gone back to and was never applied before is the old text with another environment: it stands for itself,
+    in the place of what was left.
+    """
     stack: list[Applied] = []
+    known: set[str] = set()
     for one in applied:
         places = [place for place, other in enumerate(stack) if other.digest == one.digest]
         if one.by == ROLLBACK and places:
             del stack[places[-1] + 1 :]
+        elif one.by == ROLLBACK and one.digest not in known:
+            stack[-1:] = [one]
         elif not stack or stack[-1].digest != one.digest:
             stack.append(one)
+        known.add(one.digest)
     return stack
 
 

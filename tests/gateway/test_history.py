@@ -31,7 +31,7 @@ def history_of(names: str, folder: Path | None = None) -> History:
 @pytest.mark.parametrize(
     ("names", "before"),
     [("A B", "A"), ("A B C", "B"), ("A B A", "B"), ("A B C <B", "A"), ("A B <A C", "A"), ("A B C <B <A D", "A"),
-     ("A B <A B", "A"), ("A B C <A D", "A")],
+     ("A B <A B", "A"), ("A B C <A D", "A"), ("A B C <A <C", "A"), ("A B C <B2", "B")],
 )  # fmt: skip
 def test_going_back_leads_to_what_was_in_use_before_and_never_to_what_was_gone_back_from(
     names: str, before: str
