@@ -24,7 +24,7 @@ demo: $(VENV)/.run   ## simulated model servers, a gateway, traffic, and a table
 	@$(BIN)/python -m gateway demo
 
 test: $(VENV)/.dev   ## the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev  ## lint, types, and the layer-and-door rules
 	$(BIN)/ruff check .
@@ -42,7 +42,7 @@ load-mixed: $(VENV)/.dev  ## the same with batches beside the people (the gatewa
 	@mkdir -p build
 	$(BIN)/locust -f loadtest/locustfile.py --headless --host $(URL) $(MIXED) --html build/load-mixed.html
 
-evidence-%: $(VENV)/.dev  ## one promise, shown: hung outage memory reload restart keepalive_race killed replay strictness predict interference overload limits jobs_killed jobs_size splits rewrites reloads canary_aa canary_detection canary_synthetic canary_restart mirror plan lora
+evidence-%: $(VENV)/.dev  ## one promise, shown: hung outage memory reload restart keepalive_race killed replay strictness predict interference overload limits jobs_killed jobs_size splits rewrites reloads canary_aa canary_detection canary_synthetic canary_restart mirror plan
 	$(BIN)/python -m tests.evidence.$* $(ARGS)
 
 lab: $(VENV)/.run    ## policies on traces in virtual time: the standard suite in its quick form (all of it: LAB=suite)
