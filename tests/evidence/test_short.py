@@ -11,7 +11,7 @@ from tests.bench.subjects import ROOT
 from tests.evidence.strictness import RUNNER
 
 NAMES = ("hung", "outage", "memory", "reload", "reloads", "restart", "keepalive_race", "killed", "replay", "strictness",
-         "predict")  # fmt: skip
+         "predict", "plan")  # fmt: skip
 
 
 @pytest.mark.slow
