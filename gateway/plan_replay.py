@@ -19,6 +19,7 @@ from gateway.classes import class_of
 from gateway.classes import may_use as may_use_class
 from gateway.config.names import ModelNames
 from gateway.config.types import Config, Key, Model, Route
+from gateway.context import SURELY
 from gateway.core.errors import BadRequest
 from gateway.plan_records import Past
 from policies.routing import Asked, Count, Drawn, NoRoute, Router, UnknownArm, Way
@@ -35,15 +36,15 @@ WHY: Mapping[str, str] = {
     MODEL_NOT_ALLOWED: "a model that the key may not use",
     UNKNOWN_CLASS: "no class of that name",
     CLASS_NOT_ALLOWED: "a class that the key may not use",
-    TOO_LONG: "more tokens than the model's `max_context`",
+    TOO_LONG: "a prompt longer than the model's `max_context`",
     NO_RULE: "no rule fits",
     NO_ARM: "an arm is asked for that the rule does not have",
     ARM_NOT_ALLOWED: "an arm that the key may not ask for",
 }
 
 
-# A request that was refused at the rules left no trace of the headers, the prompt and the arm that they look at.
-_NOT_SEEN = frozenset((NO_RULE, NO_ARM, ARM_NOT_ALLOWED))
+# A request that was refused at the rules or behind them left no trace of the headers and the arm that they look at.
+_NOT_SEEN = frozenset((NO_RULE, NO_ARM, ARM_NOT_ALLOWED, TOO_LONG))
 
 
 def can_be_judged(past: Past) -> bool:
@@ -191,10 +192,11 @@ def _first_step(route: Route) -> float | None:
 
 
 def _is_too_long(past: Past, model: Model) -> bool:
-    """Prompt and the answer that was asked for together are more than the model may have."""
+    """Its prompt surely has more tokens than the model may have (`gateway.context`), and so the engine counted."""
     assert past.route is not None
-    wanted = past.prompt + float(past.route.limit or 0)
-    return model.max_context is not None and wanted > model.max_context
+    most, estimate, counted = model.max_context, past.route.prompt_tokens, past.prompt_tokens
+    sure = min(SURELY * estimate, counted) if counted > 0.0 else SURELY * estimate
+    return most is not None and sure + 1.0 > most
 
 
 def differences(judged: Judged) -> list[str]:
@@ -213,8 +215,15 @@ def differences(judged: Judged) -> list[str]:
         ("class", past.klass, judged.klass),
         ("rule", route.rule, way.rule),
         ("arm", route.arm, way.arm),
-        ("pools", ", ".join(route.pools), ", ".join(way.pools)),
+        ("pools", ", ".join(route.pools), ", ".join(_as_recorded(way.pools, route.pools))),
         ("rules in shadow", ", ".join(route.shadowed), ", ".join(way.shadowed)),
     ]
     return [f"{what} {before or 'none'} was recorded, {now or 'none'} comes out"
             for what, before, now in pairs if before != now]  # fmt: skip
+
+
+def _as_recorded(pools: tuple[str, ...], recorded: tuple[str, ...]) -> tuple[str, ...]:
+    """Without those that were left out then because the prompt was too long for their servers; what those say of
+    themselves is not recorded."""
+    left = tuple(pool for pool in pools if pool in recorded)
+    return left if left == recorded else pools

@@ -149,7 +149,7 @@ KEYS = {KEY: {"tenant": "acme", "models": ["chat"], "classes": ["interactive"]}}
         (config(keys=KEYS), recorded(config()), "invalid_api_key"),
         (config(keys=KEYS), recorded(config(keys={KEY: {"tenant": "acme"}}), "sticky"), "model_not_allowed"),
         (config(keys=KEYS), recorded(config(keys={KEY: {"tenant": "acme"}}), asked_class="async"), "class_not_allowed"),
-        (changed("sticky", max_context=80), recorded(config(), "sticky"), "context_length_exceeded"),
+        (changed("sticky", max_context=60), recorded(config(), "sticky"), "context_length_exceeded"),
         (changed("chat", routes=[BASE["models"]["chat"]["routes"][0]]), recorded(config()), "no_route"),
     ],
 )  # fmt: skip
@@ -157,7 +157,8 @@ def test_what_would_newly_be_refused_says_why(new: Config, past: Past, code: str
     judged = Replay(new, config()).judge(past)
     assert judged.way is None and judged.refused == code
     assert differences(judged)[0].startswith("it was let in; now it is refused: ")
-    assert differences(Replay(new, config()).judge(replace(past, code=code, tries=0))) == []
+    refused = Replay(new, config()).judge(replace(past, code=code, tries=0))
+    assert differences(refused) == []
 
 
 def test_one_that_was_refused_and_would_be_let_in_is_said() -> None:
@@ -165,7 +166,22 @@ def test_one_that_was_refused_and_would_be_let_in_is_said() -> None:
     assert differences(Replay(config()).judge(past)) == ["it was refused: no model of that name; now it is let in"]
 
 
-@pytest.mark.parametrize("code", ["no_route", "unknown_arm", "arm_not_allowed"])
+def test_a_pool_that_was_left_out_for_a_prompt_too_long_for_its_servers_is_no_difference() -> None:
+    past = recorded(config())
+    assert past.route is not None and past.route.pools == ("gpu", "old")
+    assert differences(Replay(config()).judge(replace(past, route=replace(past.route, pools=("old",))))) == []
+    told = differences(Replay(config()).judge(replace(past, route=replace(past.route, pools=("old", "gpu")))))
+    assert told == ["pools old, gpu was recorded, gpu, old comes out"]
+
+
+def test_a_count_by_the_engine_is_believed_before_an_estimate() -> None:
+    used = changed("sticky", max_context=60)
+    past = recorded(config(), "sticky", tokens=5000.0)
+    assert Replay(used).judge(past).refused == "context_length_exceeded"
+    assert not Replay(used).judge(replace(past, prompt_tokens=40.0)).refused
+
+
+@pytest.mark.parametrize("code", ["no_route", "unknown_arm", "arm_not_allowed", "context_length_exceeded"])
 def test_one_that_was_refused_at_the_rules_cannot_be_judged(code: str) -> None:
     assert not can_be_judged(replace(recorded(config()), code=code))
     assert not can_be_judged(replace(recorded(config()), route=None))
