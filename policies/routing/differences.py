@@ -27,9 +27,9 @@ import numpy as np
 SERVERS = 16
 """Of the stable arm, that are set against the others; more share these numbers."""
 STRETCHES = (1.0, 4.0, 16.0, 64.0, 256.0)  # seconds
-FIRST, KNOWN = 2, 5  # of STRETCHES, and of degrees of freedom there: before that nothing is said
-TRUSTED = 12.0  # degrees of freedom that the spread of a shorter stretch stands for in that of the next one
-GROWTH = 1.15  # by which that one is thought to be larger, until it is known,
+FIRST, KNOWN = 2, 8  # of STRETCHES, and of degrees of freedom there: before that nothing is said
+TRUSTED = 8.0  # degrees of freedom that the spread of a shorter stretch stands for in that of the next one
+GROWTH = 1.3  # by which that one is thought to be larger, until it is known,
 FADING = 0.7  # or by this power of what the shorter one was larger than the one before it
 SOONEST = 8  # pairs of blocks before anything is said
 HARM, HARMLESS = 0.25, 0.12  # how large a difference is looked for when harm, or its absence, is

@@ -13,7 +13,8 @@ every respect? Then it may be promoted. Between the two: not yet, with about how
 Stakes of one fair game after the other average to a fair game, so harm is judged by the mean stake of HARMS: the chance
 of ever rolling back one that is as good is `risk` for all together. Promotion needs all of them at once, so each may
 take the whole `risk`. Servers of the stable arm that differ among themselves (the A/A test in `differences`) are what
-a canary may differ by as well.
+a canary may differ by as well; so may it by half a margin of latency, because an arm with little traffic and one with
+much are not predicted equally well.
 
 Left to others: what is done (`canary`), residuals (`gateway.core.frozen`), records and pages (`gateway.canaries`).
 """
@@ -41,6 +42,7 @@ HARMS = {"errors": 0.5, "truncated": 0.25, "ttft": 0.1, "tpot": 0.07, "slow": 0.
 NEEDED = ("ttft", "tpot", "errors", "truncated")
 SLOW_MARGIN = 0.1  # points of requests that are grossly late
 LENGTH_MARGIN, FINISH_MARGIN = math.log(1.25), 0.1  # beyond them promotion waits for somebody
+CALIBRATION = 0.5  # of a margin of latency: two loads are not predicted equally well, and so much is no harm
 APART = 2.0  # standard deviations between servers of the stable arm that are no harm
 UNMEASURED = 50  # requests of each arm without a value: there is none, and it is not waited for
 AFRESH = 30.0  # seconds after which intervals are drawn anew, while nothing is decided
@@ -68,7 +70,7 @@ class Measure:
     lately: float = math.nan
     """Of failures: the estimate of the last minutes alone; NaN: not known."""
     apart: float = 0.0
-    """What servers of the stable arm differ by among themselves, and a canary may as well."""
+    """What is no harm: servers of the stable arm differ by as much, or predictions are no better."""
 
     @property
     def is_beyond(self) -> bool:
@@ -158,13 +160,13 @@ class Judge:
         return self._intervals[name]
 
     def _latency(self, name: str, sums: Differences, margin: float, draw: bool) -> Measure:
-        apart = APART * sums.servers_apart()
+        apart = max(APART * sums.servers_apart(), CALIBRATION * margin)
         harm, harmless = sums.worse(apart), sums.better(margin)
         estimate = sums.estimate
 
         def bounds() -> tuple[float, float]:
             wide = sums.half_width(self.rule.risk * HARMS[name], HARM)
-            return estimate - apart - wide, estimate + sums.half_width(self.rule.risk, HARMLESS)
+            return estimate - wide, estimate + sums.half_width(self.rule.risk, HARMLESS)
 
         low, high = self._interval(name, draw, bounds)
         found = Measure(name, "ratio", estimate, low, high, margin, harm, "unknown", apart=apart)
