@@ -23,8 +23,10 @@ from gateway.core.types import Floats
 
 NOISE, NOISE_FOLLOW = 0.12, 0.02  # of one observation's logarithm, at least; how fast it is learnt
 LEAST = 3e-5  # variance of a factor's logarithm: less is not believed
-PATIENCE = 300  # answers of the pool without one from an endpoint, before its factors begin to be taken back
-HALF_LIFE = 300.0  # answers after which half of them is gone then
+# Answers that an endpoint would have given by its fair share, had it got any, before its factors begin to be taken back.
+# By its share, since in a pool of two a hundred of the other one's may take a minute, and in one of a thousand none.
+PATIENCE = 40
+HALF_LIFE = 40.0  # ... after which half of them is gone then
 SUDDEN = 3.5  # standard deviations, so often in a row: something has changed
 IN_A_ROW = 3
 APART = 3.0  # standard deviations that make two endpoints different
@@ -86,7 +88,7 @@ class Paces:
         return factors, news
 
     def _news(self, pace: Pace) -> float:
-        silent = self._answers - pace.heard - PATIENCE
+        silent = (self._answers - pace.heard) / len(self._rows) - PATIENCE
         return 0.5 ** (silent / HALF_LIFE) if silent > 0.0 else 1.0
 
     def accept(self, factors: Floats, variances: Floats) -> None:
@@ -97,7 +99,7 @@ class Paces:
         """
         factors = np.clip(factors, -MOST_FACTOR, MOST_FACTOR)
         for row, pace in self._rows.items():
-            if row < len(factors) and (pace.heard or self._answers > PATIENCE):
+            if row < len(factors) and (pace.heard or self._answers > PATIENCE * len(self._rows)):
                 pace.mean = factors[row].tolist()
                 pace.variance = [max(LEAST, v) for v in variances[row].tolist()]
                 pace.cross = 0.0

@@ -145,7 +145,7 @@ def test_a_stall_is_not_the_endpoint() -> None:
 def test_an_endpoint_that_is_not_asked_any_more_counts_as_normal_again() -> None:
     learning, engines, now = taught([(1.0, 1.0)] * 3 + [(3.0, 3.0)], 600)
     assert learning.paces.decode[3] > 2.5
-    for i in range(PATIENCE * 8):
+    for i in range(PATIENCE * 4 * 8):
         engines.teach(learning, i % 3, now + i * EVERY)
     assert learning.paces.table()[3] == learning.paces.table()[0]
 

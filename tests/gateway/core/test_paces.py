@@ -226,7 +226,7 @@ def test_factors_of_a_former_life_outlast_fits_that_know_nothing_of_them_but_not
     paces = Paces()
     for row, factor in enumerate((1.0, 2.0, 6.0)):
         paces.resume(row, factor, factor)
-    for _ in range(PATIENCE):
+    for _ in range(3 * PATIENCE):
         paces.learn(0, *DECODING, 1.15, APART)
     nothing, unsure = np.zeros((3, 2)), np.full((3, 2), 0.4)
     unsure[0] = 1e-4
@@ -241,9 +241,9 @@ def test_who_has_long_said_nothing_has_less_and_less_to_say() -> None:
     paces = Paces()
     settle(paces, [1.0, 2.5])
     heard = []
-    for i in range(1, PATIENCE + 3 * int(HALF_LIFE) + 1):
+    for i in range(1, 2 * (PATIENCE + 3 * int(HALF_LIFE)) + 1):
         paces.learn(0, *DECODING, 1.15, APART)
-        if i in (PATIENCE, PATIENCE + HALF_LIFE, PATIENCE + 3 * HALF_LIFE):
+        if i in (2 * PATIENCE, 2 * (PATIENCE + HALF_LIFE), 2 * (PATIENCE + 3 * HALF_LIFE)):
             heard.append(paces.estimates(2)[1].tolist())
     assert heard == [[1.0, 1.0], [1.0, 0.5], [1.0, 0.125]]
     paces.learn(1, *DECODING, 2.8, APART)
