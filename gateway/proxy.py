@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from math import isfinite
 
 from backends.base import Backend
-from gateway.adapters import Adapters
+from gateway.adapters import NOT_LOADED, Adapters
 from gateway.admit import Visit
 from gateway.ask import Ask, Facts
 from gateway.canaries import Canaries
-from gateway.core.errors import NoEndpoint, Refused, UpstreamError
+from gateway.core.errors import HeadwayError, NoEndpoint, Refused, UpstreamError
 from gateway.core.lengths import Lengths
 from gateway.core.reservation import Reservation
 from gateway.decisions import DecisionRing
@@ -53,8 +53,21 @@ class Proxy:
 
     async def serve(self, ask: Ask, reply: Outlet, facts: Facts) -> None:
         """Answer one request, or raise why it cannot be answered (then nothing has been written)."""
-        if ask.model.lora is not None and self.adapters is not None:
-            await self.adapters.wait_for(ask.way.pools[0], ask.model.lora, ask.upstream_model)
+        adapters, name = self.adapters, ask.upstream_model
+        if adapters is None or not adapters.is_ours(name):
+            return await self._serve(ask, reply, facts)
+        adapters.wants(name)
+        try:
+            await adapters.wait_for(ask.way.pools, name)
+            await self._serve(ask, reply, facts)
+        except HeadwayError as error:
+            if error.code == NOT_LOADED:
+                self._missed(ask, NOT_LOADED)
+            raise
+        finally:
+            adapters.leaves(name)
+
+    async def _serve(self, ask: Ask, reply: Outlet, facts: Facts) -> None:
         while True:
             try:
                 lane, place = self._offer(ask, facts, 0)
@@ -88,7 +101,7 @@ class Proxy:
         """One try, without waiting, in this pool alone. Raises NoEndpoint where there is no place at once."""
         lane = self.lanes.get(pool)
         found = None
-        if lane is not None and not len(lane.desk):
+        if lane is not None and not len(lane.desk) and self._may_go(ask, pool):
             found = lane.desk.route(lane.visit(facts, self.decisions), ask.request, time.monotonic(), may_hold=False)
         if lane is None or not isinstance(found, Reservation):
             raise NoEndpoint("no place is free at once")
@@ -115,7 +128,7 @@ class Proxy:
         refused: Refused | None = None
         for name in ask.way.pools[first:]:
             lane = self.lanes.get(name)
-            if lane is None:  # gone with a reload
+            if lane is None or not self._may_go(ask, name):  # gone with a reload, or its adapter is not there yet
                 continue
             try:
                 place = lane.desk.offer(lane.visit(facts, self.decisions), ask.request, now)
@@ -128,6 +141,9 @@ class Proxy:
                 lane.admission.set_timer()
             return lane, place
         raise refused or NoEndpoint("no model server is available for this model right now")
+
+    def _may_go(self, ask: Ask, pool: str) -> bool:
+        return self.adapters is None or self.adapters.has(pool, ask.upstream_model)
 
     async def _wait(self, ask: Ask, facts: Facts, lane: Lane,
                     waiting: Waiting[Visit]) -> tuple[Lane, Reservation]:  # fmt: skip
@@ -184,7 +200,7 @@ class Proxy:
         now = time.monotonic()
         for name in names[first:]:
             other = self.lanes.get(name)
-            if other is None or len(other.desk):
+            if other is None or len(other.desk) or not self._may_go(ask, name):
                 continue
             try:
                 found = other.desk.route(other.visit(facts, self.decisions), ask.request, now, may_hold=False)
@@ -227,7 +243,7 @@ class Proxy:
         if ask.answers > 1:
             reservation.stream = False  # several sequences' tokens in one stream tell nothing of the pace of one
         connections = lane.connections(endpoint.id, endpoint.url)
-        if ask.model.lora is not None and self.adapters is not None:
+        if self.adapters is not None:
             self.adapters.begins(lane.name, endpoint.id, ask.upstream_model)
         relay = self._relay(ask, reply, facts, lane, reservation, backend)
         try:
@@ -248,8 +264,8 @@ class Proxy:
             raise
         finally:
             lane.relays.discard(relay)
-            if ask.model.lora is not None and self.adapters is not None:
-                self.adapters.ends(lane.name, endpoint.id, ask.upstream_model)
+            if self.adapters is not None:
+                self.adapters.ends(lane.name, endpoint.id, ask.upstream_model, relay.status)
             self._settle(ask, facts, lane, relay, queued_tokens)
         return relay
 

@@ -49,7 +49,7 @@ class Bench:
 
     async def want(self, name: str) -> str:
         """Ask for it; where it went."""
-        await self.adapters.wait_for("p", LORA, name)
+        await self.adapters.wait_for(("p",), name)
         return ",".join(self.fleet.endpoint(row).id for row in sorted(self.fleet.offers.having(name)))
 
 
@@ -139,5 +139,62 @@ def test_a_second_one_gets_it_when_the_first_is_much_busier_and_nobody_waits() -
         for _ in range(5):
             await asyncio.sleep(0)
         assert bench.fleet.offers.having("a") == [0, 1]
+
+    run(scene)
+
+
+def test_what_somebody_waits_for_is_not_unloaded_before_its_turn() -> None:
+    async def scene() -> None:
+        bench = Bench()
+        bench.fleet.update([bench.fleet.endpoint(0)], 0.0)
+        bench.adapters.wants("a")  # it has the adapter, and still waits for a place
+        for at, name in enumerate("abc"):
+            bench.now = float(at)
+            await bench.want(name)
+        assert bench.posts[2:] == [("e0", UNLOAD, "b"), ("e0", LOAD, "c")]
+        bench.adapters.leaves("a")
+        await bench.want("b")
+        assert bench.posts[4:] == [("e0", UNLOAD, "a"), ("e0", LOAD, "b")]
+
+    run(scene)
+
+
+def test_a_pool_without_the_adapter_gets_no_request_but_the_adapter() -> None:
+    async def scene() -> None:
+        bench = Bench()
+        assert bench.adapters.has("p", "base") and not bench.adapters.has("p", "a")
+        assert not bench.adapters.has("p", "a"), "it is being loaded"
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert bench.adapters.has("p", "a") and bench.posts == [("e0", LOAD, "a")]
+
+    run(scene)
+
+
+def test_a_load_that_fails_where_it_would_help_is_not_tried_with_every_request() -> None:
+    async def scene() -> None:
+        bench = Bench()
+        await bench.want("a")
+        bench.fleet.ours[0] = bench.fleet.requests[0] = SPREAD + 1.0
+        bench.answer = Page(500, b"out of memory")
+        for _ in range(5):
+            await bench.want("a")
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert bench.posts == [("e0", LOAD, "a"), ("e1", LOAD, "a")]
+
+    run(scene)
+
+
+def test_a_server_that_has_forgotten_it_gets_it_again_and_a_client_cannot_ask_for_that_all_the_time() -> None:
+    async def scene() -> None:
+        bench = Bench()
+        await bench.want("a")
+        for _ in range(5):
+            bench.adapters.begins("p", "e0", "a")
+            bench.adapters.ends("p", "e0", "a", 404)
+            await bench.want("a")
+        assert [post[1] for post in bench.posts] == [LOAD, LOAD]
+        assert not bench.adapters._running, "names and endpoints come and go"
 
     run(scene)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from gateway.config.types import Model, model_to
+from gateway.config.types import Arm, CanaryRule, Lora, Model, Route, model_to, one_route
 from gateway.peek import peek
 from tests.support.client import Answer, chat
 from tests.support.gateway import Running, config, one, pool
-from tests.support.loop import on_uvloop
+from tests.support.loop import on_uvloop, until
 from tests.support.upstream import Upstream, answer, whole
 
 GOOD = answer(b'{"model":"m","choices":[{"finish_reason":"stop"}],"usage":{"completion_tokens":5}}')
@@ -66,3 +67,42 @@ async def test_a_text_that_cannot_fit_is_still_refused() -> None:
     body = chat("m", messages=[{"role": "user", "content": "word " * 2000}])
     said = await ask("/v1/chat/completions", body, model_to("m", "p", max_context=100))
     assert said.status == 400 and said.error["code"] == "context_length_exceeded"
+
+
+# --- adapters ------------------------------------------------------------------------------------------------------
+
+
+def adapter(name: str, route: Route) -> Model:
+    return Model(name, (route,), lora=Lora(f"/adapters/{name}"))
+
+
+@on_uvloop
+async def test_an_adapter_that_cannot_be_loaded_speaks_against_its_arm() -> None:
+    arms = (Arm("stable", "old", as_="m-1"), Arm("next", "new", as_="m-2"))
+    route = Route(arms, "rollout", canary=CanaryRule("next", steps=(0.5, 1.0), hold=1000.0))
+    models = [Model("m", (route,)), adapter("m-1", one_route("old")), adapter("m-2", one_route("new"))]
+    async with (
+        Upstream(whole(GOOD)) as old, Upstream(whole(answer(b"no such folder", 400))) as new,
+        Running(config(pool([old], "old"), pool([new], "new"), models=models)) as gateway, gateway.client() as client,
+    ):  # fmt: skip
+        await until(lambda: gateway.gateway.canaries.share("m", "rollout"), "the first step")
+        said = [await client.ask("/v1/chat/completions", chat("m")) for _ in range(8)]
+        assert {one.status for one in said} == {200, 503}
+        found: Any = gateway.gateway.canaries.report("m")["canary"]
+        failed = {arm["arm"]: arm["failed"] for arm in found["arms"]}
+        assert failed == {"stable": 0, "next": sum(one.status == 503 for one in said)}
+        loads = [json.loads(one.body) for one in old.requests if b"lora" in one.target]
+        assert loads == [{"lora_name": "m-1", "lora_path": "/adapters/m-1"}], "each by the path of its own model"
+
+
+@on_uvloop
+async def test_an_adapter_is_loaded_in_the_fallback_where_its_own_pool_is_away() -> None:
+    async with (
+        Upstream(whole(GOOD)) as up,
+        Running(config(pool(["http://127.0.0.1:9"], "gone"), pool([up], "spare"),
+                       models=[adapter("m", one_route("gone", ("spare",)))])) as gateway,
+        gateway.client() as client,
+    ):  # fmt: skip
+        said = await client.ask("/v1/chat/completions", chat("m"))
+        assert said.status == 200 and said.named["x-headway-pool"] == "spare"
+        assert [one.target for one in up.requests] == [b"/v1/load_lora_adapter", b"/v1/chat/completions"]
