@@ -132,17 +132,17 @@ def _gross(row: Row) -> float:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=int, default=200, help="rollouts for each of the promises (400 take two hours)")
+    parser.add_argument("--runs", type=int, default=200, help="rollouts for each of the promises (200 take an hour and a half)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(__doc__ or "", argv, _arguments)
-    runs, longest = (4, 1200.0) if options.short else (options.runs, LONGEST)
+    runs, longest = (2, 900.0) if options.short else (options.runs, LONGEST)
     equal = _rollouts(ROLLOUTS, runs, longest)
     slow = _rollouts(SLOW, runs, longest / 2.0)
-    harm = _held(HARM, max(4, runs // 4), min(longest, 7200.0))
+    harm = _held(HARM, max(2, runs // 4), min(longest, 7200.0))
     few = dict(list(GROSS_HARM.items())[:3]) if options.short else GROSS_HARM
-    gross = _held(few, max(4, runs // 8), 1200.0)
+    gross = _held(few, max(2, runs // 8), 1200.0)
     _show_rollouts("Canaries as good as the others", equal)
     _show_rollouts("Canaries a fifth slower", slow)
     _show_held("Harm", harm)
