@@ -198,6 +198,7 @@ class Relay:
     def pause(self) -> None:
         """The client reads too slowly: its engine's tokens wait, and tell nothing of the engine any more."""
         self.reservation.stream = False
+        self.reservation.read_slowly = True
         if self.connection is not None:
             self.connection.pause()
 

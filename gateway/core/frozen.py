@@ -168,11 +168,12 @@ class Frozen:
     def residual(self, reservation: Reservation, outcome: Outcome, *, stable: bool) -> Residual:
         """What came of a place taken, over what should have. Only from the `stable` arm is anything learnt."""
         complete = outcome.ended == "complete" and outcome.status < 400
-        if not reservation.stream:
+        if not reservation.stream and not reservation.read_slowly:
             return Residual(UNKNOWN, self._of_whole(reservation, outcome, stable) if complete else UNKNOWN)
         if not outcome.ttft > 0.0 or outcome.status >= 400:
             return NONE
         ttft = self._of_first(reservation, outcome, stable)
+        complete = complete and not reservation.read_slowly
         return Residual(_cut(ttft), _cut(self._of_gap(reservation, outcome, stable)) if complete else UNKNOWN)
 
     def _of_first(self, reservation: Reservation, outcome: Outcome, stable: bool) -> float:

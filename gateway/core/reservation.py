@@ -24,7 +24,7 @@ class Reservation:
 
     __slots__ = (
         "ahead", "at", "beside", "books", "endpoint", "expected", "fleet", "forecast", "held", "left", "mark",
-        "prompt", "remaining", "row", "settled", "started", "stream", "stretch", "uncached", "written",
+        "prompt", "read_slowly", "remaining", "row", "settled", "started", "stream", "stretch", "uncached", "written",
     )  # fmt: skip
 
     def __init__(self, fleet: Fleet, row: int, request: Request, uncached: float, now: float,
@@ -48,6 +48,7 @@ class Reservation:
         # Whole tokens: sums of them do not drift.
         self.expected = self.left = float(int(request.output_tokens)) or 1.0
         self.stream = request.stream
+        self.read_slowly = False  # its client was waited for: how long it took says nothing of the server
         self.started = False
         self.settled = False
 

@@ -25,12 +25,14 @@ class Case:
         for _ in range(FEWEST + 5):  # what the stable arm usually takes
             self.seen("stable")
 
-    def seen(self, arm: str, pool: str = "", **fields: Any) -> Seen | None:
+    def seen(self, arm: str, pool: str = "", reads_slowly: bool = False, **fields: Any) -> Seen | None:
         where = FLEETS[pool or {"stable": "old", "next": "new"}.get(arm, "old")]
         request = Request("r", "m", 0.0, prompt_tokens=500.0, output_tokens=100.0, stream=True)
         place = where.reserve(Decision(0, "test"), request, 0.0)
         usual = Outcome(request, place.endpoint, 0, 200, "complete", 2.2, 0.2, 500.0, output_tokens=100.0)
         outcome = usual._replace(**fields)
+        if reads_slowly:  # as the relay says it
+            place.stream, place.read_slowly = False, True
         place.settle(2.0, outcome)
         return self.arms.seen(arm, place, outcome, "stop", 7, 0.25, 9.0, self.frozen)
 
@@ -143,3 +145,11 @@ def test_counts_go_on_from_where_they_were() -> None:
 def test_shares_of_the_arms_come_to_one() -> None:
     views: Any = Arms(route()).view(0.25)
     assert [(view["arm"], view["share"]) for view in views] == [("stable", 0.75), ("next", 0.25)]
+
+
+def test_a_client_that_reads_slowly_makes_no_arm_slow() -> None:
+    case = Case()
+    slowly = sure(case.seen("next", duration=300.0, reads_slowly=True))
+    assert math.isnan(slowly.tpot) and slowly.ttft == pytest.approx(0.0, abs=0.05), "its first token was not held up"
+    whole = sure(case.seen("next", duration=300.0, ttft=math.nan, reads_slowly=True))
+    assert math.isnan(whole.tpot) and math.isnan(whole.ttft)
