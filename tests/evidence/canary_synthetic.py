@@ -132,7 +132,7 @@ def _gross(row: Row) -> float:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=int, default=200, help="rollouts for each of the promises (200 take an hour and a half)")
+    parser.add_argument("--runs", type=int, default=200, help="rollouts for each promise (200: an hour and a half)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
