@@ -18,6 +18,7 @@ from gateway.adapters import NOT_LOADED, Adapters
 from gateway.admit import Visit
 from gateway.ask import Ask, Facts
 from gateway.canaries import Canaries
+from gateway.config.types import ANY_MODEL
 from gateway.core.errors import HeadwayError, NoEndpoint, Refused, UpstreamError
 from gateway.core.lengths import Lengths
 from gateway.core.reservation import Reservation
@@ -112,8 +113,10 @@ class Proxy:
             raise relay.error
 
     def _missed(self, ask: Ask, code: str) -> None:
-        """Its arm had no place for it: that speaks against a canary, too."""
+        """Its arm had no place for it: that speaks against a canary, too, unless it was for what the client wished."""
         way = ask.way
+        if code == "slo" and _wants_it_sooner(ask):
+            return
         if way.arm and not way.forced and self.canaries is not None:
             self.canaries.missed(ask.model.name, way.rule, way.arm, code, time.monotonic(), user_of(way), ask.share)
 
@@ -345,7 +348,8 @@ class Proxy:
                 facts.tpot = (relay.last_at - relay.first_at) / (tokens - 1.0)
         now, way = time.monotonic(), ask.way
         outcome = lane.settle(reservation, relay, ask.request, ask.answers, queued_tokens, now)
-        if way.arm and not (way.forced or facts.is_copy) and self.canaries is not None:
+        is_drawn = way.arm and not (way.forced or facts.is_copy)
+        if is_drawn and self.canaries is not None and not (relay.status == 404 and _names_what_may_not_be(ask)):
             self.canaries.see(ask.model.name, way.rule, way.arm, reservation, outcome, now, meter.finish, user_of(way),
                               ask.share)  # fmt: skip
         if relay.ended == "complete" and not facts.is_copy:
@@ -364,6 +368,18 @@ class Proxy:
         if found is None:
             found = self.lengths[model] = Lengths()
         return found
+
+
+def _wants_it_sooner(ask: Ask) -> bool:
+    """Whether the client asked for less time than its model promises."""
+    request, promised = ask.request, ask.model.slo
+    pairs = ((request.ttft_slo, promised.ttft), (request.tpot_slo, promised.tpot))
+    return any(asked == asked and asked != own for asked, own in pairs)
+
+
+def _names_what_may_not_be(ask: Ask) -> bool:
+    """Whether a client's own word may be what is not found: an earlier answer, or a model that no file names."""
+    return ask.route == "/v1/responses" or (ask.model.name == ANY_MODEL and ask.upstream_model == ask.client_model)
 
 
 def _close_unused(connecting: asyncio.Task[UpstreamConnection]) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gateway.config.types import Arm, CanaryRule, Lora, Model, Route, model_to, one_route
+from gateway.config.types import Arm, CanaryRule, Lora, Model, Route, Slo, model_to, one_route
+from gateway.core.types import Request
+from gateway.decisions import DecisionRing
+from gateway.metrics import Metrics
 from gateway.peek import peek
+from gateway.proxy import Proxy
+from policies.routing import Way
 from tests.support.client import Answer, chat
 from tests.support.gateway import Running, config, one, pool
 from tests.support.loop import on_uvloop, until
@@ -106,3 +113,44 @@ async def test_an_adapter_is_loaded_in_the_fallback_where_its_own_pool_is_away()
         said = await client.ask("/v1/chat/completions", chat("m"))
         assert said.status == 200 and said.named["x-headway-pool"] == "spare"
         assert [one.target for one in up.requests] == [b"/v1/load_lora_adapter", b"/v1/chat/completions"]
+
+
+# --- rollouts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "failed"),
+    [("/v1/responses", "m", 0), ("/v1/chat/completions", "m", 1), ("/v1/chat/completions", "invented", 0)],
+)
+@on_uvloop
+async def test_what_a_client_names_that_is_not_there_is_no_failure_of_a_canary(path: str, asked: str,
+                                                                               failed: int) -> None:  # fmt: skip
+    route = Route((Arm("stable", "old"), Arm("next", "new")), "rollout",
+                  canary=CanaryRule("next", steps=(0.9, 1.0), hold=1000.0))  # fmt: skip
+    models = [Model(name, (route,)) for name in ("m", "*")]
+    body = json.dumps({"model": asked, "input": "hi", "messages": [], "previous_response_id": "resp_0"}).encode()
+    async with (
+        Upstream(whole(answer(b"{}", 404))) as old, Upstream(whole(answer(b"{}", 404))) as new,
+        Running(config(pool([old], "old"), pool([new], "new"), models=models)) as gateway, gateway.client() as client,
+    ):  # fmt: skip
+        model = "m" if asked == "m" else "*"
+        await until(lambda: gateway.gateway.canaries.share(model, "rollout"), "the first step")
+        for _ in range(4):
+            assert (await client.ask(path, body)).status == 404
+        await gateway.settled()
+        found: Any = gateway.gateway.canaries.report(f"{model}/rollout")["canary"]
+        assert sum(arm["failed"] for arm in found["arms"]) == 4 * failed
+
+
+@pytest.mark.parametrize(("ttft", "tpot", "sooner"), [(0.5, math.nan, False), (0.001, math.nan, True), (0.5, 0.01, True)])
+def test_a_refusal_for_the_clients_own_wish_is_no_failure_of_a_canary(ttft: float, tpot: float, sooner: bool) -> None:
+    told: list[str] = []
+    canaries: Any = SimpleNamespace(missed=lambda model, rule, arm, code, *rest: told.append(code))
+    proxy = Proxy({}, Metrics(version=""), DecisionRing(1, None), "url", canaries)
+    ask: Any = SimpleNamespace(
+        request=Request("r", "m", 0.0, ttft_slo=ttft, tpot_slo=tpot), model=model_to("m", "p", slo=Slo(ttft=0.5)),
+        way=Way("next", ("p",), 0.0, None, "rollout"), share=0.5,
+    )  # fmt: skip
+    for code in ("slo", "queue_full"):
+        proxy._missed(ask, code)
+    assert told == (["queue_full"] if sooner else ["slo", "queue_full"])
