@@ -162,6 +162,7 @@ class Learning:
         """Fit prices and paces to the window; now and then try whether another chunk budget explains it better."""
         prices, window = self.prices, self.window
         factors, news = self.paces.estimates(len(self.paces.decode))
+        prices.unrest = self.paces.unrest
         found = prices.fit(window, self.chunk, factors, news)
         if not self.prior.chunk and prices.fits % CHUNK_TRIALS == CHUNK_TRIALS - 1:
             place, best = CHUNKS.index(self.chunk), prices.fitted

@@ -23,8 +23,8 @@ from gateway.core.types import Floats
 
 NOISE, NOISE_FOLLOW = 0.12, 0.02  # of one observation's logarithm, at least; how fast it is learnt
 LEAST = 3e-5  # variance of a factor's logarithm: less is not believed
-# Answers that an endpoint would have given by its fair share, had it got any, before its factors begin to be taken back.
-# By its share, since in a pool of two a hundred of the other one's may take a minute, and in one of a thousand none.
+# Answers that an endpoint misses of its fair share before its factors begin to be taken back. Of its share, since in a
+# pool of two a hundred of the other one's may take a minute, and in one of a thousand none.
 PATIENCE = 40
 HALF_LIFE = 40.0  # ... after which half of them is gone then
 SUDDEN = 3.5  # standard deviations, so often in a row: something has changed
@@ -77,6 +77,11 @@ class Paces:
         changed = pace.learn(decoding, prefilling, rest, seconds, self._noise * self.doubt, now)
         self._noise = max(NOISE, self._noise + NOISE_FOLLOW * (min(1.0, 1.25 * abs(pace.error)) - self._noise))
         return changed
+
+    @property
+    def unrest(self) -> float:
+        """How noisy answers have been lately, in times of what an undisturbed engine's are."""
+        return self._noise / NOISE
 
     def estimates(self, count: int) -> tuple[Floats, Floats]:
         """Log factors by row, shape (count, 2), and by row how much its answers still say of it, 0..1."""

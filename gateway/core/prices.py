@@ -60,6 +60,7 @@ class Prices:
         self._precision: Floats = np.asarray(np.linalg.inv(_covariance(*(SURE if sure else NEUTRAL))), np.float64)
         self.fitted = self.beta
         self.doubt = 1.0  # times as noisy as answers are where this gateway is the only one
+        self.unrest = 1.0  # times as noisy as answers of an undisturbed engine are
         self.each: tuple[float, ...] = tuple(prior.tolist())
         self.fits = 0
 
@@ -170,7 +171,7 @@ class _View:
         noise[:size] = FIRST_NOISE
         noise *= prices.doubt
         noise += REST_NOISE_SHARE * np.minimum(self.rest / self.seconds, 2.0)
-        self.noise = noise
+        self.noise, self.unrest = noise, prices.unrest
         self.weight: Floats = 0.5 ** ((window.count - every[:, COUNT]) / MEMORY) / noise**2
 
     def _parts(self, beta: Floats, factors: Floats) -> tuple[Floats, Floats, Floats]:
@@ -207,7 +208,8 @@ class _View:
     def pace(self, beta: Floats, factors: Floats, silent: Floats) -> tuple[Floats, Floats]:
         """The factors, given the prices: one step from where they are, each row for itself."""
         logs, one, two = self._logs(beta, factors)
-        weight = self._say(logs) * silent[self.rows]
+        # However good the prices are: an endpoint is told from others only by more than its answers differ anyway.
+        weight = self._say(logs) * silent[self.rows] / self.unrest**2
         target = logs + one * factors[self.rows, 0] + two * factors[self.rows, 1]
         count = len(factors)
         sums = [np.bincount(self.rows, weight * a, minlength=count)

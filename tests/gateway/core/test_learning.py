@@ -142,6 +142,20 @@ def test_a_stall_is_not_the_endpoint() -> None:
     assert len(set(learning.paces.table().values())) == 1
 
 
+def test_where_answers_differ_much_anyway_a_few_slow_ones_tell_less_of_their_endpoint() -> None:
+    factors = []
+    for noise in (0.05, 0.6):
+        learning, engines, _ = taught([(1.0, 1.0)] * 2, 300, noise=noise)
+        learning.window.forget(1)
+        engines.factors[1], engines.noise = (3.0, 3.0), 0.0
+        for _ in range(4):
+            s = Situation(1000.0, 8.0, 8000.0, 5e5, 0.0)
+            learning.window.add_first(1, engines.first(1, s), 0.0, s.tokens, s.decoding, s.context, s.pairs)
+        learning._fit()
+        factors.append(learning.paces.prefill[1] / learning.paces.prefill[0])
+    assert factors[0] > 1.5 * factors[1] >= 1.5
+
+
 def test_an_endpoint_that_is_not_asked_any_more_counts_as_normal_again() -> None:
     learning, engines, now = taught([(1.0, 1.0)] * 3 + [(3.0, 3.0)], 600)
     assert learning.paces.decode[3] > 2.5
