@@ -361,7 +361,7 @@ class Proxy:
     def longest(self, pool: str, name: str) -> int | None:
         """The most tokens of prompt and answer that a pool's servers take for a model; None: they have not said."""
         lane = self.lanes.get(pool)
-        return lane.fleet.offers.longest(name) if lane is not None else None
+        return lane.fleet.longest(name) if lane is not None else None
 
     def lengths_of(self, model: str) -> Lengths:
         found = self.lengths.get(model)

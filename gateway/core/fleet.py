@@ -176,6 +176,10 @@ class Fleet:
             if endpoint is not None:
                 yield row, endpoint
 
+    def longest(self, name: str) -> int | None:
+        """The most tokens of prompt and answer that an endpoint here takes for this model; None: not all have said."""
+        return self.offers.longest(name, len(self._row_of))
+
     def is_leaving(self, row: int) -> bool:
         return row in self._leaving
 

@@ -24,27 +24,43 @@ class Offers:
         self._names: dict[int, frozenset[str]] = {}
         self._contexts: dict[int, Mapping[str, int]] = {}
         self._lacking: dict[str, Rows] = {}
+        self._longest: dict[str, int | None] = {}
 
     def told(self, row: int, names: Collection[str]) -> None:
         """The endpoint in this row serves these; none: it has not said."""
         listed = frozenset(names)
-        if self.of(row) != listed:
+        if row not in self._names or self._names[row] != listed:
             self._names[row] = listed
             self._lacking.clear()
+            self._longest.clear()
 
     def forget(self, row: int) -> None:
         """Another endpoint may get the row."""
         self._contexts.pop(row, None)
+        self._longest.clear()
         if self._names.pop(row, None) is not None:
             self._lacking.clear()
 
     def contexts(self, row: int, lengths: Mapping[str, int]) -> None:
         """The most tokens of prompt and answer together, by model, that the endpoint in this row takes."""
         self._contexts[row] = lengths
+        self._longest.clear()
 
-    def longest(self, name: str) -> int | None:
-        """The most tokens that any endpoint takes for this model; None: some have not said."""
-        said = [self._contexts.get(row, {}).get(name) for row in self._names]
+    def longest(self, name: str, endpoints: int) -> int | None:
+        """The most tokens that any of so many `endpoints` takes for this model; None: some have not said."""
+        if len(self._names) < endpoints:
+            return None
+        try:
+            return self._longest[name]
+        except KeyError:
+            if len(self._longest) >= MOST:
+                self._longest.clear()
+            found = self._longest[name] = self._longest_of(name)
+            return found
+
+    def _longest_of(self, name: str) -> int | None:
+        out = set(self.lacking(name).tolist())
+        said = [self._contexts.get(row, {}).get(name) for row in self._names if row not in out]
         known = [length for length in said if length is not None]
         return max(known) if known and len(known) == len(said) else None
 

@@ -142,7 +142,9 @@ async def test_what_a_client_names_that_is_not_there_is_no_failure_of_a_canary(p
         assert sum(arm["failed"] for arm in found["arms"]) == 4 * failed
 
 
-@pytest.mark.parametrize(("ttft", "tpot", "sooner"), [(0.5, math.nan, False), (0.001, math.nan, True), (0.5, 0.01, True)])
+@pytest.mark.parametrize(
+    ("ttft", "tpot", "sooner"), [(0.5, math.nan, False), (0.001, math.nan, True), (0.5, 0.01, True)]
+)
 def test_a_refusal_for_the_clients_own_wish_is_no_failure_of_a_canary(ttft: float, tpot: float, sooner: bool) -> None:
     told: list[str] = []
     canaries: Any = SimpleNamespace(missed=lambda model, rule, arm, code, *rest: told.append(code))

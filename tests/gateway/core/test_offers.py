@@ -65,3 +65,21 @@ def test_names_that_clients_invent_do_not_pile_up() -> None:
     for number in range(MOST * 2):
         offers.lacking(f"invented-{number}")
     assert len(offers._lacking) <= MOST
+
+
+def test_how_long_a_prompt_may_be_is_known_when_all_who_may_get_it_have_said() -> None:
+    made = fleet(2)
+    made.offers.told(0, ("base",))
+    made.offers.contexts(0, {"base": 8192})
+    assert made.longest("base") is None, "the other one may take more, and gets it until it says otherwise"
+    made.offers.told(1, ())
+    assert made.longest("base") is None
+    made.offers.told(1, ("another",))
+    assert made.longest("base") == 8192, "it does not get it"
+    made.offers.told(1, ("base", "lora-a"))
+    assert made.longest("base") is None
+    made.offers.contexts(1, {"base": 131_072})
+    assert made.longest("base") == 131_072 and made.longest("lora-a") is None
+    for number in range(2 * MOST):
+        made.longest(f"invented-{number}")
+    assert len(made.offers._longest) <= MOST
