@@ -232,7 +232,7 @@ class Rollout:
             "arms": self.arms.view(self.share), "check": judgement.check,
             "finishes": {arm: dict(kinds) for arm, kinds in judgement.finishes.items()},
             "prices": "none yet" if self.frozen is None else "frozen" if self.frozen.prices else "regression",
-            "enough": math.log(len(HARMS) / terms.risk), "durable": self.is_durable, "yielded": self.yielded,
+            "enough": -math.log(terms.risk * max(HARMS.values())), "durable": self.is_durable, "yielded": self.yielded,
         }  # fmt: skip
 
 

@@ -289,6 +289,6 @@ def _in_words(measure: Measure) -> str:
         margin += " points"
     if measure.lately > 3.0 * measure.estimate and measure.lately > measure.margin:
         estimate += f", lately {100 * measure.lately:+.2f}"
-    if math.isinf(measure.high):
+    if not math.isfinite(measure.high):
         return f"{measure.name} {estimate} (too little is known, margin {margin})"
     return f"{measure.name} {estimate} ({low} to {high}, margin {margin})"
