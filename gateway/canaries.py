@@ -22,7 +22,7 @@ from contextlib import suppress
 from typing import Any
 
 from gateway.canary_report import report_html, report_json
-from gateway.canary_run import Predictors, Rollout
+from gateway.canary_run import Predictors, Rollout, identity_of
 from gateway.canary_store import CanaryStore
 from gateway.canary_words import ANY
 from gateway.config.types import Config
@@ -37,6 +37,9 @@ PATIENCE = 5.0  # seconds that a command waits for the disk
 COMMANDS = ("pause", "resume", "promote", "abort", "restart")
 REFUSALS_OF_OURS = ("tenant_limit", "deadline")
 """Reasons of a refusal that say nothing of the arm."""
+
+
+Key = tuple[str, str]  # a model and a rule of its
 
 
 class CanaryError(Exception):
@@ -112,7 +115,9 @@ class Canaries:
         """The canaries of this configuration from now on. Never raises."""
         unix, before = self._wall(), self._rollouts
         self._rollouts = {}
-        for model, rule, route in _routes(config):
+        wanted = {(model, rule): route for model, rule, route in _routes(config)}
+        self._follow_moves(wanted, before)
+        for (model, rule), route in wanted.items():
             old = before.pop((model, rule), None)
             fresh = Rollout(model, rule, route, now + self._ahead, unix)
             if old is not None and old.identity == fresh.identity:
@@ -129,6 +134,27 @@ class Canaries:
             self._store.note_now(name, {"v": 1, "at": unix, "kind": "gone", "told": "it is no longer in the file"})
             self._store.forget(name)
         self._kept = {}
+
+    def _follow_moves(self, wanted: Mapping[Key, Route], before: dict[Key, Rollout]) -> None:
+        """A rule without a name is called by its place: one that has moved in the file goes on as the same one.
+
+        Unless several are alike: which is which cannot be told then.
+        """
+        claims: dict[Key, list[Key]] = {}
+        for (model, rule), route in wanted.items():
+            same = [old for old, rollout in before.items() if old[0] == model and old[1].startswith("routes[")
+                    and rollout.identity == identity_of(model, old[1], route)]  # fmt: skip
+            for old in same:
+                claims.setdefault(old, []).extend([(model, rule)] * len(same))
+        moves = {old: new[0] for old, new in claims.items() if len(new) == 1 and new[0] != old}
+        moved = {new: before.pop(old) for old, new in moves.items()}
+        names = {rollout.name for rollout in moved.values()}
+        for (model, rule), rollout in moved.items():
+            rollout.move(rule, identity_of(model, rule, wanted[model, rule]))
+            rollout.keep(self._store)
+            before[model, rule] = rollout
+        for name in names - {rollout.name for rollout in moved.values()}:
+            self._store.forget(name)
 
     def _begin(self, rollout: Rollout, unix: float, changed: bool) -> None:
         """Go on where a process before this one stood, or begin."""

@@ -78,6 +78,11 @@ class Rollout:
         self.revision += 1
         self.share = min(self.share, self.canary.share())
 
+    def move(self, rule: str, identity: str) -> None:
+        """Its rule is called otherwise now."""
+        self.rule, self.name, self.identity = rule, f"{self.model}/{rule}", identity
+        self.revision += 1
+
     # --- what is seen and said -----------------------------------------------------------------------------------
 
     def see(self, seen: Seen | None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.canaries import CanaryError
-from gateway.core.routes import CanaryRule
+from gateway.core.routes import Arm, CanaryRule, Route, When
 from tests.support.rollouts import NAME, STEPS, World, config, route, rule
 
 
@@ -223,6 +223,34 @@ def test_during_a_hand_over_the_old_process_writes_no_more_and_does_what_the_new
 
 
 # --- reloads ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_without_a_name_that_moves_in_the_file_is_not_tried_again(tmp_path: Path) -> None:
+    plain, other = Route((Arm("", "old"),), when=When(stream=False)), route(canary=rule(steps=(0.5, 1.0)))
+    w = world(tmp_path)
+    w.canaries.reconfigure(config(route(canary=rule()), other), w.now)
+    command(w, "abort", NAME)
+    w.settle()
+    w.canaries.reconfigure(config(plain, route(canary=rule()), other), w.now)
+    w.settle()
+    assert share(w) is None and w.canaries.share("llama", "routes[1]") == 0.0
+    assert w.canaries.share("llama", "routes[2]") == 0.5
+    w.kill(config(plain, route(canary=rule()), other))
+    assert w.canaries.share("llama", "routes[1]") == 0.0 and w.view("llama/routes[1]")["phase"] == "rolled_back"
+    w.settle()
+    w.canaries.reconfigure(config(route(canary=rule()), other), w.now)
+    assert share(w) == 0.0 and w.canaries.share("llama", "routes[1]") == 0.5
+
+
+def test_rules_that_are_alike_are_not_taken_for_one_another(tmp_path: Path) -> None:
+    w = world(tmp_path)
+    twice = [route(canary=rule(), when=When(stream=stream)) for stream in (True, False)]
+    w.canaries.reconfigure(config(*twice), w.now)
+    w.settle()
+    command(w, "abort", NAME)
+    w.canaries.reconfigure(config(*twice, route(canary=rule())), w.now)
+    w.settle()
+    assert [w.canaries.share("llama", f"routes[{row}]") for row in range(3)] == [0.0, STEPS[0], STEPS[0]]
 
 
 def test_a_reload_with_the_same_canary_goes_on(tmp_path: Path) -> None:
