@@ -67,6 +67,9 @@ class AsyncRequests:
         if request.stream:
             raise BadRequest("an answer that comes later cannot be streamed", code="stream_not_allowed",
                              param="stream")  # fmt: skip
+        if ask.way.forced:  # (it is drawn when it runs, by the rules of then)
+            raise BadRequest("an arm cannot be chosen for an answer that comes later", code="arm_not_allowed",
+                             param="x-headway-arm")  # fmt: skip
         klass = job_class(self.config, visit.key, visit.head)
         left = request.deadline - time.monotonic()
         if left <= 0.0:

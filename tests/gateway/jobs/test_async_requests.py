@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.config.types import Jobs, Secret
+from gateway.config.types import Arm, Jobs, Key, Model, Route, Secret
+from gateway.fields import digest
 from gateway.jobs.model import Result
 from tests.gateway.jobs.test_files import run
 from tests.support.client import Answer, Client, chat
@@ -192,3 +194,17 @@ def test_what_cannot_be_done_later_is_refused_now(
         assert await api.store.claim("w", 9, 1e10, 1e9) == []
 
     run(tmp_path, test, settings=CALLING)
+
+
+def test_an_arm_is_not_chosen_for_later_and_then_forgotten(tmp_path: Path) -> None:
+    split = Model("m", (Route((Arm("a", "p"), Arm("b", "p"))),))
+    keys = (Key(digest(ALICE.encode()), "alice", arms=frozenset("b")),)
+
+    async def test(api: Api) -> None:
+        async with api.client() as client:
+            said = await ask(client, "x-headway-arm: b")
+            assert (said.status, said.error["code"], said.error["param"]) == (400, "arm_not_allowed", "x-headway-arm")
+            assert (await ask(client)).status == 202
+
+    made = dataclasses.replace(settings(keys=keys), models={"m": split})
+    run(tmp_path, test, settings=made)
