@@ -275,6 +275,7 @@ class Gateway:
         self._metrics.watch(self.gauges)
         await self._remember(FILE)
         await self._pools.ready()
+        self.canaries.catch_up()
         tls = listener_tls(config.listen.tls) if config.listen.tls is not None else None
         await self.server.start(client_socket, tls)
         self._admin = Admin(self)

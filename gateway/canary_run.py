@@ -189,11 +189,7 @@ class Rollout:
         self.canary.restore(state["canary"])
         self.revision = self._saved = int(state["revision"])
         lines = _of_this_run(lines, self.identity)
-        for line in lines:
-            later = line.get("canary")
-            if later and later["began"] == self.canary.began and line["revision"] > self.revision:
-                self.canary.restore(later)
-                self.revision = int(line["revision"])
+        self._take_later(lines)
         self.paused_by_file = bool(state["paused_by_file"])
         self.share = self.canary.share()
         self.series = Series(lines)
@@ -207,6 +203,18 @@ class Rollout:
             problems.append(f"what was counted is lost: {error!r}")
             self.arms, self.judge = Arms(self.route), Judge(self.terms)
         return problems
+
+    def catch_up(self, lines: Iterable[Point]) -> None:
+        """Take what became of it since it was read: the process before this one still served. Raises as `restore`."""
+        self._take_later(_of_this_run(lines, self.identity))
+        self.share = min(self.share, self.canary.share())
+
+    def _take_later(self, lines: Iterable[Point]) -> None:
+        for line in lines:
+            later = line.get("canary")
+            if later and later["began"] == self.canary.began and line["revision"] > self.revision:
+                self.canary.restore(later)
+                self.revision = int(line["revision"])
 
     # --- what is shown -------------------------------------------------------------------------------------------
 

@@ -253,6 +253,19 @@ def test_rules_that_are_alike_are_not_taken_for_one_another(tmp_path: Path) -> N
     assert [w.canaries.share("llama", f"routes[{row}]") for row in range(3)] == [0.0, STEPS[0], STEPS[0]]
 
 
+def test_what_is_aborted_while_the_next_process_starts_stays_aborted(tmp_path: Path) -> None:
+    w = world(tmp_path)
+    before = w.canaries
+    w.boot()  # it has read what there was, and does not serve yet
+    asyncio.run(before.command("abort", NAME))
+    assert share(w) == STEPS[0]
+    w.canaries.catch_up()
+    assert share(w) == 0.0
+    w.run(5)
+    w.kill()
+    assert share(w) == 0.0 and w.view()["phase"] == "rolled_back"
+
+
 def test_a_reload_with_the_same_canary_goes_on(tmp_path: Path) -> None:
     w = world(tmp_path)
     w.run(100)
