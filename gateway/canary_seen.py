@@ -66,7 +66,7 @@ class Arms:
             counted.elsewhere += 1
             return None
         status, ended = outcome.status, outcome.ended
-        failed = ended in BROKE or status >= 500 or status in OURS
+        failed = ended in BROKE or status in OURS  # (a 5xx that passed as an answer was the client's doing)
         if ended == "client_gone":
             left = self._of_leaver(arm, reservation, outcome, frozen)
             if left is None:

@@ -58,7 +58,7 @@ def test_a_whole_answer_has_its_residuals_length_and_end() -> None:
         ({"ended": "saturated", "status": 503, "ttft": math.nan}, True, False),
         ({"ended": "error_event"}, True, True),
         ({"ended": "upstream_failed"}, True, True),
-        ({"status": 500, "ttft": math.nan}, True, False),
+        ({"status": 500, "ended": "upstream_failed", "ttft": math.nan}, True, False),
         ({"status": 404, "ttft": math.nan}, True, False),
         ({"status": 401, "ttft": math.nan}, True, False),
     ],
@@ -74,7 +74,8 @@ def test_what_its_server_got_wrong_is_the_arms_failure(fields: dict[str, Any], f
 
 @pytest.mark.parametrize(
     "fields",
-    [{"status": 400, "ttft": math.nan}, {"status": 413, "ttft": math.nan}, {"status": 422}, {"ended": "cancelled"},
+    [{"status": 400, "ttft": math.nan}, {"status": 500, "ttft": math.nan},
+     {"status": 413, "ttft": math.nan}, {"status": 422}, {"ended": "cancelled"},
      {"ended": ""}, {"ended": "client_gone", "ttft": math.nan, "duration": 0.05}],
 )  # fmt: skip
 def test_what_a_client_did_or_the_gateway_ended_says_nothing(fields: dict[str, Any]) -> None:
