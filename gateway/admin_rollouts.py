@@ -80,6 +80,8 @@ class RolloutPages:
 
     async def _command(self, request: web.Request) -> web.Response:
         said = await _said(request)
+        if said is None:
+            return _unreadable()
         try:
             return json(await self._view.canaries.command(request.match_info["verb"], request.match_info["name"],
                                                           said.get("by", ""), said.get("why", "")))  # fmt: skip
@@ -96,9 +98,11 @@ class RolloutPages:
         return json(view(self._view.history.entries, self._view.config.digest))
 
     async def _rollback(self, request: web.Request) -> web.Response:
-        wanted = (await _said(request)).get("digest", "")
+        said = await _said(request)
+        if said is None:  # (what was meant by it may have been another configuration than the one before)
+            return _unreadable()
         try:
-            found = self._view.history.earlier(wanted)
+            found = self._view.history.earlier(said.get("digest", ""))
         except HistoryError as wrong:
             return error(404, "no_such_configuration", str(wrong))
         done, problems = await self._view.rollback(found.digest)
@@ -121,10 +125,13 @@ class RolloutPages:
         return answer
 
 
-async def _said(request: web.Request) -> Mapping[str, str]:
-    """The texts in the request's body; none where it is no JSON object."""
+async def _said(request: web.Request) -> Mapping[str, str] | None:
+    """The texts in the request's body, which may be empty; None where it is something else."""
     try:
-        found = msgspec.json.decode(await request.read() or b"{}")
+        return msgspec.json.decode(await request.read() or b"{}", type=dict[str, str])
     except ValueError:
-        return {}
-    return {name: value for name, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+        return None
+
+
+def _unreadable() -> web.Response:
+    return error(400, "invalid_json", "the body must be a JSON object of strings, or empty")

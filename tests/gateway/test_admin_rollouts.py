@@ -60,6 +60,8 @@ async def test_who_goes_back_gets_the_configuration_before_until_the_file_is_rea
             assert (await gateway.gateway.reload())[0]
             history = (await call(gateway, "GET", "/api/history"))[1]
             assert [one["digest"] for one in history["applied"]] == [second.digest, first.digest]
+            for wrong in ({"digest": 7}, ["beef"], "beef"):
+                assert (await call(gateway, "POST", "/api/rollback", wrong))[0] == 400, "nobody meant the one before"
             status, said = await call(gateway, "POST", "/api/rollback", {})
             assert status == 200 and said["now"] == first.digest, said
             assert (await client.ask(body=chat("m"))).status == 200
