@@ -10,8 +10,8 @@ one who has not, it is loaded there too, and nobody waits for that.
 A load that failed is not tried again for a while: requests are refused with the server's own words. A server that says
 it does not know an adapter which it listed (it was started again) is not believed to have it any longer.
 
-Left to others: which endpoints list what (`prober`), sending (`fetch`), the paths and bodies (vLLM's, which SGLang has
-taken over: `POST /v1/load_lora_adapter {"lora_name", "lora_path"}`, `/v1/unload_lora_adapter {"lora_name"}`).
+Left to others: which endpoints list what (`prober`), sending (`fetch`). Paths and bodies are vLLM's: `POST
+/v1/load_lora_adapter {"lora_name", "lora_path"}`, `/v1/unload_lora_adapter {"lora_name"}`.
 """
 
 from __future__ import annotations
@@ -106,8 +106,11 @@ class Adapters:
 
     def has(self, pool: str, name: str) -> bool:
         """Whether a request for this model may go to this pool. Where an adapter is not loaded, loading it begins."""
-        fleet, lora = self._fleets().get(pool), self._managed.get(name)
-        if fleet is None or lora is None or fleet.offers.having(name):
+        lora = self._managed.get(name)
+        if lora is None:
+            return True
+        fleet = self._fleets().get(pool)
+        if fleet is None or fleet.offers.having(name):
             return True
         failed = self._failed.get((pool, name))
         if failed is None or self._clock() >= failed.until:
