@@ -86,7 +86,8 @@ class Gateway:
         self._jobs = self._jobs_service(config)
         self.server = Server(self.front, config.limits)
         self.gauges = Gauges(self.fleets, self._queues, self._fillers, connections=lambda: len(self.server.connections),
-                             log_dropped=lambda: request_log.dropped, counts=self._counted)  # fmt: skip
+                             log_dropped=lambda: request_log.dropped, counts=self._counted,
+                             canaries=self.canaries.standing)  # fmt: skip
         self._admin: Admin | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._ticks = 0

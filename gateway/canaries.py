@@ -112,8 +112,12 @@ class Canaries:
                share: float = UNKNOWN) -> None:  # fmt: skip
         """A request got no place at all, and was refused with this code. Not for requests that were forced."""
         rollout = self._rollouts.get((model, rule))
-        if rollout is not None and not rollout.canary.is_over and code not in REFUSALS_OF_OURS:
+        if rollout is None or rollout.canary.is_over or code in REFUSALS_OF_OURS:
+            return
+        try:
             rollout.see(rollout.arms.missed(arm, user, share, now + self._ahead))
+        except Exception as error:  # as in `see`
+            self._bug(rollout, error)
 
     # --- configurations ------------------------------------------------------------------------------------------
 
@@ -257,6 +261,10 @@ class Canaries:
         """The answer of `GET /api/canaries`."""
         unix = self._wall()
         return {"canaries": [rollout.view(unix) for rollout in self._rollouts.values()]}
+
+    def standing(self) -> dict[tuple[str, str], tuple[float, str]]:
+        """By model and rule: the share of the canary now, and its phase."""
+        return {key: (rollout.share, rollout.canary.phase) for key, rollout in self._rollouts.items()}
 
     def report(self, name: str) -> dict[str, object]:
         """The answer of `GET /api/canaries/{name}`: where it stands, and its points. Raises CanaryError."""

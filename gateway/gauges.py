@@ -25,6 +25,8 @@ STATES: Mapping[State, int] = {
 }  # fmt: skip
 """What `headway_endpoint_state` says: the higher, the worse. An endpoint that leaves the pool is `LEAVING`."""
 LEAVING = 5
+PHASES = ("running", "paused", "promoted", "rolled_back")
+"""What `headway_canary_phase` says: 0 to 3."""
 
 # A fleet's columns by the gauge that shows them; what is NaN there has no sample.
 _COLUMNS = (("waiting", "waiting"), ("running", "running"), ("kv_used", "kv_used"), ("inflight", "ours"))
@@ -59,8 +61,8 @@ class Gauges:
     """Where to look.
 
     `fleets`, `queues` (by class) and `fillers` are by pool; `at_risk`, by class, counts asynchronous requests that are
-    expected to miss their deadline. `counts` are counters that others keep: name, labels, value. `clock` is the fleets'
-    clock.
+    expected to miss their deadline. `canaries`: share and phase, by model and rule. `counts` are counters that others
+    keep: name, labels, value. `clock` is the fleets' clock.
     """
 
     fleets: Callable[[], Mapping[str, Fleet]] = dict
@@ -71,12 +73,17 @@ class Gauges:
     connections: Callable[[], int] | None = None
     log_dropped: Callable[[], int] = int
     clock: Callable[[], float] = time.monotonic
+    canaries: Callable[[], Mapping[tuple[str, str], tuple[float, str]]] = dict
     counts: Callable[[], Iterable[tuple[str, Labels, float]]] = tuple
 
     def samples(self, name: str) -> Samples:
         """Of one metric of the table; none for a name that is not known here."""
         if name == "headway_connections" and self.connections is not None:
             return [((), float(self.connections()))]
+        if name == "headway_canary_share":
+            return [(key, share) for key, (share, _) in self.canaries().items()]
+        if name == "headway_canary_phase":
+            return [(key, float(PHASES.index(phase))) for key, (_, phase) in self.canaries().items()]
         if name == "headway_queue_requests":
             return self._queue_gauge()
         if name.startswith("headway_filler_"):

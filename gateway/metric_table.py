@@ -65,6 +65,8 @@ TABLE: tuple[Declared, ...] = (
              "0 healthy, 1 suspect, 2 on trial, 3 ejected, 4 down, 5 leaving the pool."),
     Declared("headway_refused_total", "counter", ("class", "reason"), "Requests refused by policy."),
     Declared("headway_routed_total", "counter", ("model", "rule"), "Requests by the rule that decided where they go."),
+    Declared("headway_canary_share", "gauge", ("model", "rule"), "The share of its rule's requests a canary gets."),
+    Declared("headway_canary_phase", "gauge", ("model", "rule"), "0 running, 1 paused, 2 promoted, 3 rolled back."),
     Declared("headway_shadow_total", "counter", ("what", "name"),
              "What was only looked at would have done: requests that a rule would have taken, or a class or a tenant's "
              "limit refused. The name is model/rule, class/reason or the tenant."),

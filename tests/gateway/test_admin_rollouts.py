@@ -46,6 +46,9 @@ async def test_a_canary_is_shown_paused_and_aborted_and_its_arm_follows_at_once(
         assert status == 200, said
         arms = {(await client.ask(body=chat("m"))).named["x-headway-arm"] for _ in range(12)}
         assert arms == {"stable"}
+        page = gateway.gateway.metrics.text().decode()
+        assert 'headway_canary_share{model="m",rule="rollout"} 0.0' in page
+        assert 'headway_canary_phase{model="m",rule="rollout"} 3.0' in page
         assert (await call(gateway, "POST", "/api/canaries/m/rollout/fly"))[0] == 404
         assert (await call(gateway, "GET", "/api/canaries/nobody"))[0] == 404
 

@@ -145,6 +145,7 @@ def test_asynchronous_work_is_counted_by_class_whatever_its_model() -> None:
 BEYOND = {
     "headway_routed_total": ("model", "rule"), "headway_shadow_total": ("what", "name"),
     "headway_mirror_total": ("model", "pool", "outcome"), "headway_captures_total": ("outcome",),
+    "headway_canary_share": ("model", "rule"), "headway_canary_phase": ("model", "rule"),
 }  # fmt: skip
 """More than the contract's table."""
 
