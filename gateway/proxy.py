@@ -80,7 +80,8 @@ class Proxy:
                 self._missed(ask, NoEndpoint.code)
                 raise
             except Refused as refusal:
-                self._missed(ask, refusal.code)
+                if not facts.tries:  # else that try has told of it already
+                    self._missed(ask, refusal.code)
                 raise
             if facts.on_sent is not None:
                 facts.on_sent()

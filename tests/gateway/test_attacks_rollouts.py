@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from types import SimpleNamespace
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from gateway.ask import Ask, Facts
 from gateway.config.types import Arm, CanaryRule, Lora, Model, Route, Slo, model_to, one_route
+from gateway.core.errors import Refused
 from gateway.core.types import Request
 from gateway.decisions import DecisionRing
+from gateway.discard import Discard
 from gateway.metrics import Metrics
 from gateway.peek import peek
 from gateway.proxy import Proxy
@@ -156,3 +160,21 @@ def test_a_refusal_for_the_clients_own_wish_is_no_failure_of_a_canary(ttft: floa
     for code in ("slo", "queue_full"):
         proxy._missed(ask, code)
     assert told == (["queue_full"] if sooner else ["slo", "queue_full"])
+
+
+@pytest.mark.parametrize(("tries", "counted"), [(0, ["queue_full"]), (1, [])])
+def test_one_request_fails_its_arm_once(tries: int, counted: list[str]) -> None:
+    told: list[str] = []
+    canaries: Any = SimpleNamespace(missed=lambda model, rule, arm, code, *rest: told.append(code))
+
+    class Full(Proxy):
+        def _offer(self, ask: Ask, facts: Facts, first: int) -> Any:
+            raise Refused("full", reason="queue_full")
+
+    proxy, facts = Full({}, Metrics(version=""), DecisionRing(1, None), "url", canaries), Facts()
+    facts.tries = tries
+    ask: Any = SimpleNamespace(model=model_to("m", "p"), way=Way("next", ("p",), 0.0, None, "rollout"), share=0.5,
+                               upstream_model="m")  # fmt: skip
+    with pytest.raises(Refused):
+        asyncio.run(proxy.serve(ask, Discard(), facts))
+    assert told == counted
