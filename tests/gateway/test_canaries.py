@@ -430,3 +430,11 @@ def test_closing_writes_what_was_counted(tmp_path: Path) -> None:
     w.canaries.close()
     w.boot()
     assert seen(w) == (50, 0)
+
+
+def test_a_bug_in_judging_who_got_no_place_costs_no_request() -> None:
+    w = world(None)
+    broken: Any = None
+    w.canaries._rollouts["llama", "routes[0]"].judge = broken
+    w.canaries.missed("llama", "routes[0]", "next", "queue_full", w.now)
+    assert any(b"canary_bug" in line for line in w.log.data.splitlines())
