@@ -27,7 +27,7 @@ from gateway.dialects import TRITON
 from gateway.fields import Forwarder, Slos, asked_deadline, asked_slos, digest, presented_key, tighter
 from gateway.form import form_model, replace_form_model
 from gateway.paths import Path, Paths
-from gateway.peek import Peek, peek, rewrite
+from gateway.peek import Peek, peek, rewrite, worded
 from gateway.routers import Routers, forced_arm, reading
 from gateway.wire.head import RequestHead
 from policies.routing import Asked, Way
@@ -172,7 +172,7 @@ class Intake:
             model = self._model(key, question.name)
             klass = self._class(key, model, screened.klass)
             lengths = self._lengths_of(model.name)
-            prompt_tokens = lengths.prompt_tokens(len(seen.text), question.path, key.tenant)
+            prompt_tokens = lengths.prompt_tokens(worded(seen.text), question.path, key.tenant)
             question = question._replace(klass=klass.name, prompt_tokens=prompt_tokens)
             way = self.routers.way(model, question, key, forced_arm(head))
             pools = fitting(way.pools, way.as_ or model.upstream_name(question.name), model.max_context, self._longest,

@@ -17,7 +17,7 @@ from gateway.core.types import Request
 from gateway.decisions import DecisionRing
 from gateway.discard import Discard
 from gateway.metrics import Metrics
-from gateway.peek import peek
+from gateway.peek import peek, worded
 from gateway.proxy import Proxy
 from policies.routing import Way
 from tests.support.client import Answer, chat
@@ -71,6 +71,22 @@ async def test_an_absurd_limit_is_the_model_servers_to_refuse_and_no_bug() -> No
 async def test_what_may_fit_after_all_is_not_refused_for_its_bytes(path: str, fields: dict[str, object]) -> None:
     body = json.dumps({"model": "m", **fields}).encode()
     assert (await ask(path, body, model_to("m", "p", max_context=100))).status == 200
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 100_000}},
+        {"type": "input_audio", "input_audio": {"data": "A" * 100_000, "format": "wav"}},
+    ],
+)
+def test_an_image_is_worth_no_more_than_a_page_of_words(part: dict[str, object]) -> None:
+    for separators in ((",", ":"), (", ", ": ")):
+        text = json.dumps([{"role": "user", "content": [part, part, {"type": "text", "text": "w" * 5000}]}],
+                          separators=separators).encode()  # fmt: skip
+        assert 5000 < worded(text) < 15_000
+    assert worded(b'["base64,' + b"w" * 100_000) > 100_000, "what does not end is no image"
 
 
 @on_uvloop
