@@ -31,7 +31,6 @@ from aiohttp import http_parser, web
 
 from gateway.admin_answers import error, json
 from gateway.admin_rollouts import RolloutPages, RolloutView
-from gateway.canary_words import explain_lines
 from gateway.config.types import Config
 from gateway.core.fleet import Fleet
 from gateway.decisions import DecisionRing, describe
@@ -41,6 +40,7 @@ from gateway.grants import Reading
 from gateway.logs import Events
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.records import RequestRecord
+from gateway.rollouts.words import explain_lines
 from gateway.routers import Routers
 
 OLDEST = (3, 14, 3)

@@ -1,7 +1,7 @@
 """The operators' pages of rollouts: canaries, mirrors, the configurations that were in use, and the way back.
 
-Left to others: who may ask, and everything that goes wrong (`admin`), what there is to show (`canaries`, `mirror`,
-`history`).
+Left to others: who may ask, and everything that goes wrong (`admin`), what there is to show (`rollouts`,
+`mirrors`, `history`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import msgspec
 from aiohttp import web
 
 from gateway.admin_answers import error, json
-from gateway.canaries import Canaries, CanaryError
-from gateway.capture import Captures
+from gateway.captures.captures import Captures
 from gateway.config.types import Config
 from gateway.decisions import DecisionRing, describe
 from gateway.history import History, HistoryError, view
-from gateway.mirror import Mirrors
+from gateway.mirrors.mirrors import Mirrors
+from gateway.rollouts.canaries import Canaries, CanaryError
 
 _ALONE = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}  # a page that loads nothing
 PIECE = 200  # records described in one go

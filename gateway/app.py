@@ -19,8 +19,7 @@ from gateway import VERSION
 from gateway.adapters import Adapters
 from gateway.admin import Admin
 from gateway.calibration import CalibrationWatch
-from gateway.canaries import Canaries
-from gateway.capture import Captures
+from gateway.captures.captures import Captures
 from gateway.config.loader import Loaded, changes_needing_restart
 from gateway.config.types import Config
 from gateway.core.errors import UpstreamError
@@ -37,10 +36,11 @@ from gateway.ledger import Ledger
 from gateway.limits import Limiter
 from gateway.logs import Events, RequestLog
 from gateway.metrics import Metrics
-from gateway.mirror import Mirrors
+from gateway.mirrors.mirrors import Mirrors
 from gateway.pools import Pools
 from gateway.proxy import Proxy
 from gateway.queues import filled, queues_of
+from gateway.rollouts.canaries import Canaries
 from gateway.routers import Routers
 from gateway.source import Source
 from gateway.state import Keeps, StateFolder

@@ -15,8 +15,8 @@ from gateway.relay import Relay
 from policies.routing import Asked, Way
 
 if TYPE_CHECKING:
-    from gateway.capture import Taking
-    from gateway.mirror import Copy
+    from gateway.captures.captures import Taking
+    from gateway.mirrors.mirrors import Copy
 
 
 @dataclass(slots=True)

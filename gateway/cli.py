@@ -16,8 +16,8 @@ _VERBS = {
     "sim": ("simulated model servers alone", "backends.sim.cli"),
     "key": ("make an API key and the hash to put in the file", "gateway.keys_cli"),
     "explain": ("why a request went where it went", "gateway.explain"),
-    "plan": ("what would change if a configuration were applied", "gateway.plan"),
-    "canary": ("look at a rollout, pause it, promote it, abort it", "gateway.canary_cli"),
+    "plan": ("what would change if a configuration were applied", "gateway.plan.verb"),
+    "canary": ("look at a rollout, pause it, promote it, abort it", "gateway.rollouts.cli"),
     "rollback": ("an earlier configuration again, until the file changes", "gateway.rollback_cli"),
     "lab": ("compare policies on traces in virtual time", "loadtest.lab.cli"),
 }
@@ -72,7 +72,7 @@ def _schema(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from gateway.plan import run
+    from gateway.plan.verb import run
 
     if args.no_lab or not args.against:
         return run(args, None)

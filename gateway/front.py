@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.answers import TryFailed, forwardable
 from gateway.ask import Ask, Facts
-from gateway.capture import Captures
+from gateway.captures.captures import Captures
 from gateway.config.types import Config, Key
 from gateway.core.errors import BadRequest, HeadwayError, UpstreamError
 from gateway.core.types import UNKNOWN
@@ -29,7 +29,7 @@ from gateway.jobs.collected import Collected
 from gateway.jobs.http import JobsApi
 from gateway.jobs.wishes import CALLBACK, wants_async
 from gateway.limits import Limiter
-from gateway.mirror import Mirrors
+from gateway.mirrors.mirrors import Mirrors
 from gateway.outlet import Outlet
 from gateway.paths import MODELS, OWN, is_asynchronous
 from gateway.proxy import Proxy

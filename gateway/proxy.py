@@ -17,7 +17,6 @@ from backends.base import Backend
 from gateway.adapters import NOT_LOADED, Adapters
 from gateway.admit import Visit
 from gateway.ask import Ask, Facts
-from gateway.canaries import Canaries
 from gateway.config.types import ANY_MODEL
 from gateway.core.errors import HeadwayError, NoEndpoint, Refused, UpstreamError
 from gateway.core.lengths import Lengths
@@ -28,6 +27,7 @@ from gateway.lane import Lane
 from gateway.metrics import Metrics
 from gateway.outlet import Outlet
 from gateway.relay import Relay
+from gateway.rollouts.canaries import Canaries
 from gateway.routers import user_of
 from gateway.story import Turn
 from gateway.wire.pool import EndpointPool

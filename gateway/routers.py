@@ -4,8 +4,8 @@ The idea: rules are pure and know nothing of HTTP; here they are asked. A router
 and goes on where the one before stood, so that a reload disturbs no split. A canary's share belongs to whoever runs the
 canaries and is asked for at each draw.
 
-Left to others: the rules (`policies.routing`), judging canaries (`gateway.canaries`), sending requests their way
-(`proxy`).
+Left to others: the rules (`policies.routing`), judging canaries (`gateway.rollouts`), sending requests their
+way (`proxy`).
 """
 
 from __future__ import annotations

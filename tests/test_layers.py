@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     # The lab runs what the gateway runs; the two of its own room that it shares import nothing of ours either.
     (
         "loadtest.lab",
-        ("policies", "gateway.core", "gateway.priors", "gateway.plan_values", "backends.sim", "loadtest.workload",
+        ("policies", "gateway.core", "gateway.priors", "gateway.plan.values", "backends.sim", "loadtest.workload",
          "loadtest.svg"),
     ),
     ("loadtest", ()),

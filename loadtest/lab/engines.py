@@ -21,7 +21,7 @@ import numpy as np
 from backends.sim.profiles import read_profile
 from gateway.core.prices import NAMES
 from gateway.core.types import Floats
-from gateway.plan_values import Found, Turn
+from gateway.plan.values import Found, Turn
 from loadtest.lab.calibrate import profile_of
 from loadtest.lab.evidence import Evidence, read
 from loadtest.lab.fitting import Fitted, TooLittle, fit

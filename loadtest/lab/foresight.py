@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gateway.plan_values import ALL, QUANTILES, Figure, Reached, Seen, Setting
+from gateway.plan.values import ALL, QUANTILES, Figure, Reached, Seen, Setting
 from loadtest.lab.engines import fitted, shared_blocks
 from loadtest.lab.record import Flags, Floats
 from loadtest.lab.several import Several

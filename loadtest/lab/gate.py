@@ -16,7 +16,7 @@ from gateway.core.prediction import Prior
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision
-from gateway.plan_values import PoolPlan, Setting
+from gateway.plan.values import PoolPlan, Setting
 from gateway.priors import prior_of
 from loadtest.lab.alarm import Alarm
 from loadtest.lab.cluster import Station

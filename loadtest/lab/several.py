@@ -21,7 +21,7 @@ from gateway.core.lengths import Lengths
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import Decision, Outcome, Request
-from gateway.plan_values import Call, Engine, Setting
+from gateway.plan.values import Call, Engine, Setting
 from loadtest.lab.arrivals import Asked
 from loadtest.lab.cluster import Station
 from loadtest.lab.gate import Gate, Visitor

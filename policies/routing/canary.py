@@ -18,7 +18,7 @@ nothing leans towards harm. A step that leaves nobody to compare with is promoti
 need proof that the canary is not worse by the margin. Rolled back is for good: what was wrong has to be changed, and a
 changed rule is another canary.
 
-Left to others: evidence (`judge`), the clock, files and commands (`gateway.canaries`).
+Left to others: evidence (`judge`), the clock, files and commands (`gateway.rollouts.canaries`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ take the whole `risk`. Servers of the stable arm that differ among themselves (t
 a canary may differ by as well; so may it by half a margin of latency, because an arm with little traffic and one with
 much are not predicted equally well.
 
-Left to others: what is done (`canary`), residuals (`gateway.core.frozen`), records and pages (`gateway.canaries`).
+Left to others: what is done (`canary`), residuals (`gateway.core.frozen`), records and pages (`gateway.rollouts`).
 """
 
 from __future__ import annotations

@@ -147,7 +147,8 @@ def configuration(port: int, admin: int, urls: Sequence[str], state: Path) -> di
     route = {
         "name": "rollout", "sticky": {"header": "x-user"},
         "split": [{"arm": "stable", "to": "main", "weight": 1}, {"arm": "next", "to": "next"}],
-        "canary": {"arm": "next", "steps": [f"{step:.0%}" for step in STEPS], "hold": f"{HOLD:g}s", "margin": {"errors": MARGIN}},
+        "canary": {"arm": "next", "steps": [f"{step:.0%}" for step in STEPS], "hold": f"{HOLD:g}s",
+                   "margin": {"errors": MARGIN}},
     }  # fmt: skip
     pools = {name: {"engine": "vllm", "endpoints": [url]} for name, url in zip(("main", "next"), urls, strict=True)}
     return {"version": 1, "listen": f"127.0.0.1:{port}", "admin": f"127.0.0.1:{admin}", "state": str(state),

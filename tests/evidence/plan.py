@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.plan import replay
-from gateway.plan_lab import Forecaster
-from gateway.plan_records import read
-from gateway.plan_replay import Replay
-from gateway.plan_values import Figure
+from gateway.plan.lab import Forecaster
+from gateway.plan.records import read
+from gateway.plan.replay import Replay
+from gateway.plan.values import Figure
+from gateway.plan.verb import replay
 from loadtest.lab import foresight
 from tests.bench.rounds import Bar
 from tests.evidence.plan_cases import CASES, Case

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gateway.plan_values import Engine
+from gateway.plan.values import Engine
 from loadtest.lab.arrivals import draw
 from loadtest.lab.scenario import Scenario, Source, Traffic
 from tests.evidence.plan_world import World, at_once, true_profile

@@ -24,9 +24,9 @@ from gateway.config.types import Config
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision
 from gateway.decisions import DecisionRing, describe
-from gateway.plan_records import Past, Route
-from gateway.plan_replay import Judged, Replay
-from gateway.plan_values import Call, Engine, PoolPlan, Setting
+from gateway.plan.records import Past, Route
+from gateway.plan.replay import Judged, Replay
+from gateway.plan.values import Call, Engine, PoolPlan, Setting
 from gateway.queues import rules_of
 from gateway.records import Candidates, Forecast, RequestRecord, Routed, Work
 from loadtest.lab.foresight import Measured, measured

@@ -15,8 +15,8 @@ from gateway.config.types import Arm, CanaryRule, Lora, Model, Route, Slo, model
 from gateway.core.errors import Refused
 from gateway.core.types import Request
 from gateway.decisions import DecisionRing
-from gateway.discard import Discard
 from gateway.metrics import Metrics
+from gateway.mirrors.discard import Discard
 from gateway.peek import peek, worded
 from gateway.proxy import Proxy
 from policies.routing import Way

@@ -9,7 +9,7 @@ from typing import Any
 from gateway.ask import Ask
 from gateway.config.types import Arm, Config, Mirror, Model, Route
 from gateway.intake import ANYONE
-from gateway.mirror import Copy, Mirrors
+from gateway.mirrors.mirrors import Copy, Mirrors
 from gateway.peek import rewrite
 from gateway.records import RequestRecord
 from gateway.wire.head import RequestHead

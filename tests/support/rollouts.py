@@ -6,13 +6,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-from gateway.canaries import Canaries
 from gateway.config.types import Config, Model
 from gateway.core.fleet import Fleet
 from gateway.core.health import Rule
 from gateway.core.routes import Arm, CanaryRule, Route
 from gateway.core.types import Decision, Endpoint, Outcome, Request
 from gateway.logs import Events
+from gateway.rollouts.canaries import Canaries
 from tests.support.held_output import HeldOutput
 
 STEPS = (0.05, 0.25, 1.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backends.sim.profiles import UnknownProfile, profile, read_profile
-from gateway.plan_values import Found
+from gateway.plan.values import Found
 from loadtest.lab.engines import fitted
 from loadtest.lab.scenario import Group, Scenario
 from tests.loadtest.lab.recording import record

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gateway.plan_values import ALL, Call, Engine, FillerRule, PoolPlan, Setting, Turn
+from gateway.plan.values import ALL, Call, Engine, FillerRule, PoolPlan, Setting, Turn
 from loadtest.lab.engines import BLOCK, shared_blocks
 from loadtest.lab.foresight import foresee, measured, reached, summed
 from loadtest.lab.several import Several

@@ -1,0 +1,1 @@
+"""Sampled requests and answers, without secrets and personal data, in files."""

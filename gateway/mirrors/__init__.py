@@ -1,0 +1,1 @@
+"""Copies of requests that are sent elsewhere, compared and thrown away."""

@@ -1,0 +1,1 @@
+"""What a configuration would change, before it is applied."""
