@@ -59,7 +59,7 @@ def test_it_is_written_at_the_end_too(tmp_path: Path, monkeypatch: pytest.Monkey
             pass  # too short for any other writing
 
     run()
-    assert [path.name for path in tmp_path.iterdir()] == ["predictor-p.json"]
+    assert [path.name for path in tmp_path.glob("*.json")] == ["predictor-p.json"]
 
 
 def test_what_other_servers_taught_is_not_brought_back_by_a_reload(tmp_path: Path) -> None:

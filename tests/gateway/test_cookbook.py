@@ -62,7 +62,7 @@ async def canary(kitchen: Kitchen) -> None:
     arms = [answer.named["x-headway-arm"] for answer in said]
     assert arms == [answer.named["x-headway-arm"] for answer in again] and arms.count("stable") >= 8
     assert (await kitchen.ask("qwen3-32b", team, "x-headway-arm: next")).status == 403
-    assert kitchen.gateway.gateway.canaries.share("qwen3-32b", "v2") == 0.01
+    await until(lambda: kitchen.gateway.gateway.canaries.share("qwen3-32b", "v2") == 0.01, "the first step, on disk")
 
 
 async def fallback(kitchen: Kitchen) -> None:
