@@ -75,7 +75,7 @@ async def shadow(kitchen: Kitchen) -> None:
     for _ in range(20):
         said = await kitchen.ask("llama-3.1-8b", "authorization: Bearer sk-research")
         assert (said.status, said.named["x-headway-pool"]) == (200, "gpus")
-    await until(lambda: sum(_outcomes(kitchen).values()) >= 2, "two copies")
+    await until(lambda: sum(_outcomes(kitchen).values()) >= 1, "a copy")
     page = kitchen.gateway.gateway.metrics.text().decode()
     assert 'headway_shadow_total{name="llama-3.1-8b/research-to-new",what="rule"} 20.0' in page
 
