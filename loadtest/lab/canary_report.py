@@ -28,6 +28,7 @@ from loadtest.lab.canary_study import (
     Harm,
     most_likely,
 )
+from loadtest.lab.canary_watch import Verdict
 from loadtest.lab.cells import percent, table
 from loadtest.lab.flagger import ALONE, CHECKS, Tuned, Windows, best
 from loadtest.lab.flagger import RULE as WINDOWS
@@ -69,7 +70,7 @@ class Page:
         page = folder / f"{self.name}.md"
         page.write_text("\n".join(self.text) + "\n", encoding="utf-8")
         page.with_suffix(".svg").write_text(self.picture, encoding="utf-8")
-        page.with_suffix(".json").write_text(json.dumps(self.figures, indent=1, default=str) + "\n", encoding="utf-8")
+        page.with_suffix(".json").write_text(json.dumps(self.figures) + "\n", encoding="utf-8")
         return page
 
 
@@ -93,7 +94,7 @@ def rollouts(equal: Sequence[Found], slower: Sequence[Found], command: str) -> P
     text = [f"# {title}", "", *_about(), f"Whole rollouts: {steps}; a look at every answer.", "",
             f"![{title}](canary_aa.svg)", "", *shown, "", _SHARES, "", *_verdicts(bars), "",
             *_reasons("equal", equal), f"Made by `{command}`."]  # fmt: skip
-    runs = {kind: [asdict(one.verdict) for one in found] for kind, found in kinds.items()}
+    runs = {kind: [_in_short(one.verdict) for one in found] for kind, found in kinds.items()}
     picture = over_time(title, f"{steps}; a look at every answer", "share of the rollouts", curves, {})
     return Page("canary_aa", text, picture, {"bars": [asdict(bar) for bar in bars], "runs": runs}, bars)
 
@@ -124,6 +125,12 @@ def _row(kind: str, found: Sequence[Found]) -> list[str]:
     for word in ("promoted", "rolled_back"):
         cells.append(_median([one.verdict.after for one in found if one.verdict.outcome == word]))
     return [*cells, _median([one.verdict.answers for one in found if one.verdict.outcome != "open"])]
+
+
+def _in_short(verdict: Verdict) -> list[object]:
+    """Outcome, seconds, the canary's answers, and of a rollback why."""
+    why = [verdict.why] if verdict.outcome == "rolled_back" else []
+    return [verdict.outcome, round(verdict.after, 1), verdict.answers, *why]
 
 
 def _with_interval(count: int, of: int) -> str:
@@ -157,9 +164,9 @@ def detection(found: Sequence[tuple[Harm, Sequence[Found], Sequence[Found]]], co
         curves += [Curve(f"{harm.what}: ours", _over(times, lasts), f" {_seconds(median(times))}"),
                    Curve(f"{harm.what}: windows", _over(same, lasts), f" {_seconds(median(same))}")]  # fmt: skip
         figures[harm.what] = {
-            "times": times, "answers": [one.verdict.answers for one in harmed], "equal": [len(equal), wrong],
+            "times": _finite(times), "answers": [one.verdict.answers for one in harmed], "equal": [len(equal), wrong],
             "why": [one.verdict.why for one in harmed],
-            "rivals": [{"rule": asdict(rule), "times": theirs} for rule, theirs in tuned],
+            "rivals": [{"rule": asdict(rule), "times": _finite(theirs)} for rule, theirs in tuned],
         }  # fmt: skip
     title = f"Canaries: how soon a fault is found at {percent(SHARE)}"
     head = ["what is wrong", "runs", "our false alarms", "ours, s", "windows, as many false alarms", "s",
@@ -213,6 +220,11 @@ def _over(times: Sequence[float], end: float) -> list[tuple[float, float]]:
     ordered = np.sort(np.array(times))
     return [(float(at), float(np.searchsorted(ordered, at, "right")) / len(ordered))
             for at in np.linspace(0.0, end, _POINTS)]  # fmt: skip
+
+
+def _finite(times: Sequence[float]) -> list[float | None]:
+    """As JSON has it: None for never."""
+    return [round(time, 1) if math.isfinite(time) else None for time in times]
 
 
 def _median(values: Sequence[float]) -> str:

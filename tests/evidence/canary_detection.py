@@ -10,7 +10,6 @@ Runs that were made are kept, so it can be stopped and goes on; page, picture an
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bars = [Bar(bar.what, bar.found, bar.wanted) for bar in page.bars]
     if not args.short:
         return conclude(bars)
-    missed = sum(math.isinf(time) for harm in page.figures["runs"].values() for time in harm["times"])
+    missed = sum(time is None for harm in page.figures["runs"].values() for time in harm["times"])
     return conclude([Bar("runs whose fault was not found", missed, 0)], bars, short=True)
 
 

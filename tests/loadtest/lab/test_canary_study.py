@@ -74,6 +74,7 @@ def test_the_page_of_detection_compares_with_the_tuned_rule() -> None:
     assert page.figures["runs"][WATCHED[0].what]["equal"] == [10, 0]
     late = detection([(WATCHED[0], [found("open", 1200.0, _all(loud))] * 5, equal)], "make it")
     assert late.bars[0].found == math.inf and not late.bars[0].kept
+    assert late.figures["runs"][WATCHED[0].what]["times"] == [None] * 5
 
 
 def _all(windows: dict[str, list[float]]) -> dict[str, list[float]]:
