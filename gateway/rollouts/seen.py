@@ -1,11 +1,14 @@
 """What of a request a canary's judge is told: which tries count, for which arm, and as what.
 
-The idea: an observation says something of the servers behind an arm and of nobody else. So only tries at the arm's own
-pool count: what a fallback took is somebody else's latency. What a client got wrong (400, 413, 422 …) is nobody's
-failure; 401, 403 and 404 are the arm's, because the key and the model's name on the way to the server are ours. A
-request that found no server at all is a failure of the arm that it was meant for. A client that went away without a
-token after more than was predicted has seen at least that latency, so a server that hangs is seen before time-outs are
-up; one that went away sooner has seen nothing. Who was forced to an arm by a tester was not drawn, and counts nowhere.
+The idea: an observation says something of the servers behind an arm and of nobody else. So only tries at the arm's
+own pool count: what a fallback took is somebody else's latency. 401, 403 and 404 are the arm's failure, because the
+key and the model's name on the way to the server are ours. What a client got wrong (400, 413, 422) falls on all arms
+alike where each request is drawn, so there it counts on all of them, and a canary that refuses what the others take
+is found; where a client can choose its arm (by its session, a header or the body's `user`) it would be a way to roll
+canaries back, and is nobody's failure. A request that found no server at all is a failure of the arm that it was
+meant for. A client that went away without a token after more than was predicted has seen at least that latency, so a
+server that hangs is seen before time-outs are up; one that went away sooner has seen nothing. Who was forced to an
+arm by a tester was not drawn, and counts nowhere.
 
 Left to others: prices (`core.frozen`), statistics (`policies.routing.judge`).
 """
@@ -23,6 +26,7 @@ from policies.routing import Seen
 
 BROKE = ("upstream_failed", "timeout", "error_event", "saturated")
 OURS = (401, 403, 404)  # statuses that a client cannot have caused
+THEIRS = (400, 413, 422)  # those that it can, or a server that takes less than the others
 
 
 @dataclass(slots=True)
@@ -44,6 +48,8 @@ class Arms:
         self._route = route
         self._canary = route.canary.arm
         self._pools = {arm.name: arm.to for arm in route.arms}
+        chosen = route.sticky is not None and route.sticky.by != "key"  # clients may look for an arm that they like
+        self._failures = OURS if chosen else OURS + THEIRS
         self.counted = {arm.name: Counted() for arm in route.arms}
 
     @property
@@ -66,7 +72,7 @@ class Arms:
             counted.elsewhere += 1
             return None
         status, ended = outcome.status, outcome.ended
-        failed = ended in BROKE or status in OURS  # (a 5xx that passed as an answer was the client's doing)
+        failed = ended in BROKE or status in self._failures  # (a 5xx that passed as an answer was the client's doing)
         if ended == "client_gone":
             left = self._of_leaver(arm, reservation, outcome, frozen)
             if left is None:

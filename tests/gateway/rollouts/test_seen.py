@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.core.frozen import FEWEST, Frozen
+from gateway.core.routes import Sticky
 from gateway.core.types import Decision, Outcome, Request
 from gateway.rollouts.seen import Arms
 from policies.routing import Seen
@@ -19,8 +20,8 @@ FLEETS = {pool: fleet(pool) for pool in ("old", "new", "spare")}
 class Case:
     """Both arms' requests, told apart by prices that are known."""
 
-    def __init__(self) -> None:
-        self.arms = Arms(route())
+    def __init__(self, **more: Any) -> None:
+        self.arms = Arms(route(**more))
         self.frozen = Frozen()
         for _ in range(FEWEST + 5):  # what the stable arm usually takes
             self.seen("stable")
@@ -79,9 +80,18 @@ def test_what_its_server_got_wrong_is_the_arms_failure(fields: dict[str, Any], f
      {"ended": ""}, {"ended": "client_gone", "ttft": math.nan, "duration": 0.05}],
 )  # fmt: skip
 def test_what_a_client_did_or_the_gateway_ended_says_nothing(fields: dict[str, Any]) -> None:
-    case = Case()
+    case = Case(sticky=Sticky("session"))
     assert case.seen("next", **fields) is None
     assert case.arms.counted["next"].requests == 0
+
+
+@pytest.mark.parametrize("sticky", [None, Sticky("key")])
+def test_a_canary_that_refuses_what_others_take_is_seen_where_clients_cannot_choose_it(sticky: Sticky | None) -> None:
+    """A chat template that is missing answers 400 to everything: that is no client's fault."""
+    case = Case(sticky=sticky)
+    for status in (400, 413, 422):
+        assert sure(case.seen("next", status=status, ttft=math.nan)).failed
+        assert sure(case.seen("stable", status=status, ttft=math.nan)).failed, "the same for all arms"
 
 
 def test_a_client_that_gave_up_after_a_long_time_without_a_token_has_seen_that_long_a_time() -> None:
