@@ -72,6 +72,7 @@ class Facts:
     is_copy = False  # of another request: nothing is learnt from it of what a model's answers are like
     copy: Copy | None = None  # what its mirror sends
     taking: Taking | None = None  # what is captured of it
+    is_missed = False  # its arm's servers were not there for it, and its canary's judge was told
     raced = False  # a reused connection closed under it: repeated once, and only once
 
     def note_wait(self, lacked: tuple[str, ...]) -> None:

@@ -63,7 +63,7 @@ class Proxy:
             await self._serve(ask, reply, facts)
         except HeadwayError as error:
             if error.code == NOT_LOADED:
-                self._missed(ask, NOT_LOADED)
+                self._missed(ask, facts, NOT_LOADED)
             raise
         finally:
             adapters.leaves(name)
@@ -77,11 +77,11 @@ class Proxy:
             except NoEndpoint:
                 if facts.relay is not None and facts.relay.error is not None:
                     raise facts.relay.error from None  # nobody else is left: the last failure is the answer
-                self._missed(ask, NoEndpoint.code)
+                self._missed(ask, facts, NoEndpoint.code)
                 raise
             except Refused as refusal:
                 if not facts.tries:  # else that try has told of it already
-                    self._missed(ask, refusal.code)
+                    self._missed(ask, facts, refusal.code)
                 raise
             if facts.on_sent is not None:
                 facts.on_sent()
@@ -113,11 +113,12 @@ class Proxy:
                 self._see_failure(lane, relay, relay.error, facts)
             raise relay.error
 
-    def _missed(self, ask: Ask, code: str) -> None:
+    def _missed(self, ask: Ask, facts: Facts, code: str) -> None:
         """Its arm had no place for it: that speaks against a canary, too, unless it was for what the client wished."""
         way = ask.way
-        if code == "slo" and _wants_it_sooner(ask):
+        if facts.is_missed or (code == "slo" and _wants_it_sooner(ask)):
             return
+        facts.is_missed = True
         if way.arm and not way.forced and self.canaries is not None:
             self.canaries.missed(ask.model.name, way.rule, way.arm, code, time.monotonic(), user_of(way), ask.share)
 
@@ -137,6 +138,8 @@ class Proxy:
             try:
                 place = lane.desk.offer(lane.visit(facts, self.decisions), ask.request, now)
             except NoEndpoint:
+                if name == ask.way.pools[0] and not facts.tries:
+                    self._missed(ask, facts, NoEndpoint.code)  # whoever else answers, its own servers are not there
                 continue
             except Refused as error:
                 refused = refused or error

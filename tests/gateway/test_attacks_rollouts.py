@@ -174,7 +174,7 @@ def test_a_refusal_for_the_clients_own_wish_is_no_failure_of_a_canary(ttft: floa
         way=Way("next", ("p",), 0.0, None, "rollout"), share=0.5,
     )  # fmt: skip
     for code in ("slo", "queue_full"):
-        proxy._missed(ask, code)
+        proxy._missed(ask, Facts(), code)
     assert told == (["queue_full"] if sooner else ["slo", "queue_full"])
 
 
