@@ -16,12 +16,12 @@ Left to others: loading and applying (`app`), who may ask (`admin`). All of it r
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+from gateway.state import replace_whole
 
 MOST = 20
 LARGEST = 1 << 20  # bytes; no configuration may be larger
@@ -124,9 +124,9 @@ class History:
         self._texts = {name: held for name, held in self._texts.items() if name in kept}
         if self._folder is not None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(_path(self._folder, digest), text)
+            replace_whole(_path(self._folder, digest), text)  # (a new file is its owner's alone)
             index = {"version": VERSION, "applied": [one._asdict() for one in self._applied]}
-            _write(self._folder / "index.json", json.dumps(index, indent=1).encode() + b"\n")
+            replace_whole(self._folder / "index.json", json.dumps(index, indent=1).encode() + b"\n")
             self._forget(kept)
 
     def _forget(self, kept: set[str]) -> None:
@@ -177,17 +177,3 @@ def _read_index(path: Path) -> list[Applied]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
     return [one for one in read if _DIGEST.fullmatch(one.digest)][-MOST:]
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, and for nobody else to read (a new temporary file is its owner's alone)."""
-    descriptor, beside = tempfile.mkstemp(prefix=".history.", dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError:
-        os.unlink(beside)
-        raise
