@@ -253,6 +253,7 @@ class Gateway:
         self.config = config
         self.server.limits = config.limits
         self.front = self.server.front = self._front(config)
+        self.proxy.reroute = self.front.intake.way_now
         if self._jobs is not None:
             self._jobs.reconfigure(config, self.front.intake)
         self._request_log.set_level(config.log.level)

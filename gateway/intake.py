@@ -183,6 +183,17 @@ class Intake:
             raise
         return model, klass, lengths, question, way if pools is way.pools else way._replace(pools=pools)
 
+    def way_now(self, ask: Ask) -> Way | None:
+        """The way of a request that was checked before the last reload; None where it has none that fits its body."""
+        model = self.names.find(ask.client_model)
+        if model is None:
+            return None
+        try:
+            way = self.routers.way(model, ask.asked, ask.key, ask.way.arm if ask.way.forced else None)
+        except BadRequest:
+            return None
+        return way if (way.as_ or model.upstream_name(ask.client_model)) == ask.upstream_model else None
+
     def _model(self, key: Key, asked: str) -> Model:
         model = self.names.find(asked)
         if model is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 
 from backends.base import Backend
@@ -33,6 +33,7 @@ from gateway.story import Turn
 from gateway.wire.pool import EndpointPool
 from gateway.wire.upstream import UpstreamConnection
 from policies.admission.base import Waiting
+from policies.routing import Way
 
 _LOOK_AGAIN = 0.05  # seconds: who waits looks for a place in the fallbacks no more often than this
 
@@ -50,6 +51,7 @@ class Proxy:
         self.expose = expose
         self.canaries = canaries
         self.adapters = adapters
+        self.reroute: Callable[[Ask], Way | None] = lambda ask: None  # by the rules of now
         self.lengths: dict[str, Lengths] = {}
 
     async def serve(self, ask: Ask, reply: Outlet, facts: Facts) -> None:
@@ -75,6 +77,8 @@ class Proxy:
                 if not isinstance(place, Reservation):
                     lane, place = await self._wait(ask, facts, lane, place)
             except NoEndpoint:
+                if self._has_moved(ask, facts):
+                    continue
                 if facts.relay is not None and facts.relay.error is not None:
                     raise facts.relay.error from None  # nobody else is left: the last failure is the answer
                 self._missed(ask, facts, NoEndpoint.code)
@@ -121,6 +125,16 @@ class Proxy:
         facts.is_missed = True
         if way.arm and not way.forced and self.canaries is not None:
             self.canaries.missed(ask.model.name, way.rule, way.arm, code, time.monotonic(), user_of(way), ask.share)
+
+    def _has_moved(self, ask: Ask, facts: Facts) -> bool:
+        """Whether a reload took away a pool that it waited for, and there is another way for it now."""
+        if facts.tries or all(pool in self.lanes for pool in ask.way.pools):
+            return False
+        way = self.reroute(ask)
+        if way is None or way.pools == ask.way.pools:
+            return False
+        ask.way = way
+        return True
 
     # --- a place -------------------------------------------------------------------------------------------------
 

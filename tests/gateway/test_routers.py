@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 
-from gateway.config.types import Arm, Key, KeyLimits, Model, Rate, Route, Sticky, Text, When
+from gateway.config.types import Arm, Key, KeyLimits, Model, Rate, Route, Sticky, Text, When, model_to
 from gateway.fields import digest
-from tests.support.client import Answer, chat
+from tests.support.client import Answer, chat, post
 from tests.support.gateway import Running, config, pool
-from tests.support.loop import on_uvloop
-from tests.support.upstream import Upstream, answer, cut, whole
+from tests.support.loop import on_uvloop, until
+from tests.support.upstream import Upstream, answer, cut, hang, whole
 
 SPLIT = (Arm("stable", "one", 3.0), Arm("next", "two", 1.0, as_="m-v2"))
 
@@ -127,3 +128,19 @@ async def test_what_stands_in_the_shadow_is_counted_and_changes_nothing() -> Non
         assert 'headway_routed_total{model="m",rule="routes[1]"} 3.0' in page
         record = gateway.last.route
         assert record is not None and record.shadowed == ("moved",)
+
+
+@on_uvloop
+async def test_who_waits_for_a_pool_that_a_reload_takes_away_goes_where_the_model_is_now() -> None:
+    async with Upstream(hang()) as busy, ok() as b:
+        full = pool([busy], "one", max_concurrency=1)
+        async with Running(config(full, models=[model_to("m", "one")])) as gateway, gateway.client() as first:
+            first.send(post(chat("m")))
+            await until(lambda: busy.posts == 1, "the only place is taken")
+            waiting = asyncio.create_task(ask(gateway))
+            lane = gateway.gateway.proxy.lanes["one"]
+            await until(lambda: len(lane.desk) == 1, "one who waits")
+            gateway.next_config = config(pool([b], "two"), models=[model_to("m", "two")])
+            assert (await gateway.gateway.reload())[0]
+            said = await waiting
+            assert (said.status, said.named["x-headway-pool"]) == (200, "two")
