@@ -62,13 +62,13 @@ def shown(part: Part, rule: Capture, pause: Pause = no_pause) -> Shown:
     kind = part.kind.partition(";")[0].strip().lower()
     if not part.data:
         return Shown("text", "")
-    if kind == "text/event-stream":
-        return _stream_shown(part, rule, pause)
-    if kind.endswith("json") or (not _is_text(kind) and part.data.lstrip()[:1] in (b"{", b"[")):
-        value = _value_of(part, pause)  # many clients do not say that what they send is JSON
+    if kind.endswith("json") or part.data.lstrip()[:1] in (b"{", b"["):
+        value = _value_of(part, pause)  # many clients do not say that what they send is JSON, or say something else
         if isinstance(value, dict | list):
             value = selected(value, rule.fields) if rule.fields else value
             return Shown("json", Redactor(pause).value(value) if rule.redact else value)
+    if kind == "text/event-stream":
+        return _stream_shown(part, rule, pause)
     if not _is_text(kind):
         return _bytes_shown(part, rule)
     if rule.fields:

@@ -112,6 +112,8 @@ def test_json_is_read_as_json_also_where_nobody_says_so() -> None:
     for kind in ("", "application/x-www-form-urlencoded"):
         assert made(part(b' {"user": "ada@example.com"}', kind))["request"]["data"] == {"user": "[email]"}
         assert made(part(b"{not json", kind))["request"]["left_out"] == "it is not text"
+    for kind in ("text/plain", "text/event-stream", "application/jsonl"):
+        assert made(part(b'{"user": "ada\\u0040example.com"}', kind))["request"]["data"] == {"user": "[email]"}
 
 
 ODD = [b"1e400", b'{"a": 1e400}', b'{"a": NaN}', b'"\\ud800"', b"\xff\xfe", b"{", b"[" * 2000]
