@@ -90,8 +90,9 @@ class ModelNames:
                     served = parse_models(await self._get(endpoint.url + PATH, endpoint))
                     self._names[endpoint.id] = tuple(one.name for one in served)
                     self._told(endpoint.id, served)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(again.wait(), ASK_AGAIN * self._random.uniform(1.0 - JITTER, 1.0 + JITTER))
+            with contextlib.suppress(TimeoutError):  # (not `wait_for`: that of 3.11 may swallow a cancellation)
+                async with asyncio.timeout(ASK_AGAIN * self._random.uniform(1.0 - JITTER, 1.0 + JITTER)):
+                    await again.wait()
 
 
 def parse_models(page: bytes) -> tuple[Served, ...]:

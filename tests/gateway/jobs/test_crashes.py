@@ -37,7 +37,9 @@ class Worker:
         said = 0
         try:
             while said != lines:
-                word, _, id_ = (await asyncio.wait_for(process.stdout.readline(), 60)).decode().strip().partition(" ")
+                async with asyncio.timeout(60):  # (`wait_for` of 3.11 may swallow the cancellation that ends this)
+                    line = await process.stdout.readline()
+                word, _, id_ = line.decode().strip().partition(" ")
                 assert word, "the worker died by itself"
                 said += 1
                 if word == "accepted":
