@@ -227,13 +227,14 @@ async def climb(one: Killable, load: Load, kills: int, dice: random.Random, foun
     users = load.users
     for number in range(kills):
         at_change = number % 2 == 1
-        began, step = time.monotonic(), (await one.view())["step"]
+        began, first = time.monotonic(), await one.view()
+        step = first["step"]
         patience = dice.uniform(0.5, HOLD) if not at_change else 4 * HOLD
         before = await one.view()
         while time.monotonic() - began < patience and not (at_change and before["step"] != step):
             await asyncio.sleep(0.01)
             before = await one.view()
-        rate = seen(before) / max(1.0, before["at"] - before["began"])
+        rate = (seen(before) - seen(first)) / max(0.1, time.monotonic() - began)
         await over_a_kill(one, load, before, rate, found)
     found.left += users.moved["next"]
 
@@ -264,9 +265,11 @@ async def pause(one: Killable, load: Load, kills: int, found: Findings) -> None:
     load.users.arms.clear()
     load.go()
     for _ in range(kills):
+        began, first = time.monotonic(), await one.view()
         await asyncio.sleep(1.0)
         before = await one.view()
-        await over_a_kill(one, load, before, 50.0, found)
+        rate = (seen(before) - seen(first)) / (time.monotonic() - began)
+        await over_a_kill(one, load, before, rate, found)
         found.unpaused += (await one.view())["phase"] != "paused"
     await asyncio.sleep(0.5)
     found.moved += load.users.moved.total()
