@@ -28,7 +28,7 @@ from gateway.fields import Forwarder, Slos, asked_deadline, asked_slos, digest, 
 from gateway.form import form_model, replace_form_model
 from gateway.paths import Path, Paths
 from gateway.peek import Peek, peek, rewrite, worded
-from gateway.routers import Routers, forced_arm, reading
+from gateway.routers import Routers, drawn_of, forced_arm, reading
 from gateway.wire.head import RequestHead
 from policies.routing import Asked, Way
 
@@ -189,7 +189,8 @@ class Intake:
         if model is None:
             return None
         try:
-            way = self.routers.way(model, ask.asked, ask.key, ask.way.arm if ask.way.forced else None)
+            way = self.routers.way(model, ask.asked, ask.key, ask.way.arm if ask.way.forced else None,
+                                   drawn_of(ask.way))  # fmt: skip
         except BadRequest:
             return None
         return way if (way.as_ or model.upstream_name(ask.client_model)) == ask.upstream_model else None

@@ -1,9 +1,9 @@
 """The life of one request: a place, relay, settle, and perhaps try again.
 
-A place is given by the desk of a pool (`policies.admission.desk`): its `route` looks, picks, judges and takes in one
-plain function, since nothing else may run between looking at the fleet and taking a place in it. A further try goes to
-another endpoint, only before the answer has started, within the pool's budget; the same endpoint is used again only
-once, when a reused connection closed before any byte (the keep-alive race: nothing was read of us).
+A place (`placing`) is given by the desk of a pool (`policies.admission.desk`): its `route` looks, picks, judges and
+takes in one plain function, since nothing else may run between looking at the fleet and taking a place in it. A
+further try goes to another endpoint, only before the answer has started, within the pool's budget; the same endpoint
+is used again only once, when a reused connection closed before any byte (the keep-alive race: nothing was read of us).
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from math import isfinite
 
 from backends.base import Backend
 from gateway.adapters import NOT_LOADED, Adapters
-from gateway.admit import Visit
 from gateway.ask import Ask, Facts
-from gateway.config.types import ANY_MODEL
 from gateway.core.errors import HeadwayError, NoEndpoint, Refused, UpstreamError
 from gateway.core.lengths import Lengths
 from gateway.core.reservation import Reservation
@@ -26,18 +24,13 @@ from gateway.edit import Editor
 from gateway.lane import Lane
 from gateway.metrics import Metrics
 from gateway.outlet import Outlet
+from gateway.placing import Placing
 from gateway.relay import Relay
 from gateway.rollouts.canaries import Canaries
-from gateway.routers import user_of
-from gateway.story import Turn
+from gateway.rollouts.witness import Witness
 from gateway.wire.pool import EndpointPool
 from gateway.wire.upstream import UpstreamConnection
-from policies.admission.base import Waiting
 from policies.routing import Way
-
-_LOOK_AGAIN = 0.05  # seconds: who waits looks for a place in the fallbacks no more often than this
-
-Place = tuple[Lane, Reservation | Waiting[Visit]]  # a place taken, or where one is waited for
 
 
 class Proxy:
@@ -49,8 +42,9 @@ class Proxy:
         self.metrics = metrics
         self.decisions = decisions
         self.expose = expose
-        self.canaries = canaries
         self.adapters = adapters
+        self._witness = Witness(canaries)
+        self._placing = Placing(lambda: self.lanes, decisions, adapters, self._witness)
         self.reroute: Callable[[Ask], Way | None] = lambda ask: None  # by the rules of now
         self.lengths: dict[str, Lengths] = {}
 
@@ -65,7 +59,7 @@ class Proxy:
             await self._serve(ask, reply, facts)
         except HeadwayError as error:
             if error.code == NOT_LOADED:
-                self._missed(ask, facts, NOT_LOADED)
+                self._witness.missed(ask, facts, NOT_LOADED, time.monotonic())
             raise
         finally:
             adapters.leaves(name)
@@ -73,19 +67,19 @@ class Proxy:
     async def _serve(self, ask: Ask, reply: Outlet, facts: Facts) -> None:
         while True:
             try:
-                lane, place = self._offer(ask, facts, 0)
+                lane, place = self._placing.offer(ask, facts, 0)
                 if not isinstance(place, Reservation):
-                    lane, place = await self._wait(ask, facts, lane, place)
+                    lane, place = await self._placing.wait(ask, facts, lane, place)
             except NoEndpoint:
                 if self._has_moved(ask, facts):
                     continue
                 if facts.relay is not None and facts.relay.error is not None:
                     raise facts.relay.error from None  # nobody else is left: the last failure is the answer
-                self._missed(ask, facts, NoEndpoint.code)
+                self._witness.missed(ask, facts, NoEndpoint.code, time.monotonic())
                 raise
             except Refused as refusal:
                 if not facts.tries:  # else that try has told of it already
-                    self._missed(ask, facts, refusal.code)
+                    self._witness.missed(ask, facts, refusal.code, time.monotonic())
                 raise
             if facts.on_sent is not None:
                 facts.on_sent()
@@ -107,7 +101,7 @@ class Proxy:
         """One try, without waiting, in this pool alone. Raises NoEndpoint where there is no place at once."""
         lane = self.lanes.get(pool)
         found = None
-        if lane is not None and not len(lane.desk) and self._may_go(ask, pool):
+        if lane is not None and not len(lane.desk) and self._placing.may_go(ask, pool):
             found = lane.desk.route(lane.visit(facts, self.decisions), ask.request, time.monotonic(), may_hold=False)
         if lane is None or not isinstance(found, Reservation):
             raise NoEndpoint("no place is free at once")
@@ -116,15 +110,6 @@ class Proxy:
             if relay.error.cause != "displaced":
                 self._see_failure(lane, relay, relay.error, facts)
             raise relay.error
-
-    def _missed(self, ask: Ask, facts: Facts, code: str) -> None:
-        """Its arm had no place for it: that speaks against a canary, too, unless it was for what the client wished."""
-        way = ask.way
-        if facts.is_missed or (code == "slo" and _wants_it_sooner(ask)):
-            return
-        facts.is_missed = True
-        if way.arm and not way.forced and self.canaries is not None:
-            self.canaries.missed(ask.model.name, way.rule, way.arm, code, time.monotonic(), user_of(way), ask.share)
 
     def _has_moved(self, ask: Ask, facts: Facts) -> bool:
         """Whether a reload took away a pool that it waited for, and there is another way for it now."""
@@ -135,101 +120,6 @@ class Proxy:
             return False
         ask.way = way
         return True
-
-    # --- a place -------------------------------------------------------------------------------------------------
-
-    def _offer(self, ask: Ask, facts: Facts, first: int) -> Place:
-        """A place in the first of the model's pools (from number `first` on) that has one or will have one in time.
-
-        Raises NoEndpoint, or Refused with the reason of the first that was asked.
-        """
-        now = time.monotonic()
-        refused: Refused | None = None
-        for name in ask.way.pools[first:]:
-            lane = self.lanes.get(name)
-            if lane is None or not self._may_go(ask, name):  # gone with a reload, or its adapter is not there yet
-                continue
-            try:
-                place = lane.desk.offer(lane.visit(facts, self.decisions), ask.request, now)
-            except NoEndpoint:
-                if name == ask.way.pools[0] and not facts.tries:
-                    self._missed(ask, facts, NoEndpoint.code)  # whoever else answers, its own servers are not there
-                continue
-            except Refused as error:
-                refused = refused or error
-                continue
-            if not isinstance(place, Reservation):
-                lane.admission.set_timer()
-            return lane, place
-        raise refused or NoEndpoint("no model server is available for this model right now")
-
-    def _may_go(self, ask: Ask, pool: str) -> bool:
-        return self.adapters is None or self.adapters.has(pool, ask.upstream_model)
-
-    async def _wait(self, ask: Ask, facts: Facts, lane: Lane,
-                    waiting: Waiting[Visit]) -> tuple[Lane, Reservation]:  # fmt: skip
-        """Wait for a turn at `lane`; after a while, look for a place in the fallbacks, too."""
-        began, before, place = time.monotonic(), facts.queued, waiting
-        place.item.must_wait(ask.request)
-        while True:
-            visit = place.item
-            timer = self._look_elsewhere(ask, lane, visit)
-            try:
-                await visit.turn
-            except asyncio.CancelledError:
-                if visit.reservation is not None:
-                    lane.give_back(visit.reservation, ask.request, time.monotonic())
-                lane.admission.leave(place)
-                raise
-            finally:
-                facts.queued = before + time.monotonic() - began
-                facts.note_wait(place.wanted)
-                if timer is not None:
-                    timer.cancel()
-            if visit.reservation is not None:
-                return lane, visit.reservation
-            found = self._elsewhere(ask, facts, lane, visit)
-            if found is None:
-                visit.turn = Turn()
-                continue
-            lane.admission.leave(place)
-            lane, taken = found
-            if isinstance(taken, Reservation):
-                return lane, taken
-            place = taken
-
-    def _look_elsewhere(self, ask: Ask, lane: Lane, visit: Visit) -> asyncio.TimerHandle | None:
-        """When one who waits has waited long enough to look into the fallbacks; None where there are none left."""
-        way = ask.way
-        if lane.name != way.pools[0] or len(way.pools) == 1:
-            return None
-        after = max(_LOOK_AGAIN, way.after)
-        return asyncio.get_running_loop().call_later(after, visit.turn.take)
-
-    def _elsewhere(self, ask: Ask, facts: Facts, lane: Lane, visit: Visit) -> Place | None:
-        """A place in another pool for one who waits at `lane`; None: it goes on waiting there.
-
-        Where it may wait there no longer, another pool may also let it wait. Raises why it was refused.
-        """
-        names = ask.way.pools
-        first = names.index(lane.name) + 1 if lane.name in names else len(names)
-        if visit.error is not None:
-            try:
-                return self._offer(ask, facts, first)
-            except Refused:  # (NoEndpoint is one)
-                raise visit.error from None
-        now = time.monotonic()
-        for name in names[first:]:
-            other = self.lanes.get(name)
-            if other is None or len(other.desk) or not self._may_go(ask, name):
-                continue
-            try:
-                found = other.desk.route(other.visit(facts, self.decisions), ask.request, now, may_hold=False)
-            except NoEndpoint:
-                continue
-            if isinstance(found, Reservation):
-                return other, found
-        return None
 
     def _displaced(self, facts: Facts, reply: Outlet, error: UpstreamError) -> None:
         """Filler that gave way waits again, unless its answer has begun; a job's goes back to where it is kept."""
@@ -364,12 +254,9 @@ class Proxy:
             tokens = meter.tokens / ask.answers
             if relay.stream and relay.ttft == relay.ttft and tokens > 1.0:  # (it may have been answered whole)
                 facts.tpot = (relay.last_at - relay.first_at) / (tokens - 1.0)
-        now, way = time.monotonic(), ask.way
+        now = time.monotonic()
         outcome = lane.settle(reservation, relay, ask.request, ask.answers, queued_tokens, now)
-        is_drawn = way.arm and not (way.forced or facts.is_copy)
-        if is_drawn and self.canaries is not None and not (relay.status == 404 and _names_what_may_not_be(ask)):
-            self.canaries.see(ask.model.name, way.rule, way.arm, reservation, outcome, now, meter.finish, user_of(way),
-                              ask.share)  # fmt: skip
+        self._witness.ended(ask, facts, reservation, outcome, meter.finish, now)
         if relay.ended == "complete" and not facts.is_copy:
             request = ask.request
             self.lengths_of(request.model).learn(
@@ -386,18 +273,6 @@ class Proxy:
         if found is None:
             found = self.lengths[model] = Lengths()
         return found
-
-
-def _wants_it_sooner(ask: Ask) -> bool:
-    """Whether the client asked for less time than its model promises."""
-    request, promised = ask.request, ask.model.slo
-    pairs = ((request.ttft_slo, promised.ttft), (request.tpot_slo, promised.tpot))
-    return any(asked == asked and asked != own for asked, own in pairs)
-
-
-def _names_what_may_not_be(ask: Ask) -> bool:
-    """Whether a client's own word may be what is not found: an earlier answer, or a model that no file names."""
-    return ask.route == "/v1/responses" or (ask.model.name == ANY_MODEL and ask.upstream_model == ask.client_model)
 
 
 def _close_unused(connecting: asyncio.Task[UpstreamConnection]) -> None:

@@ -63,13 +63,16 @@ class Routers:
         share = self._shares(model, way.rule)
         return share if share is not None else UNKNOWN
 
-    def way(self, model: Model, asked: Asked, key: Key, forced: str | None) -> Way:
-        """The way of one request. Raises BadRequest where no rule fits it, or the arm it asks for is not for it."""
+    def way(self, model: Model, asked: Asked, key: Key, forced: str | None, drawn: Drawn | None = None) -> Way:
+        """The way of one request. `drawn`: with the number of an earlier way of its own, so that it keeps its arm.
+
+        Raises BadRequest where no rule fits it, or the arm it asks for is not for it.
+        """
         if forced is not None and not ({forced, "*"} & key.arms):
             raise BadRequest(f"this key may not choose the arm {forced[:100]!r}", status=403, code="arm_not_allowed",
                              param=FORCED.decode())  # fmt: skip
         try:
-            return self._of[model.name].route(asked, forced)
+            return self._of[model.name].route(asked, forced, drawn)
         except NoRoute as error:
             raise BadRequest(str(error), status=404, code="no_route") from None
         except UnknownArm as error:
@@ -82,8 +85,7 @@ class Routers:
             return []
         asked = Asked(route.asked, route.path, record.tenant, route.key, record.klass, route.prompt_tokens,
                       record.stream, route.session, route.user, route.headers.get, record.at)  # fmt: skip
-        drawn = Drawn(route.drawn, route.user) if route.drawn == route.drawn or route.user else None
-        return router.why(asked, route.arm if route.forced else None, drawn)
+        return router.why(asked, route.arm if route.forced else None, drawn_of(route))
 
     def looked_at(self, model: str) -> frozenset[str]:
         """The headers that the model's rules depend on, in lower case."""
@@ -110,6 +112,11 @@ def forced_arm(head: RequestHead) -> str | None:
     """The arm that a client asks for."""
     value = head.named.get(FORCED)
     return value.decode("utf-8", "replace") if value is not None else None
+
+
+def drawn_of(way: Way | Routed) -> Drawn | None:
+    """The number that an arm was drawn with, to draw it again; None: there was nothing to draw."""
+    return Drawn(way.drawn, way.user) if way.drawn == way.drawn or way.user else None
 
 
 def user_of(way: Way) -> int:

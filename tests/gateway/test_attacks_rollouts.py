@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.ask import Ask, Facts
+from gateway.ask import Facts
 from gateway.config.types import Arm, CanaryRule, Lora, Model, Route, Slo, model_to, one_route
 from gateway.core.errors import Refused
 from gateway.core.types import Request
@@ -19,6 +19,7 @@ from gateway.metrics import Metrics
 from gateway.mirrors.discard import Discard
 from gateway.peek import peek, worded
 from gateway.proxy import Proxy
+from gateway.rollouts.witness import Witness
 from policies.routing import Way
 from tests.support.client import Answer, chat
 from tests.support.gateway import Running, config, one, pool
@@ -168,13 +169,13 @@ async def test_what_a_client_names_that_is_not_there_is_no_failure_of_a_canary(p
 def test_a_refusal_for_the_clients_own_wish_is_no_failure_of_a_canary(ttft: float, tpot: float, sooner: bool) -> None:
     told: list[str] = []
     canaries: Any = SimpleNamespace(missed=lambda model, rule, arm, code, *rest: told.append(code))
-    proxy = Proxy({}, Metrics(version=""), DecisionRing(1, None), "url", canaries)
+    witness = Witness(canaries)
     ask: Any = SimpleNamespace(
         request=Request("r", "m", 0.0, ttft_slo=ttft, tpot_slo=tpot), model=model_to("m", "p", slo=Slo(ttft=0.5)),
         way=Way("next", ("p",), 0.0, None, "rollout"), share=0.5,
     )  # fmt: skip
     for code in ("slo", "queue_full"):
-        proxy._missed(ask, Facts(), code)
+        witness.missed(ask, Facts(), code, 0.0)
     assert told == (["queue_full"] if sooner else ["slo", "queue_full"])
 
 
@@ -183,14 +184,14 @@ def test_one_request_fails_its_arm_once(tries: int, counted: list[str]) -> None:
     told: list[str] = []
     canaries: Any = SimpleNamespace(missed=lambda model, rule, arm, code, *rest: told.append(code))
 
-    class Full(Proxy):
-        def _offer(self, ask: Ask, facts: Facts, first: int) -> Any:
-            raise Refused("full", reason="queue_full")
+    def refuse(*_: object) -> None:
+        raise Refused("full", reason="queue_full")
 
-    proxy, facts = Full({}, Metrics(version=""), DecisionRing(1, None), "url", canaries), Facts()
+    full: Any = SimpleNamespace(visit=lambda *_: None, desk=SimpleNamespace(offer=refuse))
+    proxy, facts = Proxy({"p": full}, Metrics(version=""), DecisionRing(1, None), "url", canaries), Facts()
     facts.tries = tries
     ask: Any = SimpleNamespace(model=model_to("m", "p"), way=Way("next", ("p",), 0.0, None, "rollout"), share=0.5,
-                               upstream_model="m")  # fmt: skip
+                               upstream_model="m", request=None)  # fmt: skip
     with pytest.raises(Refused):
         asyncio.run(proxy.serve(ask, Discard(), facts))
     assert told == counted

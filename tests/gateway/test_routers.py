@@ -144,3 +144,27 @@ async def test_who_waits_for_a_pool_that_a_reload_takes_away_goes_where_the_mode
             assert (await gateway.gateway.reload())[0]
             said = await waiting
             assert (said.status, said.named["x-headway-pool"]) == (200, "two")
+
+
+@on_uvloop
+async def test_who_is_sent_another_way_by_a_reload_keeps_its_arm() -> None:
+    def arms(*pools: str) -> Route:
+        return Route((Arm("a", pools[0]), Arm("b", pools[1])))
+
+    async with Upstream(hang()) as busy, Upstream(hang()) as full, ok() as up:
+        before = [pool([busy], "one", max_concurrency=1), pool([full], "two", max_concurrency=1)]
+        async with Running(config(*before, models=[routed(arms("one", "two"))])) as gateway:
+            lanes = gateway.gateway.proxy.lanes
+            async with gateway.client() as first, gateway.client() as second:
+                for client in (first, second):
+                    client.send(post(chat("m")))
+                await until(lambda: busy.posts + full.posts == 2, "both places are taken")
+                waiting = [asyncio.create_task(ask(gateway)) for _ in range(4)]
+                await until(lambda: sum(len(lane.desk) for lane in lanes.values()) == 4, "four who wait")
+                counts = {"a": len(lanes["one"].desk), "b": len(lanes["two"].desk)}
+                after = [pool([up], "three"), pool([up], "four")]
+                gateway.next_config = config(*after, models=[routed(arms("three", "four"))])
+                assert (await gateway.gateway.reload())[0]
+                answers = await asyncio.gather(*waiting)
+                assert {answer.status for answer in answers} == {200}
+                assert Counter(answer.named["x-headway-arm"] for answer in answers) == Counter(counts)
