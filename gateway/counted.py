@@ -27,7 +27,7 @@ def counted(rules: Mapping[str, Mapping[str, Count]], lanes: Iterable[Lane],
                 yield SHADOW, ("rule", f"{model}/{rule}"), float(count.shadowed)
     classes: Counter[str] = Counter()
     for lane in lanes:
-        for (klass, reason), spared in lane.desk.spared.items():
+        for (klass, reason), spared in lane.desk.refusals.spared.items():
             classes[f"{klass}/{reason}"] += spared
     for name, spared in classes.items():
         yield SHADOW, ("class", name), float(spared)

@@ -19,13 +19,12 @@ lets in few, and a long prompt that fits nowhere yet must not keep a short one f
 when nobody before it waits for room.
 
 Left to others: waking who was called and keeping time (`gateway/admit.py`, the lab's router), which endpoint (the
-policy), how much filler fits (the filler).
+policy), how much filler fits (the filler), who is refused (`refusals`).
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
@@ -37,9 +36,9 @@ from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Outcome, Request
 from policies.admission.base import ClassRule, Waiting, cost
 from policies.admission.filler import Filler
-from policies.admission.grounds import grounds_of
 from policies.admission.judge import GO, GUARD, Judge, Verdict
 from policies.admission.places import Places
+from policies.admission.refusals import Refusals
 from policies.admission.roles import Filling as Filling
 from policies.admission.roles import Guest
 from policies.admission.room import WaitingRoom
@@ -49,13 +48,6 @@ ASKED = 4  # how many could not go before no more are asked
 EVERY = 0.01  # seconds between two times at which those are asked that give way to others
 CROWDED = 30.0  # seconds for which the others are watched after a tenant asked for several times its share
 HOLD = 10.0  # seconds: no policy holds a request longer for a better choice
-SPARED = 86_400.0  # seconds that a request waits at most whose class refuses nobody
-# What is ahead must drain in this share of the time that is left: how fast it drains is only known roughly, and those
-# that are served at the last moment are late as soon as anything is slower than it was. A long queue gives more to
-# choose from; where most are refused anyway there is enough, and a shorter one brings sooner first tokens and does not
-# leave long prompts behind. So it shrinks as the share of the refused grows from MILD to DEEP.
-PATIENCE, IMPATIENCE = 0.65, 0.25
-MILD, DEEP = 0.35, 0.5
 
 
 G = TypeVar("G", bound=Guest)
@@ -98,9 +90,9 @@ class Desk(Generic[G]):
         self._crowded_at = -math.inf  # when a tenant last asked for several times its share
         self._asked_at, self._may_be_asked = -math.inf, 0  # when those that give way were asked, and how many more are
         self._some_unasked = False  # their turn to be asked comes again by time
-        self.spared: Counter[tuple[str, str]] = Counter()  # by class and reason: refused but for the class's shadow
         rules = list(rules)
         self.room: WaitingRoom[G] = WaitingRoom(rules, self.shares)
+        self.refusals = Refusals(self.room, self.judge, fleet.pool)
         self.reconfigure(pick, rules, limit, filler)
 
     def reconfigure(self, pick: Callable[[Request, Snapshot], Decision], rules: Iterable[ClassRule],
@@ -221,63 +213,20 @@ class Desk(Generic[G]):
     def _wait(self, waiting: Waiting[G], verdict: Verdict) -> Waiting[G]:
         """Let it wait, or refuse it at once where that is of no use."""
         request, now = waiting.request, waiting.since
-        rule = self.room.rule(request.klass)
         waiting.until, waiting.why = verdict.until, verdict.why
         waiting.asks_at = verdict.holds_until
         waiting.note(verdict.lacks, verdict.forecast)
         waiting.behind = self._gives_way(request, now)
-        refusal = self._too_late(waiting, rule, verdict, now)
+        refusal = self.refusals.on_arrival(waiting, verdict)
         if refusal is not None:
-            if not self._spares(waiting, now):
+            if not self.refusals.spares(waiting, now):
                 raise refusal
             waiting.late = waiting.behind = True
         try:
             self.room.enter(waiting)
         except Refused as error:
-            error.grounds = grounds_of(waiting, self.room, self.fleet.pool, self.judge.margin.share, now)
-            raise
+            raise self.refusals.explained(error, waiting, now) from None
         return waiting
-
-    def _too_late(self, waiting: Waiting[G], rule: ClassRule, verdict: Verdict, now: float) -> Refused | None:
-        """Set until when it may wait; the refusal where that is of no use."""
-        if waiting.why == "slo" and rule.late == "serve":
-            if verdict.until <= now:
-                waiting.late = waiting.behind = True
-                waiting.until, waiting.why = now + rule.wait, "queue_timeout"
-        elif verdict.until <= now:
-            return self._refusal(waiting, now, verdict.hopeless)
-        if now + rule.wait < waiting.until:
-            waiting.until, waiting.why = now + rule.wait, "queue_timeout"
-        is_refused = rule.late == "refuse" and not rule.filler and waiting.asks_at == math.inf
-        if is_refused and self.room.delay(waiting) > self._patient() * (waiting.until - now):
-            self.room.flow.turn_away(now)
-            return self._refusal(waiting, now)
-        return None
-
-    def _spares(self, waiting: Waiting[G], now: float) -> bool:
-        """Whether one that is to be refused goes on waiting, because its class is only looked at; counts it.
-
-        Its deadline is the client's own, and holds.
-        """
-        rule = self.room.rule(waiting.request.klass)
-        if not rule.shadow or waiting.why == "deadline":
-            return False
-        self.spared[rule.name, waiting.why] += 1
-        waiting.until, waiting.why = now + SPARED, "queue_timeout"
-        return True
-
-    def _patient(self) -> float:
-        """The share of the time left in which what is ahead must drain."""
-        depth = (self.room.flow.turned_away - MILD) / (DEEP - MILD)
-        return PATIENCE + (IMPATIENCE - PATIENCE) * min(1.0, max(0.0, depth))
-
-    def _refusal(self, waiting: Waiting[G], now: float, hopeless: bool = False) -> Refused:
-        why = "queue_full" if waiting.why == "queue_timeout" and waiting.since == now else waiting.why
-        after = None if hopeless else self.room.retry_after(waiting.request.klass, now)
-        error = Refused(_MESSAGES[why], reason=why, retry_after=after)
-        error.should_retry = not hopeless
-        error.grounds = grounds_of(waiting, self.room, self.fleet.pool, self.judge.margin.share, now)
-        return error
 
     def leave(self, waiting: Waiting[G]) -> None:
         """The guest waits no longer. Nothing happens if it was called already."""
@@ -363,11 +312,11 @@ class Desk(Generic[G]):
             self.room.serve_late(waiting, last)
             return
         waiting.why = verdict.why
-        if self._spares(waiting, now):
+        if self.refusals.spares(waiting, now):
             self.room.serve_late(waiting, waiting.until)
             return
         self.room.leave(waiting)
-        calls.append((waiting.item, None, self._refusal(waiting, now, verdict.hopeless)))
+        calls.append((waiting.item, None, self.refusals.refusal(waiting, now, verdict.hopeless)))
 
     # --- what came of it -----------------------------------------------------------------------------------------
 
@@ -418,11 +367,3 @@ class Desk(Generic[G]):
             name: Queue(waiting, oldest, flow.rate(name, now), self.places.inflight.get(name, 0))
             for name, (waiting, oldest) in self.room.counts(now).items()
         }
-
-
-_MESSAGES = {
-    "queue_full": "the queue for this model is too long",
-    "queue_timeout": "no model server had room in time",
-    "slo": "the promised latency cannot be kept right now",
-    "deadline": "the answer would not be whole before its deadline",
-}

@@ -199,7 +199,7 @@ def test_a_class_in_shadow_refuses_nobody_and_counts_whom_it_would_have() -> Non
     assert len(desk) == 3, "its queue takes one"
     desk.serve(5.0)
     assert len(desk) == 3 and not any(caller.calls for caller in callers), "its wait is two seconds"
-    assert desk.spared["interactive", "queue_timeout"] >= 2
+    assert desk.refusals.spared["interactive", "queue_timeout"] >= 2
     give_back(desk, place, 6.0)
     for number, caller in enumerate(callers):
         desk.serve(6.0 + number)
@@ -213,4 +213,4 @@ def test_a_promise_that_cannot_be_kept_is_counted_and_the_request_is_served_late
     caller = Caller()
     must_wait(desk, caller, ask(ttft_slo=0.5), 0.0)
     desk.serve(1.0)
-    assert desk.spared == {("interactive", "slo"): 1} and caller.place is not None
+    assert desk.refusals.spared == {("interactive", "slo"): 1} and caller.place is not None
