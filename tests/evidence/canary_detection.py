@@ -9,34 +9,19 @@ Runs that were made are kept, so it can be stopped and goes on; page, picture an
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from loadtest.lab.canary_cli import RUNS, asked
-from loadtest.lab.study import default_jobs
 from tests.bench.rounds import Bar
+from tests.evidence.canary_pages import page_of
 from tests.evidence.support import conclude
-
-SHORT = 2  # runs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, judge."""
-    parser = argparse.ArgumentParser(prog="canary_detection", description=__doc__)
-    parser.add_argument("--short", action="store_true", help=f"{SHORT} runs, and nothing is written")
-    parser.add_argument("--runs", type=int, default=RUNS["detection"], help="of each kind (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes (default: %(default)s)")
-    args = parser.parse_args(arguments)
-    if args.short:
-        page = asked("detection", SHORT, 1, None, short=True)
-    else:
-        page = asked("detection", args.runs, args.jobs, Path("build/lab/memory"))
-        page.write(Path("docs/lab"))
-    print("\n".join(page.text))
+    page, is_short = page_of("detection", __doc__, arguments)
     bars = [Bar(bar.what, bar.found, bar.wanted) for bar in page.bars]
-    if not args.short:
+    if not is_short:
         return conclude(bars)
     missed = sum(time is None for harm in page.figures["runs"].values() for time in harm["times"])
     return conclude([Bar("runs whose fault was not found", missed, 0)], bars, short=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from gateway.config.types import Config, Model
@@ -119,3 +121,33 @@ class World:
     def history(self, name: str = NAME) -> list[dict[str, Any]]:
         assert self.canaries._store.wait_for_idle(10.0)
         return self.canaries._store.history(name)
+
+
+# --- short ways to say it -------------------------------------------------------------------------------------------
+
+
+def world(folder: Path | None = None, **terms: Any) -> World:
+    made = World(folder)
+    made.boot(config(route(canary=rule(**terms))))
+    made.settle()
+    return made
+
+
+def command(w: World, verb: str, name: str = "llama", **more: str) -> dict[str, Any]:
+    found: Any = asyncio.run(w.canaries.command(verb, name, **more))
+    return dict(found)
+
+
+def share(w: World) -> float | None:
+    return w.canaries.share("llama", "routes[0]")
+
+
+def hang(w: World) -> Event:
+    """The disk hangs until the event is set."""
+    go = Event()
+    w.canaries._store.run(lambda: go.wait(20))
+    return go
+
+
+def seen(w: World) -> tuple[int, int]:
+    return tuple(arm["requests"] for arm in w.view()["arms"])  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""The canaries of a running gateway: judged, commanded, reloaded and killed at the worst moments."""
+"""The canaries of a running gateway: judged, and killed at the worst moments."""
 
 from __future__ import annotations
 
@@ -6,42 +6,13 @@ import asyncio
 import json
 from itertools import pairwise
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
 
-from gateway.core.routes import Arm, CanaryRule, Route, When
+from gateway.core.routes import CanaryRule
 from gateway.rollouts.canaries import CanaryError
-from tests.support.rollouts import NAME, STEPS, World, config, route, rule
-
-
-def world(folder: Path | None = None, **terms: Any) -> World:
-    made = World(folder)
-    made.boot(config(route(canary=rule(**terms))))
-    made.settle()
-    return made
-
-
-def command(w: World, verb: str, name: str = "llama", **more: str) -> dict[str, Any]:
-    found: Any = asyncio.run(w.canaries.command(verb, name, **more))
-    return dict(found)
-
-
-def share(w: World) -> float | None:
-    return w.canaries.share("llama", "routes[0]")
-
-
-def hang(w: World) -> Event:
-    """The disk hangs until the event is set."""
-    go = Event()
-    w.canaries._store.run(lambda: go.wait(20))
-    return go
-
-
-def seen(w: World) -> tuple[int, int]:
-    return tuple(arm["requests"] for arm in w.view()["arms"])  # type: ignore[return-value]
-
+from tests.support.rollouts import NAME, STEPS, World, command, config, hang, route, seen, share, world
 
 # --- a rollout -------------------------------------------------------------------------------------------------------
 
@@ -220,183 +191,6 @@ def test_during_a_hand_over_the_old_process_writes_no_more_and_does_what_the_new
     assert share(w) == 0.0 and w.view()["yielded"]
     with pytest.raises(CanaryError, match="another process"):
         command(w, "promote")
-
-
-# --- reloads ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_rule_without_a_name_that_moves_in_the_file_is_not_tried_again(tmp_path: Path) -> None:
-    plain, other = Route((Arm("", "old"),), when=When(stream=False)), route(canary=rule(steps=(0.5, 1.0)))
-    w = world(tmp_path)
-    w.canaries.reconfigure(config(route(canary=rule()), other), w.now)
-    command(w, "abort", NAME)
-    w.settle()
-    w.canaries.reconfigure(config(plain, route(canary=rule()), other), w.now)
-    w.settle()
-    assert share(w) is None and w.canaries.share("llama", "routes[1]") == 0.0
-    assert w.canaries.share("llama", "routes[2]") == 0.5
-    w.kill(config(plain, route(canary=rule()), other))
-    assert w.canaries.share("llama", "routes[1]") == 0.0 and w.view("llama/routes[1]")["phase"] == "rolled_back"
-    w.settle()
-    w.canaries.reconfigure(config(route(canary=rule()), other), w.now)
-    assert share(w) == 0.0 and w.canaries.share("llama", "routes[1]") == 0.5
-
-
-def test_rules_that_are_alike_are_not_taken_for_one_another(tmp_path: Path) -> None:
-    w = world(tmp_path)
-    twice = [route(canary=rule(), when=When(stream=stream)) for stream in (True, False)]
-    w.canaries.reconfigure(config(*twice), w.now)
-    w.settle()
-    command(w, "abort", NAME)
-    w.canaries.reconfigure(config(*twice, route(canary=rule())), w.now)
-    w.settle()
-    assert [w.canaries.share("llama", f"routes[{row}]") for row in range(3)] == [0.0, STEPS[0], STEPS[0]]
-
-
-def test_what_is_aborted_while_the_next_process_starts_stays_aborted(tmp_path: Path) -> None:
-    w = world(tmp_path)
-    before = w.canaries
-    w.boot()  # it has read what there was, and does not serve yet
-    asyncio.run(before.command("abort", NAME))
-    assert share(w) == STEPS[0]
-    w.canaries.catch_up()
-    assert share(w) == 0.0
-    w.run(5)
-    w.kill()
-    assert share(w) == 0.0 and w.view()["phase"] == "rolled_back"
-
-
-def test_a_reload_with_the_same_canary_goes_on(tmp_path: Path) -> None:
-    w = world(tmp_path)
-    w.run(100)
-    before, counted = w.view(), seen(w)
-    w.canaries.reconfigure(config(route(canary=rule())), w.now)
-    assert w.view()["step"] == before["step"] == 1 and seen(w) == counted and share(w) == STEPS[1]
-
-
-@pytest.mark.parametrize("changed", [{"steps": (0.1, 1.0)}, {"hold": 60.0}, {"risk": 0.01}])
-def test_a_changed_rule_begins_anew(tmp_path: Path, changed: dict[str, Any]) -> None:
-    w = world(tmp_path)
-    w.run(100)
-    w.config = config(route(canary=rule(**changed)))
-    w.canaries.reconfigure(w.config, w.now)
-    assert w.view()["step"] == 0 and seen(w) == (0, 0)
-    w.settle()
-    assert share(w) == w.view()["steps"][0]
-    w.kill()
-    assert share(w) == w.view()["steps"][0] and w.view()["step"] == 0
-
-
-def test_one_that_leaves_the_file_leaves_a_record_and_comes_back_as_a_new_one(tmp_path: Path) -> None:
-    w = world(tmp_path)
-    w.run(100)
-    w.canaries.reconfigure(config(models={}), w.now)
-    assert share(w) is None
-    assert w.history()[-1]["kind"] == "gone"
-    assert not list((tmp_path / "canaries").glob("*.json"))
-    w.canaries.reconfigure(w.config, w.now)
-    w.settle()
-    assert share(w) == STEPS[0] and seen(w) == (0, 0)
-    w.kill()
-    assert w.view()["step"] == 0 and share(w) == STEPS[0]
-
-
-def test_one_that_left_the_file_while_nobody_ran_leaves_a_record_too(tmp_path: Path) -> None:
-    w = world(tmp_path)
-    w.run(20)
-    w.kill(config(models={}))
-    assert w.history()[-1]["kind"] == "gone"
-    assert not list((tmp_path / "canaries").glob("*.json"))
-
-
-def test_pausing_in_the_file_is_a_command_when_it_changes_and_not_when_it_stays(tmp_path: Path) -> None:
-    w = world(tmp_path)
-    w.canaries.reconfigure(config(route(canary=rule(paused=True))), w.now)
-    assert w.view()["phase"] == "paused"
-    w.settle()
-    command(w, "resume")
-    w.canaries.reconfigure(config(route(canary=rule(paused=True))), w.now)
-    assert w.view()["phase"] == "running"  # what an operator said last holds
-    w.kill(config(route(canary=rule(paused=True))))
-    assert w.view()["phase"] == "running"
-    command(w, "pause")
-    w.canaries.reconfigure(config(route(canary=rule())), w.now)
-    assert w.view()["phase"] == "running"
-
-
-# --- commands --------------------------------------------------------------------------------------------------------
-
-
-def test_what_an_operator_was_answered_outlives_a_kill(tmp_path: Path) -> None:
-    w = world(tmp_path)
-    assert command(w, "pause", by="ana", why="lunch")["said"] == f"{NAME} is paused"
-    w.kill()
-    assert w.view()["phase"] == "paused"
-    w.run(200)
-    assert share(w) == STEPS[0]
-    command(w, "resume")
-    w.kill()
-    assert w.view()["phase"] == "running"
-    command(w, "promote", by="ana")
-    assert share(w) == 1.0
-    w.kill()
-    assert share(w) == 1.0 and w.view()["phase"] == "promoted"
-    command(w, "abort", by="ana", why="not after all")
-    w.kill()
-    assert share(w) == 0.0 and w.view()["phase"] == "rolled_back"
-    told = [line["told"] for line in w.history() if line["kind"] != "judgement"]
-    assert "by ana: lunch" in told and "by ana: not after all" in told
-
-
-def test_harm_is_rolled_back_while_paused(tmp_path: Path) -> None:
-    w = world(tmp_path, steps=(0.5, 1.0))
-    command(w, "pause")
-    w.fails = 0.6
-    w.run(60)
-    assert share(w) == 0.0
-
-
-def test_one_that_was_rolled_back_stays_so_until_it_is_begun_anew(tmp_path: Path) -> None:
-    w = world(tmp_path)
-    command(w, "abort")
-    for verb in ("pause", "resume", "promote", "abort"):
-        with pytest.raises(CanaryError, match="rolled back") as error:
-            command(w, verb)
-        assert error.value.status == 409
-    w.run(60)
-    w.kill()
-    assert share(w) == 0.0
-    assert command(w, "restart", by="ana")["said"] == f"{NAME} begins anew"
-    assert share(w) == STEPS[0]
-    w.kill()
-    assert share(w) == STEPS[0] and w.view()["phase"] == "running" and seen(w) == (0, 0)
-
-
-def test_a_command_says_when_the_disk_did_not_take_it(tmp_path: Path) -> None:
-    w = world(tmp_path)
-    w.settle()
-    (tmp_path / "canaries").rename(tmp_path / "away")
-    assert "not on disk" in command(w, "pause")["said"]
-    assert w.view()["phase"] == "paused"
-
-
-def test_names_that_are_unknown_or_not_enough_are_told_what_there_is(tmp_path: Path) -> None:
-    w = World(tmp_path)
-    w.boot(config(models={"a": (route("blue"), route("green")), "b/c": (route(),)}))
-    with pytest.raises(CanaryError, match=r"no such canary: 'x'; there is a/blue, a/green, b/c/routes\[0\]"):
-        w.canaries.report("x")
-    with pytest.raises(CanaryError, match=r"which one[?] a/blue, a/green") as error:
-        w.canaries.report("a")
-    assert error.value.status == 409
-    with pytest.raises(CanaryError, match="which one"):
-        w.canaries.report("-")
-    assert w.view("b/c")["name"] == w.view("b/c/routes[0]")["name"] == "b/c/routes[0]"
-    assert w.view("blue")["name"] == "a/blue"
-    with pytest.raises(CanaryError, match="no such command"):
-        command(w, "explode", "blue")
-    w.canaries.reconfigure(config(models={}), w.now)
-    with pytest.raises(CanaryError, match="no canary is configured"):
-        w.canaries.report("-")
 
 
 # --- many at once ----------------------------------------------------------------------------------------------------
