@@ -153,11 +153,13 @@ async def test_who_is_sent_another_way_by_a_reload_keeps_its_arm() -> None:
 
     async with Upstream(hang()) as busy, Upstream(hang()) as full, ok() as up:
         before = [pool([busy], "one", max_concurrency=1), pool([full], "two", max_concurrency=1)]
-        async with Running(config(*before, models=[routed(arms("one", "two"))])) as gateway:
+        # A split of two may send its first two requests one way: the places are taken by models of their own.
+        takers = [model_to("to-one", "one"), model_to("to-two", "two")]
+        async with Running(config(*before, models=[routed(arms("one", "two")), *takers])) as gateway:
             lanes = gateway.gateway.proxy.lanes
             async with gateway.client() as first, gateway.client() as second:
-                for client in (first, second):
-                    client.send(post(chat("m")))
+                first.send(post(chat("to-one")))
+                second.send(post(chat("to-two")))
                 await until(lambda: busy.posts + full.posts == 2, "both places are taken")
                 waiting = [asyncio.create_task(ask(gateway)) for _ in range(4)]
                 await until(lambda: sum(len(lane.desk) for lane in lanes.values()) == 4, "four who wait")
