@@ -92,7 +92,7 @@ class Desk(Generic[G]):
         self._some_unasked = False  # their turn to be asked comes again by time
         rules = list(rules)
         self.room: WaitingRoom[G] = WaitingRoom(rules, self.shares)
-        self.refusals = Refusals(self.room, self.judge, fleet.pool)
+        self.refusals = Refusals(self.room, self.judge, fleet)
         self.reconfigure(pick, rules, limit, filler)
 
     def reconfigure(self, pick: Callable[[Request, Snapshot], Decision], rules: Iterable[ClassRule],
@@ -143,7 +143,7 @@ class Desk(Generic[G]):
         if request.filler or avoid:  # the filler has judged; who was let in once is not judged again
             verdict = GO
         elif is_late:
-            verdict = self.judge.without_first(request, decision, predictor)
+            verdict = self.judge.without_first(request, decision, predictor, now)
         else:
             there = fleet.requests.item(decision.row)
             verdict = self._judged(request, decision, there, now, gives_way)
@@ -219,8 +219,9 @@ class Desk(Generic[G]):
         waiting.behind = self._gives_way(request, now)
         refusal = self.refusals.on_arrival(waiting, verdict)
         if refusal is not None:
-            if not self.refusals.spares(waiting, now):
+            if (spared := self.refusals.spared_until(waiting, now)) is None:
                 raise refusal
+            waiting.until, waiting.why = spared
             waiting.late = waiting.behind = True
         try:
             self.room.enter(waiting)
@@ -286,7 +287,7 @@ class Desk(Generic[G]):
             calls.append((waiting.item, found, None))
             return True
         waiting.note(found.lacks, found.forecast)
-        if found.until <= now and not waiting.late:
+        if found.until <= now and not (waiting.late and found.why != "deadline"):
             self._end(waiting, found, now, calls)
             return True
         if waiting.asks_at < math.inf and (waiting.asks_at <= now or found.holds_until == math.inf):
@@ -309,11 +310,11 @@ class Desk(Generic[G]):
         rule = self.room.rule(waiting.request.klass)
         last = waiting.since + rule.wait
         if verdict.why == "slo" and rule.late == "serve" and now < last:
-            self.room.serve_late(waiting, last)
+            self.room.serve_late(waiting, *self.refusals.at_last(waiting, last))
             return
         waiting.why = verdict.why
-        if self.refusals.spares(waiting, now):
-            self.room.serve_late(waiting, waiting.until)
+        if (spared := self.refusals.spared_until(waiting, now)) is not None:
+            self.room.serve_late(waiting, *spared)
             return
         self.room.leave(waiting)
         calls.append((waiting.item, None, self.refusals.refusal(waiting, now, verdict.hopeless)))

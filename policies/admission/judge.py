@@ -139,10 +139,8 @@ class Judge:
         forecast = decision.forecast
         if forecast is None or predictor is None or not predictor.calibrated:
             return GO
-        if request.deadline == request.deadline:
-            left = (request.deadline - now) / self.finish.factor(request)
-            if forecast.ttft + forecast.tpot * request.output_tokens > left:
-                return self._misses_deadline(request, predictor, now, forecast)
+        if request.deadline == request.deadline and self._is_too_long(request, forecast, now):
+            return self._misses_deadline(request, predictor, now, forecast)
         ttft_slo, tpot_slo = request.ttft_slo, request.tpot_slo
         pace = self.margin.share * (GUARD if gives_way else 1.0)
         if gives_way and tpot_slo != tpot_slo:
@@ -160,26 +158,38 @@ class Judge:
             return GO
         return self.patience(request, predictor, now)._replace(forecast=forecast)
 
-    def without_first(self, request: Request, decision: Decision, predictor: Predictor | None) -> Verdict:
-        """Of one that is late already and is served all the same: only its pace, and so that of others, counts."""
+    def without_first(self, request: Request, decision: Decision, predictor: Predictor | None, now: float) -> Verdict:
+        """Of one that is late already and is served all the same: its pace, and so that of others, and its deadline."""
         forecast = decision.forecast
         if forecast is None or predictor is None or not predictor.calibrated:
             return GO
+        if request.deadline == request.deadline and self._is_too_long(request, forecast, now):
+            return self._misses_deadline(request, predictor, now, forecast)
         tpot_slo = max(request.tpot_slo, STRETCH * predictor.idle_tpot())
         return Verdict(False, forecast=forecast) if forecast.tpot_base > self.margin.share * tpot_slo else GO
 
     def patience(self, request: Request, predictor: Predictor | None, now: float) -> Verdict:
         """Until when waiting is of use to this request, whatever it waits for."""
         until, why = inf, "queue_timeout"
-        first = whole = 0.0
-        if predictor is not None and predictor.calibrated:
-            first = predictor.idle_ttft(request.prompt_tokens)
-            whole = (first + predictor.idle_tpot() * request.output_tokens) * self.finish.factor(request)
         if request.ttft_slo == request.ttft_slo:
+            is_told = predictor is not None and predictor.calibrated
+            first = predictor.idle_ttft(request.prompt_tokens) if predictor is not None and is_told else 0.0
             until, why = request.arrived + max(request.ttft_slo, STRETCH * first) - SURE * first, "slo"
-        if request.deadline - whole < until:  # also where neither is promised (NaN)
-            until, why = request.deadline - whole, "deadline"
+        last = self.last_start(request, predictor)
+        if last < until:  # (not where there is no deadline)
+            until, why = last, "deadline"
         return Verdict(False, until, why, hopeless=why == "deadline" and until < now)
+
+    def last_start(self, request: Request, predictor: Predictor | None) -> float:
+        """When an idle fleet must have begun with it so that its deadline is kept; NaN: it has none."""
+        if predictor is None or not predictor.calibrated:
+            return request.deadline
+        whole = predictor.idle_ttft(request.prompt_tokens) + predictor.idle_tpot() * request.output_tokens
+        return request.deadline - whole * self.finish.factor(request)
+
+    def _is_too_long(self, request: Request, forecast: Forecast, now: float) -> bool:
+        left = (request.deadline - now) / self.finish.factor(request)
+        return forecast.ttft + forecast.tpot * request.output_tokens > left
 
     def _misses_deadline(self, request: Request, predictor: Predictor, now: float, forecast: Forecast) -> Verdict:
         """What makes it late is the pace of the fleet, and that changes more slowly than the time runs out."""

@@ -14,6 +14,7 @@ from collections import Counter
 from typing import Any
 
 from gateway.core.errors import Refused
+from gateway.core.fleet import Fleet
 from policies.admission.base import Waiting
 from policies.admission.grounds import grounds_of
 from policies.admission.judge import Judge, Verdict
@@ -37,10 +38,10 @@ _MESSAGES = {
 class Refusals:
     """Those of one desk. `spared` counts, by class and reason, who would have been refused but for a shadow."""
 
-    def __init__(self, room: WaitingRoom[Any], judge: Judge, pool: str):
+    def __init__(self, room: WaitingRoom[Any], judge: Judge, fleet: Fleet):
         self._room = room
         self._judge = judge
-        self._pool = pool
+        self._fleet = fleet
         self.spared: Counter[tuple[str, str]] = Counter()
 
     def on_arrival(self, waiting: Waiting[Any], verdict: Verdict) -> Refused | None:
@@ -49,7 +50,7 @@ class Refusals:
         if waiting.why == "slo" and rule.late == "serve":
             if verdict.until <= now:
                 waiting.late = waiting.behind = True
-                waiting.until, waiting.why = now + rule.wait, "queue_timeout"
+                waiting.until, waiting.why = self.at_last(waiting, now + rule.wait)
         elif verdict.until <= now:
             return self.refusal(waiting, now, verdict.hopeless)
         if now + rule.wait < waiting.until:
@@ -60,17 +61,21 @@ class Refusals:
             return self.refusal(waiting, now)
         return None
 
-    def spares(self, waiting: Waiting[Any], now: float) -> bool:
-        """Whether one that is to be refused goes on waiting, because its class is only looked at; counts it.
+    def spared_until(self, waiting: Waiting[Any], now: float) -> tuple[float, str] | None:
+        """Until when one that is to be refused goes on waiting, because its class is only looked at; counts it.
 
         Its deadline is the client's own, and holds.
         """
         rule = self._room.rule(waiting.request.klass)
         if not rule.shadow or waiting.why == "deadline":
-            return False
+            return None
         self.spared[rule.name, waiting.why] += 1
-        waiting.until, waiting.why = now + SPARED, "queue_timeout"
-        return True
+        return self.at_last(waiting, now + SPARED)
+
+    def at_last(self, waiting: Waiting[Any], until: float) -> tuple[float, str]:
+        """Until when one waits that is served though late, and why it goes then: its deadline holds in any class."""
+        last = self._judge.last_start(waiting.request, self._fleet.predictor)
+        return (last, "deadline") if last < until else (until, "queue_timeout")
 
     def refusal(self, waiting: Waiting[Any], now: float, hopeless: bool = False) -> Refused:
         why = "queue_full" if waiting.why == "queue_timeout" and waiting.since == now else waiting.why
@@ -81,7 +86,7 @@ class Refusals:
 
     def explained(self, error: Refused, waiting: Waiting[Any], now: float) -> Refused:
         """The refusal with what was known when it was made."""
-        error.grounds = grounds_of(waiting, self._room, self._pool, self._judge.margin.share, now)
+        error.grounds = grounds_of(waiting, self._room, self._fleet.pool, self._judge.margin.share, now)
         return error
 
     def _patience(self) -> float:

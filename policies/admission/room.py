@@ -163,12 +163,12 @@ class WaitingRoom(Generic[T]):
         if waiting.over_at != before:
             self._set_alarm(waiting)
 
-    def serve_late(self, waiting: Waiting[T], until: float) -> None:
-        """It can no longer keep its promise: it waits behind those that can, until then."""
+    def serve_late(self, waiting: Waiting[T], until: float, why: str = "queue_timeout") -> None:
+        """It can no longer keep its promise: it waits behind those that can, until then, and goes for that reason."""
         self.take_out(waiting)
         waiting.late = waiting.behind = True
         self._line(waiting.request.klass).behind.push(waiting)
-        self.wait_for_room(waiting, until, "queue_timeout")
+        self.wait_for_room(waiting, until, why)
 
     def _set_alarm(self, waiting: Waiting[T]) -> None:
         if waiting.over_at < math.inf:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import UNKNOWN, Decision, Outcome, Request
@@ -214,3 +218,29 @@ def test_a_promise_that_cannot_be_kept_is_counted_and_the_request_is_served_late
     must_wait(desk, caller, ask(ttft_slo=0.5), 0.0)
     desk.serve(1.0)
     assert desk.refusals.spared == {("interactive", "slo"): 1} and caller.place is not None
+
+
+@pytest.mark.parametrize("rule", [{"late": "serve"}, {"shadow": True}])
+def test_who_is_served_late_is_refused_all_the_same_when_its_own_deadline_cannot_be_kept(rule: dict[str, Any]) -> None:
+    desk = desk_of(fleet_of(1, limit=1), rules=(ClassRule("interactive", 10, 9, 60.0, "fifo", **rule),))
+    fill(desk, 1)
+    caller = Caller()
+    must_wait(desk, caller, ask(ttft_slo=0.5, deadline=3.0), 0.0)
+    desk.serve(1.0)
+    assert caller.calls == 0, "its promise is broken, its deadline is not"
+    desk.serve(3.0)
+    assert caller.error is not None and caller.error.code == "deadline" and len(desk) == 0
+
+
+def test_who_is_served_late_is_not_sent_where_its_deadline_would_be_missed() -> None:
+    pick = Least()
+    desk = desk_of(fleet_of(1, limit=1), pick, (ClassRule("interactive", 10, 9, 60.0, "fifo", late="serve"),))
+    (place,) = fill(desk, 1)
+    caller = Caller()
+    waiting = must_wait(desk, caller, ask(ttft_slo=0.5, deadline=9.0), 0.0)
+    desk.serve(1.0)
+    assert waiting.late and caller.calls == 0
+    pick.ttft = 9.0
+    give_back(desk, place, 2.0)
+    desk.serve(2.0)
+    assert caller.error is not None and caller.error.code == "deadline"

@@ -114,8 +114,8 @@ def test_who_is_late_and_served_all_the_same_must_not_spoil_the_pace_of_others()
     request, judge = ask(ttft_slo=0.5, tpot_slo=0.025), Judge()
     for tpot, goes in ((0.02, True), (0.03, False)):
         decision = Decision(0, "", forecast=foresee(9.0, tpot))
-        assert judge.without_first(request, decision, Oracle()).goes is goes  # type: ignore[arg-type]
-    assert judge.without_first(request, Decision(0, ""), None).goes
+        assert judge.without_first(request, decision, Oracle(), 0.0).goes is goes  # type: ignore[arg-type]
+    assert judge.without_first(request, Decision(0, ""), None, 0.0).goes
 
 
 @pytest.mark.parametrize("miss", [0.01, 0.03, 0.1])
