@@ -24,6 +24,7 @@ from gateway.story import Turn
 from policies.admission.base import Waiting
 
 _LOOK_AGAIN = 0.05  # seconds: who waits looks for a place in the fallbacks no more often than this
+_ANEW = 3  # times that one who waits may find its adapter gone and have it loaded again
 
 Place = tuple[Lane, Reservation | Waiting[Visit]]  # a place taken, or where one is waited for
 
@@ -71,7 +72,7 @@ class Placing:
     async def wait(self, ask: Ask, facts: Facts, lane: Lane,
                     waiting: Waiting[Visit]) -> tuple[Lane, Reservation]:  # fmt: skip
         """Wait for a turn at `lane`; after a while, look for a place in the fallbacks, too."""
-        began, before, place = time.monotonic(), facts.queued, waiting
+        began, before, place, anew = time.monotonic(), facts.queued, waiting, _ANEW
         place.item.must_wait(ask.request)
         while True:
             visit = place.item
@@ -90,7 +91,11 @@ class Placing:
                     timer.cancel()
             if visit.reservation is not None:
                 return lane, visit.reservation
-            found = self._elsewhere(ask, facts, lane, visit)
+            if isinstance(visit.error, NoEndpoint) and anew and await self._has_come_again(ask):
+                found: Place | None = self.offer(ask, facts, 0)
+                anew -= 1
+            else:
+                found = self._elsewhere(ask, facts, lane, visit)
             if found is None:
                 visit.turn = Turn()
                 continue
@@ -99,6 +104,16 @@ class Placing:
             if isinstance(taken, Reservation):
                 return lane, taken
             place = taken
+
+    async def _has_come_again(self, ask: Ask) -> bool:
+        """Nobody can answer it any more: whether that was for its adapter, which has left and is there again.
+
+        Raises HeadwayError where it cannot be loaded.
+        """
+        if self._adapters is None or not self._adapters.is_ours(ask.upstream_model):
+            return False
+        await self._adapters.wait_for(ask.way.pools, ask.upstream_model)
+        return True
 
     def _look_elsewhere(self, ask: Ask, lane: Lane, visit: Visit) -> asyncio.TimerHandle | None:
         """When one who waits has waited long enough to look into the fallbacks; None where there are none left."""

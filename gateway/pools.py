@@ -23,7 +23,7 @@ from gateway.fetch import Page
 from gateway.lane import Lane
 from gateway.logs import Events
 from gateway.parts import Parts, source_of
-from gateway.prober import Prober
+from gateway.prober import LEFT, Prober
 from gateway.queues import rules_of
 from policies.admission.filler import Filler
 
@@ -74,7 +74,7 @@ class Pools:
         """A command to an endpoint of a pool. Raises UpstreamError."""
         prober = self._probers.get(pool)
         if prober is None:
-            raise UpstreamError("the pool has left the configuration", cause="refused", status=503)
+            raise UpstreamError("the pool has left the configuration", cause=LEFT, status=503)
         return await prober.post(endpoint, path, body)
 
     async def ready(self) -> None:
@@ -129,6 +129,7 @@ class Pools:
         if pool.endpoints:  # known without looking: there for the next request
             for row in fleet.update(source.endpoints(pool.endpoints), time.monotonic(), fresh=old is None):
                 lane.row_left(row)
+            fleet.offers.known(row for row, _ in fleet.members())
         self._probers[pool.name] = prober
         self._tasks[pool.name] = asyncio.get_running_loop().create_task(self._probe(pool.name, prober))
         return lane

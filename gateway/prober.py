@@ -37,6 +37,8 @@ COMMAND_TIMEOUT = 60.0  # seconds that a server may take to load an adapter
 MAX_CHECKS = 100.0
 # How long `ready` waits for the first round of health checks.
 FIRST_ROUND = 2.0
+FIRST_SET = 10.0  # seconds that a command waits for the first endpoints: after a reload they are looked up again
+LEFT = "left"  # the cause where an endpoint, or its pool, is not there any more
 # What a page should be; `/metrics` has a newer format than the one that is read.
 ACCEPT = "text/plain;version=0.0.4, */*;q=0.1"
 
@@ -141,6 +143,7 @@ class Prober:
         # A fleet that lives on through a reload is not fresh: those who join it ramp.
         fresh = first and not any(self.fleet.members())
         self._on_freed(self.fleet.update(endpoints, self._clock(), fresh=fresh))
+        self.fleet.offers.known(row for row, _ in self.fleet.members())
         self._scraper.stretch(len(endpoints))
         self._check_every = max(self.pool.health.every, len(endpoints) / MAX_CHECKS)
         often = min(self._check_every, self._scraper.every)
@@ -243,10 +246,16 @@ class Prober:
         return body
 
     async def post(self, endpoint: Endpoint, path: str, body: bytes) -> Page:
-        """A command to an endpoint, and its answer. Raises UpstreamError. Afterwards it is asked what it serves."""
+        """A command to an endpoint, and its answer. Afterwards it is asked what it serves.
+
+        Raises UpstreamError: `LEFT`, or as `Fetcher.post` does.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_SET):
+                await self._known.wait()
         watched = self._watched.get(endpoint.id)
         if watched is None:
-            raise UpstreamError("the model server has left the pool", cause="refused", status=503)
+            raise UpstreamError("the model server has left the pool", cause=LEFT, status=503)
         fetcher, place = watched.site.place(endpoint.url + path)
         try:
             return await fetcher.post(place, body, timeout=COMMAND_TIMEOUT)

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from gateway.adapters import FORGET, LOAD, SPREAD, UNLOAD, Adapters
+from gateway.adapters import AWAY, FORGET, LOAD, SPREAD, UNLOAD, Adapters
 from gateway.config.types import Config, Lora, Pool, model_to
-from gateway.core.errors import HeadwayError, UpstreamError
+from gateway.core.errors import HeadwayError, NoEndpoint, UpstreamError
 from gateway.core.fleet import Fleet
 from gateway.core.health import Rule
 from gateway.core.types import Endpoint
 from gateway.fetch import Page
+from gateway.prober import LEFT
 
 LORA = Lora("/adapters/a", most=2)
 
@@ -37,11 +38,24 @@ class Bench:
         self.gate.set()
         events: Any = SimpleNamespace(log=lambda *args, **more: None)
         self.adapters = Adapters(lambda: {"p": self.fleet}, self.post, events, lambda: self.now)
-        models = {name: model_to(name, "p", lora=LORA) for name in ("a", "b", "c")}
+        self.paths: list[str] = []
+        self.configure()
+
+    def configure(self, path: str = LORA.path or "") -> None:
+        """Three adapters, `a` from this path."""
+        lora = {"a": Lora(path, most=2), "b": LORA, "c": LORA, **{f"n{number}": LORA for number in range(6)}}
+        models = {name: model_to(name, "p", lora=lora[name]) for name in lora}
         self.adapters.reconfigure(Config({"p": Pool("p")}, models))
 
+    def candidates(self, name: str) -> list[str]:
+        """Whom a request for it may be sent to."""
+        snapshot = self.fleet.snapshot(1.0, needs=name)
+        return [self.fleet.endpoint(int(row)).id for row in snapshot.rows]
+
     async def post(self, pool: str, endpoint: Endpoint, path: str, body: bytes) -> Page:
-        self.posts.append((endpoint.id, path, json.loads(body)["lora_name"]))
+        told = json.loads(body)
+        self.posts.append((endpoint.id, path, told["lora_name"]))
+        self.paths += [told["lora_path"]] if path == LOAD else []
         await self.gate.wait()
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -195,6 +209,93 @@ def test_a_server_that_has_forgotten_it_gets_it_again_and_a_client_cannot_ask_fo
             bench.adapters.ends("p", "e0", "a", 404)
             await bench.want("a")
         assert [post[1] for post in bench.posts] == [LOAD, LOAD]
-        assert not bench.adapters._running, "names and endpoints come and go"
+        assert not bench.adapters._uses._running, "names and endpoints come and go"
+
+    run(scene)
+
+
+def test_an_adapter_that_nobody_has_any_longer_is_served_by_nobody() -> None:
+    """Who waited for its place was sent anywhere when the only one that had the adapter had left: 404."""
+
+    async def scene() -> None:
+        bench = Bench()
+        await bench.want("a")
+        assert bench.candidates("a") == ["e0"]
+        bench.fleet.offers.unlearn(0, "a")
+        for name in ("a", "b"):
+            with pytest.raises(NoEndpoint):
+                bench.candidates(name)
+        assert bench.candidates("base") == bench.candidates("whatever") == ["e0", "e1"]
+
+    run(scene)
+
+
+def test_many_adapters_that_are_asked_for_at_once_are_spread() -> None:
+    """Loads that had not ended were not counted, so all of them went to one endpoint."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.fleet.requests[1] = 1.0
+        bench.gate.clear()
+        waiting = [asyncio.create_task(bench.want(f"n{number}")) for number in range(4)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        bench.gate.set()
+        await asyncio.gather(*waiting)
+        assert sorted(bench.posts) == [("e0", LOAD, "n0"), ("e0", LOAD, "n2"), ("e1", LOAD, "n1"), ("e1", LOAD, "n3")]
+
+    run(scene)
+
+
+def test_those_that_are_on_their_way_need_room_too() -> None:
+    async def scene() -> None:
+        bench = Bench()
+        bench.fleet.update([bench.fleet.endpoint(0)], 0.0)
+        for at, name in enumerate("ab"):
+            bench.now = float(at)
+            await bench.want(name)
+        bench.gate.clear()
+        waiting = [asyncio.create_task(bench.want(name)) for name in ("n0", "n1")]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        bench.gate.set()
+        await asyncio.gather(*waiting)
+        assert bench.fleet.offers.of(0) == {"base", "n0", "n1"}, "at most two"
+
+    run(scene)
+
+
+def test_no_server_for_a_moment_is_not_remembered_for_long() -> None:
+    """A reload takes the pool's endpoints out of sight for a moment, and requests were refused for ten seconds."""
+
+    async def scene() -> None:
+        bench = Bench()
+        bench.answer = UpstreamError("the model server has left the pool", cause=LEFT)
+        with pytest.raises(HeadwayError):
+            await bench.want("a")
+        bench.now, bench.answer = AWAY, Page(200, b"ok")
+        assert await bench.want("a") == "e0"
+
+    run(scene)
+
+
+def test_what_cannot_be_unloaded_does_not_stop_what_is_to_be_loaded() -> None:
+    async def scene() -> None:
+        bench = Bench()
+        bench.fleet.update([bench.fleet.endpoint(0)], 0.0)
+        for at, name in enumerate("ab"):
+            bench.now = float(at)
+            await bench.want(name)
+        post = bench.post
+
+        async def failing(pool: str, endpoint: Endpoint, path: str, body: bytes) -> Page:
+            page = await post(pool, endpoint, path, body)
+            if path == UNLOAD:
+                raise UpstreamError("the page took too long", cause="timeout")
+            return page
+
+        bench.adapters._post = failing
+        assert await bench.want("c") == "e0"
+        assert bench.posts[2:] == [("e0", UNLOAD, "a"), ("e0", LOAD, "c")]
 
     run(scene)

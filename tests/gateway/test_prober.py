@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
+from gateway.core.errors import UpstreamError
 from gateway.core.health import State
+from gateway.prober import LEFT, Prober
 from tests.support.probing import PAGE, Server, endpoint, probing, until
 
 
@@ -136,3 +140,29 @@ async def test_figures_that_stand_still_while_our_requests_move_become_unknown(s
 
         await until(moving)
         assert at_work.causes() == {"frozen"}
+
+
+async def test_a_command_waits_for_the_first_endpoints(server):
+    """After a reload the pool's prober is a new one: what it had not seen yet was taken to have left."""
+    async with probing(endpoint(server.url)) as before:
+        sets = asyncio.Queue()
+
+        class Watched:
+            async def watch(self):
+                while True:
+                    yield await sets.get()
+
+        prober = Prober(before.prober.pool, before.fleet, before.prober.backend, Watched(), time.monotonic,
+                        lambda *failure: None, lambda event, **fields: None)  # fmt: skip
+        running = asyncio.create_task(prober.run())
+        posted = asyncio.create_task(prober.post(endpoint(server.url), "/v1/load_lora_adapter", b"{}"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not posted.done()
+        sets.put_nowait([endpoint(server.url)])
+        assert (await posted).status == 405, "the server was asked"
+        with pytest.raises(UpstreamError) as caught:
+            await prober.post(endpoint(server.url, "another"), "/v1/load_lora_adapter", b"{}")
+        assert caught.value.cause == LEFT
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

@@ -83,3 +83,34 @@ def test_how_long_a_prompt_may_be_is_known_when_all_who_may_get_it_have_said() -
     for number in range(2 * MOST):
         made.longest(f"invented-{number}")
     assert len(made.offers._longest) <= MOST
+
+
+def test_what_is_loaded_on_demand_is_served_by_those_that_list_it_and_nobody_else() -> None:
+    """Who has just joined has not said what it serves, and has no adapter."""
+    made = fleet()
+    made.offers.on_demand(frozenset(("lora-a",)))
+    made.offers.known(range(3))
+    with pytest.raises(NoEndpoint):
+        candidates(made, "lora-a")
+    made.offers.told(0, ("base", "lora-a"))
+    made.offers.told(1, ("base",))
+    assert candidates(made, "lora-a") == [0] and candidates(made, "base") == [0, 1, 2]
+    made.offers.known(range(3))
+    assert made.offers.having("lora-a") == [0], "what is known already stays"
+    made.offers.on_demand(frozenset())
+    assert candidates(made, "lora-a") == [0, 2]
+
+
+def test_what_is_distrusted_is_believed_when_it_was_learnt_or_had_gone_in_between() -> None:
+    offers = Offers()
+    for row in range(3):
+        offers.told(row, ("base", "a"))
+        offers.distrust(row, "a")
+        offers.told(row, ("base", "a"))
+    assert offers.having("a") == [] and offers.distrusted(0) == {"a"}
+    offers.learn(0, "a")
+    offers.told(1, ("base",))
+    offers.told(1, ("base", "a"))
+    offers.forget(2)
+    offers.told(2, ("a",))
+    assert offers.having("a") == [0, 1, 2]
