@@ -32,6 +32,8 @@ OTHERS_LEFT = 0.5
 # Seconds over which others' requests are averaged. What differs for a moment is gone when it is acted upon, and every
 # gateway that sees the same dip fills it: four gateways that believed each scrape did worse than four that saw none.
 OTHERS_MEMORY = 5.0
+# Below so many there are none: an average never comes to nothing by itself, and filler keeps off where somebody is.
+NO_OTHERS = 0.05
 # How fast the mean size of a request follows what we see (weight of one request).
 SIZE_WEIGHT = 0.02
 
@@ -233,7 +235,8 @@ class Fleet:
         else:
             there, before = max(0.0, said - max(ours_then, self.ours[row])), self.others.item(row)
             weight = 1.0 if before != before else passed / (passed + OTHERS_MEMORY)
-            self.others[row] = there if weight >= 1.0 else before + weight * (there - before)
+            mean = there if weight >= 1.0 else before + weight * (there - before)
+            self.others[row] = mean if mean >= NO_OTHERS else 0.0
         if self.predictor is not None:
             self.predictor.told(row, load.kv_capacity)
         self._spread_unknown()

@@ -58,6 +58,7 @@ GRACE = 1.5  # seconds: who ends within them is not aborted to shorten iteration
 SLACK = 1.2  # times the bound: from where on filler is aborted, down to the bound
 PAUSE, RECOUNT = 0.02, 1.0  # seconds between two looks at who must go; between two counts of what filler has written
 MOST = 512.0  # filler requests per endpoint, whatever is known of it
+SOMEBODY = 0.5  # requests: others are an average of what scrapes said, and what is left of one by then is nobody
 FEW = 4.0  # per endpoint while nothing is known of it, where others are or are expected
 
 
@@ -125,7 +126,7 @@ class Filler:
         expected = self._bounds.expected(strain, rows, now, LATER)
         if aborted >= self._aborts:
             expected[rows] = True  # it must go where nobody will want it to leave
-        watched = expected | (strain.others > 0.0)
+        watched = expected | (strain.others > SOMEBODY)
         kept = {"room": self._has_room(fleet, predictor, request.prompt_tokens + request.output_tokens)[rows]}
         if predictor.calibrated:
             context = request.prompt_tokens + request.output_tokens / 2.0
@@ -157,7 +158,7 @@ class Filler:
         strain = Strain(fleet, predictor, self._ledger, len(fleet.ours), now)
         rows = np.array([row for row, _ in fleet.members()], np.intp)
         expected = self._bounds.expected(strain, rows, now, SOON, standby=False)
-        bound, there = self._bounds.iteration(predictor), strain.others > 0.0
+        bound, there = self._bounds.iteration(predictor), strain.others > SOMEBODY
         # What the filler's prefills did to the pace is over when nothing is sent any more.
         stretch = 1.0 - np.minimum(strain.rho - strain.rho_filler, LONGEST_RHO)
         late = np.where(there, strain.iteration - self._bounds.pace(strain) * stretch, -math.inf)
@@ -258,7 +259,7 @@ class Filler:
         count = len(snapshot.fleet.ours)
         self._ledger.reach(count)
         there = snapshot.column(self._ledger.requests[:count])
-        few = (there < FEW) & (snapshot.requests - there <= 0.0)
+        few = (there < FEW) & (snapshot.requests - there <= SOMEBODY)
         self.look = Look(request, snapshot, {}, few, "few")
         if few.any():
             self.look.found = Snapshot(snapshot.fleet, snapshot.now, snapshot.rows[few], False)

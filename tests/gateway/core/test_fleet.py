@@ -332,3 +332,10 @@ def test_a_long_stream_from_before_the_ejection_does_not_put_the_trial_off():
     trial.settle()
     fleet.see(0, Evidence.SUCCESS, 11.5)
     assert fleet.health(0).state is State.HEALTHY
+
+
+def test_who_was_there_of_others_is_gone_for_good_some_scrapes_later():
+    fleet = make_fleet(1)
+    for second, running in enumerate([1.0] * 20 + [0.0] * 30):
+        fleet.observe(0, Load(at=float(second), running=running, waiting=0.0), 0.0)
+    assert fleet.others.item(0) == 0.0 and fleet.requests.item(0) == 0.0

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.types import Decision
+from gateway.core.types import Decision, Load
 from policies.admission.filler import FEW
 from policies.admission.strain import Strain
 from tests.policies.admission.filled import Pool
@@ -236,3 +236,15 @@ def test_a_prediction_for_others_can_be_had_as_it_will_be_without_filler() -> No
     assert forecast.tpot_base > 0.02 > 0.01 > cleared.tpot_base
     assert cleared.ttft_high < forecast.ttft_high
     assert pool.filler.there(0) == 151.0
+
+
+@pytest.mark.parametrize("predictor", [True, False])
+def test_a_request_of_others_that_has_gone_does_not_keep_filler_off(predictor: bool) -> None:
+    pool = Pool(1, predictor=predictor)
+    for second, running in enumerate([1.0] * 20 + [0.0] * 6):  # an average of what was seen, so a third of it is left
+        pool.now = float(second)
+        pool.fleet.observe(0, Load(at=pool.now, running=running, waiting=0.0), 0.0)
+        if second == 19:
+            assert predictor or not pool.open(), "somebody is there"
+    assert pool.fleet.others.item(0) > 0.0 and pool.open() == [0]
+    assert not pool.filler.victims(pool.fleet, pool.now)
