@@ -37,7 +37,8 @@ PATIENCE = 5.0  # seconds that a command waits for the disk
 COMMANDS = ("pause", "resume", "promote", "abort", "restart")
 REFUSALS_OF_OURS = ("tenant_limit", "deadline")
 """Reasons of a refusal that say nothing of the arm."""
-
+TAKEN_OVER = "another process has taken over from this one; ask it again"
+STOPPING = "this process is stopping and changes nothing any more; ask again, for the one that goes on"
 
 Key = tuple[str, str]  # a model and a rule of its
 
@@ -66,6 +67,7 @@ class Canaries:
         self._rollouts: dict[tuple[str, str], Rollout] = {}
         self._ahead = 0.0  # of the monotonic clock, so that it goes on where the last process' one stood
         self._due = 0.0
+        self._is_stopping = False
         self._following: dict[str, Future[Any]] = {}
 
     def open(self, folder: str | None, now: float, generation: int | None = None) -> None:
@@ -81,9 +83,25 @@ class Canaries:
 
     def catch_up(self) -> None:
         """This process serves from now on: take what the one before it decided since `open`. Never raises."""
+        store, unix = self._store, self._wall()
+        if not store.keeps:
+            return
+        store.wait_for_idle()
         for rollout in self._rollouts.values():
-            with suppress(ValueError, KeyError, TypeError):  # (lines that nobody here wrote)
-                rollout.catch_up(self._store.history(rollout.name))
+            with suppress(OSError, ValueError, KeyError, TypeError):  # (nothing is kept, or nobody here wrote it)
+                rollout.catch_up(store.read(rollout.name), store.history(rollout.name), unix)
+            rollout.keep(store)
+        store.wait_for_idle()  # from here on the process before is refused what it writes, and says so
+        for rollout in self._rollouts.values():
+            with suppress(ValueError, KeyError, TypeError):
+                rollout.take_over(store.history(rollout.name))
+            if rollout.is_resumed:
+                rollout.note("resumed", unix, "the gateway was started again", store)
+            rollout.keep(store)
+
+    def stop_obeying(self) -> None:
+        """This process is about to end: what operators say is for the one that goes on."""
+        self._is_stopping = True
 
     # --- what requests ask and tell ------------------------------------------------------------------------------
 
@@ -93,18 +111,18 @@ class Canaries:
         return None if rollout is None else rollout.share
 
     def see(self, model: str, rule: str, arm: str, reservation: Reservation, outcome: Outcome, now: float,
-            finish: str = "", user: int = 0, share: float = UNKNOWN) -> None:  # fmt: skip
+            finish: str = "", user: int = 0, share: float = UNKNOWN, path: str = "") -> None:  # fmt: skip
         """One try has ended, and its place was given back. Not for requests that were forced, nor for copies.
 
         `finish`: why the answer ended (`stop`, …), `user`: a hash of who is kept on an arm; 0: nobody. `share`: the
-        canary's when the arm was drawn; NaN: not known.
+        canary's when the arm was drawn; NaN: not known. `path`: what was asked for.
         """
         rollout = self._rollouts.get((model, rule))
         if rollout is None or rollout.canary.is_over:
             return
         try:
             at = now + self._ahead
-            rollout.see(rollout.arms.seen(arm, reservation, outcome, finish, user, share, at, rollout.frozen))
+            rollout.see(rollout.arms.seen(arm, reservation, outcome, finish, user, share, at, rollout.frozen, path))
         except Exception as error:  # a bug of ours: it costs an observation, not the request
             self._bug(rollout, error)
 
@@ -171,14 +189,13 @@ class Canaries:
         kept = self._kept.pop(rollout.name, None)
         if kept is not None and kept.get("identity") == rollout.identity:
             try:
-                problems = rollout.restore(kept, self._store.history(rollout.name))
+                problems = rollout.restore(kept, self._store.history(rollout.name), unix)
             except Exception as error:  # whatever is in the file, the gateway starts
                 problems = [f"begins anew: {error!r}"]
                 kept = None
             for why in problems:
                 self._events.log("warning", "state_ignored", name=rollout.name, why=why)
             if kept is not None:
-                rollout.note("resumed", unix, "the gateway was started again", self._store)
                 self._events.log("info", "canary_resumed", canary=rollout.name, share=rollout.share)
                 return
         told = "its rule is another one now" if changed or kept is not None else "it is in the file"
@@ -285,9 +302,11 @@ class Canaries:
         """The answer of `POST /api/canaries/{name}/{verb}`: what was done, and where it stands. Raises CanaryError."""
         if verb not in COMMANDS:
             raise CanaryError(f"no such command: {verb!r}; there are {', '.join(COMMANDS)}", 404, "not_found")
+        if self._is_stopping:
+            raise CanaryError(STOPPING, 503, "stopping")
         rollout, unix = self._named(name), self._wall()
         if rollout.yielded:
-            raise CanaryError("another process has taken over from this one; ask it again", 409, "taken_over")
+            raise CanaryError(TAKEN_OVER, 409, "taken_over")
         said = self._do(rollout, verb, unix, by[:100] or "an operator", why[:500])
         kept = rollout.keep(self._store)
         try:
@@ -297,6 +316,8 @@ class Canaries:
         except (OSError, ValueError) as error:
             said += f"; not on disk: {error}"
         rollout.keep_up(rollout.clock, self._store)
+        if rollout.yielded:  # (what was done here is undone as soon as the other's state is read)
+            raise CanaryError(TAKEN_OVER, 409, "taken_over")
         return {"said": said, "canary": rollout.view(self._wall())}
 
     def _do(self, rollout: Rollout, verb: str, unix: float, by: str, why: str) -> str:

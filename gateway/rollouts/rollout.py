@@ -38,6 +38,8 @@ WAIT_TO_FREEZE = 300.0  # seconds after which its prices are taken as they are
 BEGINNINGS = ("began", "restarted")
 KEEP_EVERY = 3.0  # seconds between two writings of what was counted
 TRY_AGAIN = 1.0  # seconds until a disk that did not write is tried again
+JUMP = 1.0  # seconds by which the two clocks part only if one of them was set
+OURS = 1000  # a process that takes over begins its revisions at the next multiple: what others still write is older
 
 
 class Rollout:
@@ -49,9 +51,10 @@ class Rollout:
         self.identity = identity_of(model, rule, route)
         self.share = 0.0
         self.yielded = False  # a later process has taken over: it decides
+        self.is_resumed = False  # a process before this one began it
         self.paused_by_file = self.terms.paused
         self.revision = 0
-        self.clock = clock  # when it was looked at last
+        self.clock, self.unix = clock, unix  # when it was looked at last
         self.series = Series()
         self._saving: tuple[Future[bool], int, float] | None = None
         self._saved = -1
@@ -70,13 +73,15 @@ class Rollout:
 
     def begin(self, clock: float, unix: float) -> None:
         """Nothing seen, the first step."""
-        self.arms = Arms(self.route)
-        self.judge = Judge(self.terms)
+        self._count_anew()
         self.canary = Canary(self.terms, unix)
-        self.frozen: Frozen | None = None
         self.judgement = self.judge.look(clock)
         self.revision += 1
         self.share = min(self.share, self.canary.share())
+
+    def _count_anew(self) -> None:
+        self.arms, self.judge = Arms(self.route), Judge(self.terms, priced=False)
+        self.frozen: Frozen | None = None
 
     def move(self, rule: str, identity: str) -> None:
         """Its rule is called otherwise now."""
@@ -92,7 +97,10 @@ class Rollout:
 
     def look(self, clock: float, unix: float, store: CanaryStore) -> tuple[Transition, ...]:
         """Judge, and go on or back. What changed."""
-        self.clock = clock
+        jumped = (unix - self.unix) - (clock - self.clock)
+        if abs(jumped) > JUMP:
+            self.canary.shift(jumped)
+        self.clock, self.unix = clock, unix
         self.judgement = self.judge.look(clock)
         changed = () if self.yielded else self.canary.advance(self.judgement, unix)
         for transition in changed:
@@ -111,19 +119,18 @@ class Rollout:
         known = stable is None or stable.learnt.ttft.samples >= ENOUGH_TO_FREEZE
         if known or unix - self.canary.began >= WAIT_TO_FREEZE:
             self.frozen = Frozen.of(stable, *others)
+            self.judge.price()
 
     def changed(self, transition: Transition, store: CanaryStore) -> None:
         """The state machine made a transition: the share follows, and it is kept."""
         self.revision += 1
         told = ": ".join(text for text in (f"by {transition.by}", transition.why) if text)
-        point = self.point(transition.event, transition.at, told)
-        if self.canary.share() <= self.share:
+        lowers = self.canary.share() <= self.share
+        if lowers:
             self.share = self.canary.share()
-            self._note({**point, "canary": self.canary.to_state()}, store, at_once=True)
-            self.keep(store)
-        else:
-            self.keep(store)
-            self._note(point, store)
+        # (The line first: once the state is written, whoever takes over finds the line too.)
+        self._note(self.point(transition.event, transition.at, told), store, at_once=lowers)
+        self.keep(store)
 
     def note(self, kind: str, unix: float, told: str, store: CanaryStore) -> None:
         """Record something that happened to it from outside."""
@@ -132,6 +139,8 @@ class Rollout:
     def _note(self, point: Point, store: CanaryStore, at_once: bool = False) -> None:
         self.series.add(point)
         line = {"v": VERSION, "name": self.name, "identity": self.identity, "revision": self.revision, **point}
+        if point["kind"] != "judgement":
+            line["canary"] = self.canary.to_state()
         if not self.yielded:
             (store.note_now if at_once else store.note)(self.name, line)
 
@@ -173,48 +182,66 @@ class Rollout:
         """JSON values; NaN and infinities are the judge's to leave out."""
         return {
             "version": VERSION, "identity": self.identity, "revision": self.revision, "clock": self.clock,
-            "paused_by_file": self.paused_by_file, "canary": self.canary.to_state(), "judge": self.judge.to_state(),
+            "at": self.unix, "paused_by_file": self.paused_by_file,
+            "canary": self.canary.to_state(), "judge": self.judge.to_state(),
             "frozen": None if self.frozen is None else self.frozen.to_state(), "arms": self.arms.to_state(),
         }  # fmt: skip
 
-    def restore(self, state: Mapping[str, Any], lines: Iterable[Point]) -> list[str]:
+    def restore(self, state: Mapping[str, Any], lines: Iterable[Point], unix: float) -> list[str]:
         """Go on from what was kept. What of it could not be used.
 
         Where the rollout stands is worth more than what was counted, so it is taken alone if need be. `lines` may have
-        a later transition than the state (the process was killed before that was written): the latest one holds.
-        Raises ValueError, KeyError or TypeError where there is nothing to go on from.
+        a later transition than the state (the process was killed before that was written): the latest one holds. From
+        the last writing until `unix` no step was held. Raises ValueError, KeyError or TypeError where there is nothing
+        to go on from.
         """
         if state["version"] != VERSION:
             raise ValueError("a canary of another version")
         self.canary.restore(state["canary"])
+        self.share = self.canary.share()
         self.revision = self._saved = int(state["revision"])
+        problems = self._restore_counts(state)
         lines = _of_this_run(lines, self.identity)
         self._take_later(lines)
+        self.canary.shift(unix - max(float(state.get("at", unix)), self.canary.since))
         self.paused_by_file = bool(state["paused_by_file"])
-        self.share = self.canary.share()
+        self.is_resumed = True
         self.series = Series(lines)
-        problems = []
+        return problems
+
+    def _restore_counts(self, state: Mapping[str, Any]) -> list[str]:
         try:
             self.arms.restore(state["arms"])
             frozen = None if state["frozen"] is None else Frozen.restore(state["frozen"])
             self.judge.restore(state["judge"])
             self.frozen = frozen
         except Exception as error:  # whatever is in the file, the gateway starts
-            problems.append(f"what was counted is lost: {error!r}")
-            self.arms, self.judge = Arms(self.route), Judge(self.terms)
-        return problems
+            self._count_anew()
+            return [f"what was counted is lost: {error!r}"]
+        return []
 
-    def catch_up(self, lines: Iterable[Point]) -> None:
+    def catch_up(self, state: Mapping[str, Any], lines: Iterable[Point], unix: float) -> None:
         """Take what became of it since it was read: the process before this one still served. Raises as `restore`."""
+        if state["identity"] == self.identity and int(state["revision"]) >= self.revision:
+            self.restore(state, lines, unix)
+
+    def take_over(self, lines: Iterable[Point]) -> None:
+        """Nobody else's state is written any more: take the last that others said. Raises as `restore`."""
         self._take_later(_of_this_run(lines, self.identity))
-        self.share = min(self.share, self.canary.share())
+        self.revision = (self.revision // OURS + 1) * OURS
 
     def _take_later(self, lines: Iterable[Point]) -> None:
         for line in lines:
             later = line.get("canary")
-            if later and later["began"] == self.canary.began and line["revision"] > self.revision:
-                self.canary.restore(later)
-                self.revision = int(line["revision"])
+            if not later or line["revision"] <= self.revision:
+                continue
+            if later["began"] != self.canary.began:
+                if line["kind"] not in BEGINNINGS:
+                    continue
+                self._count_anew()
+            self.canary.restore(later)
+            self.revision = int(line["revision"])
+        self.share = min(self.share, self.canary.share())  # (up when this process has written it)
 
     # --- what is shown -------------------------------------------------------------------------------------------
 
@@ -258,13 +285,21 @@ def identity_of(model: str, rule: str, route: Route) -> str:
 
 
 def _of_this_run(lines: Iterable[Point], identity: str) -> list[Point]:
-    """The lines since it began; the same rule may have been there before, and gone."""
+    """The lines since it began; the same rule may have been there before, and gone.
+
+    Without those that a process wrote which did not know that another one had taken over.
+    """
     found: list[Point] = []
+    newest = 0
     for line in lines:
-        if line.get("kind") in BEGINNINGS:
-            found = []
-        if line.get("identity") == identity and "at" in line and "share" in line and "kind" in line:
+        kind, revision, ours = line.get("kind"), line.get("revision", 0), line.get("identity") == identity
+        if ours and kind != "began" and revision < newest:
+            continue
+        if kind in BEGINNINGS:
+            found, newest = [], 0
+        if ours and "at" in line and "share" in line and "kind" in line:
             found.append(line)
+            newest = revision
     return found
 
 

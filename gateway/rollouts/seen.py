@@ -5,10 +5,11 @@ own pool count: what a fallback took is somebody else's latency. 401, 403 and 40
 key and the model's name on the way to the server are ours. What a client got wrong (400, 413, 422) falls on all arms
 alike where each request is drawn, so there it counts on all of them, and a canary that refuses what the others take
 is found; where a client can choose its arm (by its session, a header or the body's `user`) it would be a way to roll
-canaries back, and is nobody's failure. A request that found no server at all is a failure of the arm that it was
-meant for. A client that went away without a token after more than was predicted has seen at least that latency, so a
-server that hangs is seen before time-outs are up; one that went away sooner has seen nothing. Who was forced to an
-arm by a tester was not drawn, and counts nowhere.
+canaries back, and is nobody's failure. Nor is a 404 there on a path that neither the stable arm nor the arm itself has
+ever answered: clients can ask for what a server has not, and cannot take away what it has. A request that found no
+server at all is a failure of the arm that it was meant for. A client that went away without a token after more than
+was predicted has seen at least that latency, so a server that hangs is seen before time-outs are up; one that went
+away sooner has seen nothing. Who was forced to an arm by a tester was not drawn, and counts nowhere.
 
 Left to others: prices (`core.frozen`), statistics (`policies.routing.judge`).
 """
@@ -27,6 +28,7 @@ from policies.routing import Seen
 BROKE = ("upstream_failed", "timeout", "error_event", "saturated")
 OURS = (401, 403, 404)  # statuses that a client cannot have caused
 THEIRS = (400, 413, 422)  # those that it can, or a server that takes less than the others
+PATHS = 64  # that are known to be answered, of each arm; more than there are, but for paths of an operator's own
 
 
 @dataclass(slots=True)
@@ -48,8 +50,10 @@ class Arms:
         self._route = route
         self._canary = route.canary.arm
         self._pools = {arm.name: arm.to for arm in route.arms}
-        chosen = route.sticky is not None and route.sticky.by != "key"  # clients may look for an arm that they like
-        self._failures = OURS if chosen else OURS + THEIRS
+        # Whether clients may look for an arm that they like.
+        self._is_chosen = route.sticky is not None and route.sticky.by != "key"
+        self._failures = OURS if self._is_chosen else OURS + THEIRS
+        self._answered: dict[str, set[str]] = {arm.name: set() for arm in route.arms}  # paths
         self.counted = {arm.name: Counted() for arm in route.arms}
 
     @property
@@ -63,8 +67,11 @@ class Arms:
         return tuple(dict.fromkeys(arm.to for arm in sorted(others, key=lambda arm: -arm.weight)))
 
     def seen(self, arm: str, reservation: Reservation, outcome: Outcome, finish: str, user: int, share: float,
-             at: float, frozen: Frozen | None) -> Seen | None:  # fmt: skip
-        """The observation of a try that has ended, its place given back; None: it says nothing of the arm."""
+             at: float, frozen: Frozen | None, path: str = "") -> Seen | None:  # fmt: skip
+        """The observation of a try that has ended, its place given back; None: it says nothing of the arm.
+
+        `path`: what was asked for; answers on one are alike.
+        """
         counted = self.counted.get(arm)
         if counted is None:
             return None
@@ -72,6 +79,8 @@ class Arms:
             counted.elsewhere += 1
             return None
         status, ended = outcome.status, outcome.ended
+        if status == 404 and self._is_chosen and not self._is_answered(arm, path):
+            return None
         failed = ended in BROKE or status in self._failures  # (a 5xx that passed as an answer was the client's doing)
         if ended == "client_gone":
             left = self._of_leaver(arm, reservation, outcome, frozen)
@@ -82,12 +91,18 @@ class Arms:
             return None
         else:
             stable = arm != self._canary
+            if not failed and len(self._answered[arm]) < PATHS:
+                self._answered[arm].add(path)
             residual = NONE if frozen is None else frozen.residual(reservation, outcome, stable=stable)
         truncated = ended in BROKE and outcome.ttft > 0.0
         self._count(counted, failed, truncated)
         tokens = outcome.output_tokens if ended == "complete" and not failed else UNKNOWN
         return Seen(at, arm == self._canary, outcome.endpoint.id, failed, truncated, residual.ttft, residual.tpot,
                     tokens, finish if ended == "complete" else "", user, share)  # fmt: skip
+
+    def _is_answered(self, arm: str, path: str) -> bool:
+        """Whether this arm, or one beside the canary, has answered on this path."""
+        return any(path in paths for name, paths in self._answered.items() if name == arm or name != self._canary)
 
     def missed(self, arm: str, user: int, share: float, at: float) -> Seen | None:
         """The observation of a request that got no place at all."""

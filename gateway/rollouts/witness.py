@@ -40,7 +40,7 @@ class Witness:
         if outcome.status == 404 and _names_what_may_not_be(ask):
             return
         self._canaries.see(ask.model.name, way.rule, way.arm, reservation, outcome, now, finish, user_of(way),
-                           ask.share)  # fmt: skip
+                           ask.share, ask.route)  # fmt: skip
 
 
 def _wants_it_sooner(ask: Ask) -> bool:

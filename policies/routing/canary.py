@@ -150,6 +150,11 @@ class Canary:
         self.phase, self.since, self.why = after, now, why
         return Transition(now, event, before, after, self.step, self.share(), by, why)
 
+    def shift(self, seconds: float) -> None:
+        """So much has gone by without its step being held: nobody served, or somebody has set the clock."""
+        if not self.is_over:
+            self.since += seconds
+
     def to_state(self) -> dict[str, Any]:
         return {
             "phase": self.phase, "step": self.step, "began": self.began, "since": self.since,

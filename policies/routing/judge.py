@@ -44,7 +44,8 @@ SLOW_MARGIN = 0.1  # points of requests that are grossly late
 LENGTH_MARGIN, FINISH_MARGIN = math.log(1.25), 0.1  # beyond them promotion waits for somebody
 CALIBRATION = 0.5  # of a margin of latency: two loads are not predicted equally well, and so much is no harm
 APART = 2.0  # standard deviations between servers of the stable arm that are no harm
-UNMEASURED = 50  # requests of each arm without a value: there is none, and it is not waited for
+UNMEASURED = 50  # requests of the canary without a value: there is none, and it is not waited for
+UNMEASURED_STABLE = 100  # of the others: a regression and what is usual take 62 answers to say anything
 AFRESH = 30.0  # seconds after which intervals are drawn anew, while nothing is decided
 MOST_GROWN = 1024.0
 VERSION = 1
@@ -97,13 +98,17 @@ class Judgement:
 
 
 class Judge:
-    """Judges one canary. Shares, blocks and sums are kept; requests are not."""
+    """Judges one canary. Shares, blocks and sums are kept; requests are not.
 
-    __slots__ = ("_drawn_at", "_intervals", "_moved", "_said", "rule", "tally")
+    `priced` False: latencies are not told before `price` is called, and until then nobody can say that there are none.
+    """
 
-    def __init__(self, rule: CanaryRule) -> None:
+    __slots__ = ("_drawn_at", "_intervals", "_moved", "_priced", "_said", "rule", "tally")
+
+    def __init__(self, rule: CanaryRule, priced: bool = True) -> None:
         self.rule = rule
         self.tally = Tally()
+        self._priced: tuple[int, int] | None = (0, 0) if priced else None  # requests of (stable, canary) until then
         self._said = Judgement()
         self._moved = 0
         self._drawn_at = -math.inf
@@ -111,6 +116,11 @@ class Judge:
 
     def see(self, seen: Seen) -> None:
         self.tally.see(seen)
+
+    def price(self) -> None:
+        """From now on latencies are told."""
+        stable, canary = self.tally.counts
+        self._priced = stable, canary
 
     def look(self, now: float) -> Judgement:
         """The same as last time until a block of requests has ended since."""
@@ -222,7 +232,10 @@ class Judge:
     def _is_unmeasured(self, name: str) -> bool:
         """Latency of which neither arm has any."""
         sums = self.tally.differences.get(name)
-        if sums is None or sums.pairs or min(self.tally.counts) < UNMEASURED:
+        if self._priced is None or sums is None or sums.pairs:
+            return False
+        stable, canary = (count - before for count, before in zip(self.tally.counts, self._priced, strict=True))
+        if stable < UNMEASURED_STABLE or canary < UNMEASURED:
             return False
         return math.isnan(self.tally.usual[name].middle)
 
@@ -267,12 +280,14 @@ class Judge:
         return "; ".join(words)
 
     def to_state(self) -> dict[str, Any]:
-        return {"version": VERSION, "tally": self.tally.to_state()}
+        return {"version": VERSION, "tally": self.tally.to_state(), "priced": self._priced}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Raises ValueError, KeyError or TypeError on what is not a state of this version; then make a new one."""
         if state.get("version") != VERSION:
             raise ValueError("a judge of another version")
+        priced = state["priced"]
+        self._priced = None if priced is None else (int(priced[0]), int(priced[1]))
         self.tally.restore(state["tally"])
         self._moved = -1  # the first look says what the state says
 

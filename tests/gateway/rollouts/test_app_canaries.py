@@ -7,7 +7,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gateway.config.types import Arm, CanaryRule, Config, Key, Model, Route, Sticky
+from gateway.rollouts.canaries import CanaryError
 from policies.routing import Asked
 from tests.support.client import Client, chat
 from tests.support.gateway import Running, config, pool
@@ -177,3 +180,24 @@ async def test_streams_tell_how_long_they_took_and_how_they_ended() -> None:
         await gateway.settled()
         assert sum(arm["requests"] for arm in arms(gateway).values()) == 8
         assert not any(arm["failed"] or arm["truncated"] for arm in arms(gateway).values())
+
+
+@on_uvloop
+async def test_a_gateway_that_drains_takes_no_commands_which_another_one_should_have() -> None:
+    async with (
+        Upstream(whole(GOOD)) as old, Upstream(whole(GOOD)) as new,
+        Running(rollout(old, new)) as gateway,
+    ):  # fmt: skip
+        await begun(gateway)
+        running = gateway.gateway
+        digest = running.config.digest
+        draining = asyncio.create_task(running.drain(0.2, 5.0))
+        await asyncio.sleep(0)
+        gateway.next_config = rollout(old, new, expose="id")
+        for done, problems in (await running.reload(), await running.rollback("")):
+            assert not done and "ask again" in problems[0]
+        assert running.config.digest == digest and "reload_refused" not in gateway.log.text
+        with pytest.raises(CanaryError, match="ask again"):
+            await running.canaries.command("abort", "m")
+        assert running.canaries.share("m", "rollout") == 0.5
+        await asyncio.wait_for(draining, 10.0)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,12 +122,13 @@ def test_after_a_kill_it_goes_on_at_its_step_with_its_share_and_what_was_counted
     w.run(100)
     before, counted = w.view(), seen(w)
     assert before["step"] == 1
-    for _ in range(3):
+    for kills in range(1, 4):
         w.kill()
         after = w.view()
-        assert {k: after[k] for k in ("phase", "step", "share", "since", "began")} == {
-            k: before[k] for k in ("phase", "step", "share", "since", "began")
+        assert {k: after[k] for k in ("phase", "step", "share", "began")} == {
+            k: before[k] for k in ("phase", "step", "share", "began")
         }
+        assert 0.0 <= after["since"] - before["since"] <= kills * 4.0  # not held: since the last writing
         assert sum(counted) - sum(seen(w)) <= 10 * 4  # what was counted since the last writing
     w.run(60)
     assert seen(w)[1] > counted[1]
@@ -232,3 +234,46 @@ def test_a_bug_in_judging_who_got_no_place_costs_no_request() -> None:
     w.canaries._rollouts["llama", "routes[0]"].judge = broken
     w.canaries.missed("llama", "routes[0]", "next", "queue_full", w.now)
     assert any(b"canary_bug" in line for line in w.log.data.splitlines())
+
+
+# --- prices, and time ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_promoted_before_there_are_prices_to_measure_it_by(tmp_path: Path) -> None:
+    w = world(tmp_path, steps=(0.5, 1.0), margin=CanaryRule("next").margin.__class__(errors=0.02))
+    learning: Any = SimpleNamespace(learnt=SimpleNamespace(ttft=SimpleNamespace(samples=0)))
+    w.canaries._predictors = lambda pool: learning if pool == "old" else None
+    begun = w.canaries._rollouts["llama", "routes[0]"]
+    begun.begin(begun.clock, w.unix)  # (the first tick had taken none for all there are)
+    w.run(150, rate=20)
+    view = w.view()
+    assert view["prices"] == "none yet" and "errors" not in view["why"], "failures are known by now"
+    assert share(w) == 0.5 and "ttft" in view["why"]
+    learning.learnt.ttft.samples = 300
+    w.run(3, rate=20)
+    assert share(w) == 0.5, "what is told at last is waited for"
+    w.run(120, rate=20)
+    assert share(w) == 1.0 and not any("nothing to compare" in line["told"] for line in w.history())
+
+
+def test_time_in_which_the_gateway_was_down_is_not_held(tmp_path: Path) -> None:
+    w = world(tmp_path)
+    w.run(10, rate=100)
+    for _ in range(3):
+        w.unix += 600.0
+        w.kill()
+        w.run(4, rate=100)
+        assert w.view()["step"] == 0
+    w.run(30, rate=100)
+    assert w.view()["step"] == 1
+
+
+def test_a_wall_clock_that_is_set_is_neither_held_nor_lost(tmp_path: Path) -> None:
+    for jump in (3600.0, -3600.0):
+        w = world(tmp_path / str(jump))
+        w.run(10, rate=100)
+        w.unix += jump
+        w.run(10, rate=100)
+        assert w.view()["step"] == 0
+        w.run(20, rate=100)
+        assert w.view()["step"] == 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.core.routes import Arm, Route, When
+from gateway.rollouts.canaries import CanaryError
 from tests.support.rollouts import NAME, STEPS, command, config, route, rule, seen, share, world
 
 
@@ -109,3 +110,73 @@ def test_pausing_in_the_file_is_a_command_when_it_changes_and_not_when_it_stays(
     command(w, "pause")
     w.canaries.reconfigure(config(route(canary=rule())), w.now)
     assert w.view()["phase"] == "running"
+
+
+@pytest.mark.parametrize(("verb", "after"), [("promote", 1.0), ("restart", STEPS[0]), ("pause", STEPS[1])])
+def test_what_is_said_to_the_process_before_while_the_next_one_starts_holds(
+    tmp_path: Path, verb: str, after: float
+) -> None:
+    w = world(tmp_path)
+    w.run(100)
+    assert share(w) == STEPS[1]
+    before = w.canaries
+    w.boot()
+    asyncio.run(before.command(verb, NAME))
+    was: Any = before.report(NAME)["canary"]
+    counted = tuple(arm["requests"] for arm in was["arms"])
+    w.canaries.catch_up()
+    w.settle()
+    assert share(w) == after and w.view()["durable"]
+    for _ in range(2):
+        assert [w.view()[key] for key in ("phase", "step", "began")] == [was[key] for key in ("phase", "step", "began")]
+        assert seen(w) == counted
+        w.kill()
+
+
+def test_a_line_is_enough_where_the_state_was_overwritten(tmp_path: Path) -> None:
+    """The process before writes between the next one's reading and its first writing."""
+    w = world(tmp_path)
+    w.run(100)
+    before = w.canaries
+    w.boot()
+    read = w.canaries._store.read
+
+    def late(name: str) -> Any:
+        found = read(name)
+        asyncio.run(before.command("promote", NAME))
+        return found
+
+    w.canaries._store.read = late  # type: ignore[method-assign]
+    w.canaries.catch_up()
+    w.settle()
+    assert w.view()["phase"] == "promoted" and share(w) == 1.0
+
+
+@pytest.mark.parametrize("verb", ["abort", "promote", "restart"])
+def test_a_process_that_was_taken_over_says_so_and_what_it_did_is_forgotten(tmp_path: Path, verb: str) -> None:
+    w = world(tmp_path)
+    w.run(100)
+    before = w.canaries
+    after = w.boot()
+    after.catch_up()
+    with pytest.raises(CanaryError, match="another process") as error:
+        asyncio.run(before.command(verb, NAME))
+    assert (error.value.status, error.value.code) == (409, "taken_over")
+    w.canaries = before
+    w.run(4)
+    assert share(w) == STEPS[1], "as the new one says"
+    w.canaries = after
+    w.settle()
+    assert share(w) == STEPS[1]
+    w.kill()
+    assert w.view()["phase"] == "running" and share(w) == STEPS[1]
+    history: Any = w.canaries.report(NAME)["history"]
+    assert {"abort", "promote", "restarted"}.isdisjoint(point["kind"] for point in history)
+
+
+def test_a_process_that_stops_obeys_nobody(tmp_path: Path) -> None:
+    w = world(tmp_path)
+    w.canaries.stop_obeying()
+    with pytest.raises(CanaryError, match="ask again") as error:
+        command(w, "abort", NAME)
+    assert (error.value.status, share(w)) == (503, STEPS[0])

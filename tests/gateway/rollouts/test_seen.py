@@ -10,7 +10,7 @@ import pytest
 from gateway.core.frozen import FEWEST, Frozen
 from gateway.core.routes import Sticky
 from gateway.core.types import Decision, Outcome, Request
-from gateway.rollouts.seen import Arms
+from gateway.rollouts.seen import PATHS, Arms
 from policies.routing import Seen
 from tests.support.rollouts import fleet, route
 
@@ -24,9 +24,9 @@ class Case:
         self.arms = Arms(route(**more))
         self.frozen = Frozen()
         for _ in range(FEWEST + 5):  # what the stable arm usually takes
-            self.seen("stable")
+            self.seen("stable", path="/v1/chat/completions")
 
-    def seen(self, arm: str, pool: str = "", reads_slowly: bool = False, **fields: Any) -> Seen | None:
+    def seen(self, arm: str, pool: str = "", reads_slowly: bool = False, path: str = "", **fields: Any) -> Seen | None:
         where = FLEETS[pool or {"stable": "old", "next": "new"}.get(arm, "old")]
         request = Request("r", "m", 0.0, prompt_tokens=500.0, output_tokens=100.0, stream=True)
         place = where.reserve(Decision(0, "test"), request, 0.0)
@@ -35,7 +35,7 @@ class Case:
         if reads_slowly:  # as the relay says it
             place.stream, place.read_slowly = False, True
         place.settle(2.0, outcome)
-        return self.arms.seen(arm, place, outcome, "stop", 7, 0.25, 9.0, self.frozen)
+        return self.arms.seen(arm, place, outcome, "stop", 7, 0.25, 9.0, self.frozen, path)
 
 
 def sure(seen: Seen | None) -> Seen:
@@ -164,3 +164,25 @@ def test_a_client_that_reads_slowly_makes_no_arm_slow() -> None:
     assert math.isnan(slowly.tpot) and slowly.ttft == pytest.approx(0.0, abs=0.05), "its first token was not held up"
     whole = sure(case.seen("next", duration=300.0, ttft=math.nan, reads_slowly=True))
     assert math.isnan(whole.tpot) and math.isnan(whole.ttft)
+
+
+def test_clients_who_choose_their_arm_cannot_fail_it_with_paths_that_no_server_has() -> None:
+    case = Case(sticky=Sticky("session"))
+    lost: dict[str, Any] = {"status": 404, "ttft": math.nan}
+    assert (
+        case.seen("next", path="/v1/rerank", **lost) is None and case.seen("stable", path="/v1/rerank", **lost) is None
+    )
+    case.seen("stable", path="/v1/chat/completions")
+    assert sure(case.seen("next", path="/v1/chat/completions", **lost)).failed, "its model is called otherwise there"
+    case.seen("next", path="/v1/score")
+    assert sure(case.seen("next", path="/v1/score", **lost)).failed, "it had that before"
+    assert case.seen("stable", path="/v1/score", **lost) is None, "the others never had it"
+    drawn = Case(sticky=Sticky("key"))
+    assert sure(drawn.seen("next", path="/v1/rerank", **lost)).failed
+
+
+def test_how_many_paths_are_remembered_is_bounded() -> None:
+    case = Case(sticky=Sticky("session"))
+    for number in range(2 * PATHS):
+        case.seen("stable", path=f"/{number}")
+    assert len(case.arms._answered["stable"]) == PATHS

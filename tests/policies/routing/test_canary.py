@@ -116,3 +116,13 @@ def test_a_state_that_makes_no_sense_changes_nothing(broken: dict[str, object]) 
     with pytest.raises((ValueError, KeyError, TypeError)):
         canary.restore({**before, **broken})
     assert canary.to_state() == before
+
+
+def test_time_in_which_nobody_served_is_not_held() -> None:
+    canary = Canary(RULE, 0.0)
+    canary.shift(600.0)
+    assert canary.advance(says(), 659.0) == ()
+    assert canary.advance(says(), 660.0)
+    canary.abort(700.0, "anna")
+    canary.shift(600.0)
+    assert canary.since == 700.0, "that was when it was decided, whatever comes after"

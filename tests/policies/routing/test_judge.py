@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
@@ -171,3 +172,23 @@ def test_requests_without_any_figure_are_no_trouble() -> None:
         judge.see(Seen(0.5 * i, i % 4 == 0, "s"))
         judge.look(0.5 * i)
     assert judge.look(500.0).outcome in ("not_yet", "promote")
+
+
+def test_nobody_says_that_there_are_no_latencies_before_they_are_told() -> None:
+    judge, source = Judge(RULE, priced=False), Source(EASY, 1)
+    for i in range(20):
+        for seen in source.chunk(CHUNK * i, 0.25):
+            judge.see(seen._replace(ttft=math.nan, tpot=math.nan))
+    said = judge.look(700.0)
+    assert said.outcome == "not_yet" and "ttft" in said.why and measure(said, "errors")[3] == "ok"
+    judge.price()
+    for seen in islice(source.chunk(CHUNK * 20, 0.25), 40):
+        judge.see(seen._replace(ttft=math.nan, tpot=math.nan))
+    assert judge.look(CHUNK * 21 + 30.0).outcome == "not_yet", "too few since then"
+    other = Judge(RULE)
+    other.restore(json.loads(json.dumps(judge.to_state())))
+    for each in (judge, other):
+        for i in range(21, 31):
+            for seen in source.chunk(CHUNK * i, 0.25):
+                each.see(seen._replace(ttft=math.nan, tpot=math.nan))
+        assert each.look(CHUNK * 31 + 30.0).outcome == "promote"
