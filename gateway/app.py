@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 TICK = 0.1  # seconds between sweeps of time-outs and flushes of logs
 _SLOW_TICK = 10  # ticks between learning, reaping and forgetting
 _IDLE_BEFORE_CLOSE = 2.0  # seconds a connection must be idle before a draining gateway closes it
+_STOPPING = "this process is stopping and takes no configuration any more; ask again, for the one that goes on"
+
 
 class Gateway:
     """One gateway process. `start`, then `reload` as often as needed, then `drain`."""
@@ -154,7 +156,7 @@ class Gateway:
     async def reload(self) -> tuple[bool, Sequence[str]]:
         """Read the configuration again; the last good one stays when the new one is bad."""
         async with self._reloading:
-            return await self._reload()
+            return (False, [_STOPPING]) if self._is_draining else await self._reload()
 
     async def _reload(self) -> tuple[bool, Sequence[str]]:
         try:
@@ -172,6 +174,8 @@ class Gateway:
     async def rollback(self, wanted: str) -> tuple[bool, Sequence[str]]:
         """An earlier configuration again, until the file changes: by its digest, or the one before this one."""
         async with self._reloading:
+            if self._is_draining:
+                return False, [_STOPPING]
             try:
                 digest = self._history.earlier(wanted).digest
                 text = await asyncio.get_running_loop().run_in_executor(None, self._history.text, digest)
@@ -324,6 +328,7 @@ class Gateway:
     async def drain(self, delay: float, timeout: float) -> None:
         """Stop: not ready at once, no new connections after `delay`, what runs may finish until `timeout`."""
         self._is_draining = True
+        self.canaries.stop_obeying()
         self.mirrors.close()
         await asyncio.sleep(delay)
         self.server.stop_accepting()
