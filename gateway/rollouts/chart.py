@@ -50,14 +50,18 @@ class Axes:
     def across(self, value: float, text: str, kind: str) -> str:
         """A line across the picture at a value, with its name at the left."""
         y = self.y(value)
-        return (f'<line class="{kind}" x1="{LEFT:g}" x2="{WIDTH - RIGHT:g}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                f'<text class="{kind}-name" x="{LEFT - 6:g}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>')
+        return (
+            f'<line class="{kind}" x1="{LEFT:g}" x2="{WIDTH - RIGHT:g}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="{kind}-name" x="{LEFT - 6:g}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
+        )
 
     def mark(self, at: float, text: str, kind: str = "mark") -> str:
         """A line upwards at a moment, named at its top."""
         x = self.x(at)
-        return (f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 4:g}" y2="{self.height - BOTTOM:g}"/>'
-                f'<text x="{min(x + 3, WIDTH - 60):.1f}" y="{TOP - 6:g}">{escape(text)}</text>')
+        return (
+            f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 4:g}" y2="{self.height - BOTTOM:g}"/>'
+            f'<text x="{min(x + 3, WIDTH - 60):.1f}" y="{TOP - 6:g}">{escape(text)}</text>'
+        )
 
     def _times(self) -> str:
         spread = self.until - self.since

@@ -91,8 +91,10 @@ def _head(view: View) -> str:
     asked = f"Is <b>{escape(view['arm'])}</b> no worse than {names}?"
     since = f"began {moment(view['began'])} UTC · as of {moment(view['at'])} UTC"
     durable = "" if view["durable"] else " · <span class=amber>not on disk yet</span>"
-    return (f"<header><h1>{escape(view['name'])}</h1>{pill}</header><p class=soft>{asked} · {since}{durable}</p>"
-            f'<section><p class="said">{escape(_decision(view))}</p>{_needed(view)}{_track(view)}</section>')
+    return (
+        f"<header><h1>{escape(view['name'])}</h1>{pill}</header><p class=soft>{asked} · {since}{durable}</p>"
+        f'<section><p class="said">{escape(_decision(view))}</p>{_needed(view)}{_track(view)}</section>'
+    )
 
 
 def _decision(view: View) -> str:
@@ -222,4 +224,4 @@ def _events(history: Sequence[Point]) -> str:
     ][:100]  # fmt: skip
     if not rows:
         return ""
-    return (f'<section><h2>What happened (UTC)</h2><div class="wide"><table>{"".join(rows)}</table></div></section>')
+    return f'<section><h2>What happened (UTC)</h2><div class="wide"><table>{"".join(rows)}</table></div></section>'
