@@ -21,8 +21,10 @@ WITH_ADAPTERS = frozenset(("auto", "vllm"))
 def check_parts(config: Config, raw: Mapping[str, Any], reader: Reader) -> None:
     """Report what does not agree. `raw` is the file as it was read."""
     files: dict[str, str] = {}
+    adapters: dict[str, Model] = {}
     for model in config.models.values():
         _check_lora(model, config, reader)
+        _check_adapter(model, adapters, reader)
         _check_capture(model, config, files, reader)
     _check_forced(raw, reader)
     _check_costs(config, reader)
@@ -57,6 +59,18 @@ def _check_lora(model: Model, config: Config, reader: Reader) -> None:
         if engine not in WITH_ADAPTERS and ":" not in engine:
             told = f"unreachable: pool {shown(name)} is {shown(engine)}, whose adapters are not known"
             reader.error(where, told, "adapters need engine vllm (or auto)")
+
+
+def _check_adapter(model: Model, adapters: dict[str, Model], reader: Reader) -> None:
+    """Servers tell adapters apart by their names alone: two of one name would answer for each other."""
+    if model.lora is None or model.lora.path is None:
+        return
+    name = model.upstream_name(model.name)
+    first = adapters.setdefault(name, model)
+    if first.lora is not None and first.lora.path != model.lora.path:
+        where = reader.value_at("models", model.name, "lora", "path")
+        told = f"contradictory: adapter {shown(name)} of model {shown(first.name)} has another path"
+        reader.error(where, told, "servers know it by one name: give each its own `as`")
 
 
 def _check_capture(model: Model, config: Config, files: dict[str, str], reader: Reader) -> None:
