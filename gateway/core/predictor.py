@@ -248,8 +248,8 @@ class Predictor:
 
     @property
     def calibrated(self) -> bool:
-        """Whether the predictions may be used to pick."""
-        return self.learnt.ttft.calibrated
+        """Whether the predictions may be used to pick: those of first tokens, and those of the pace after them."""
+        return self.learnt.ttft.calibrated and self.learnt.tpot.calibrated
 
     def report(self) -> PredictorReport:
         """How good the predictions have been lately."""
