@@ -75,6 +75,24 @@ def test_what_fails_costs_its_record_and_is_counted(tmp_path: Path) -> None:
     fine.close(5.0)
 
 
+def test_a_symbolic_link_is_not_followed_and_what_it_leads_to_stays_as_it_is(tmp_path: Path) -> None:
+    other, file = tmp_path / "other", tmp_path / "c"
+    other.write_bytes(b"mine\n")
+    other.chmod(0o644)
+    file.symlink_to(other)
+    writer = Writer(str(file), rotate=1, keep=1)
+    write(writer, b"x\n")
+    assert (other.read_bytes(), stat.S_IMODE(other.stat().st_mode), writer.dropped) == (b"mine\n", 0o644, 1)
+    file.unlink()
+    file.symlink_to(tmp_path / "nothing")
+    write(writer, b"y\n")
+    assert writer.dropped == 2 and not (tmp_path / "nothing").exists()
+    file.unlink()
+    write(writer, b"z\n")
+    assert (writer.dropped, file.read_bytes()) == (2, b"z\n")
+    writer.close(5.0)
+
+
 def test_a_disk_that_hangs_costs_records_beyond_what_may_wait(tmp_path: Path) -> None:
     hanging, entered = threading.Event(), threading.Event()
 
