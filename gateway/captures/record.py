@@ -13,7 +13,7 @@ where there is a `left_out`, which says why. SageMaker's layout is what its data
 reads, a line for each request: `captureData` with `endpointInput` and `endpointOutput`, `eventMetadata` and
 `eventVersion`; a body is always a string there, and its `encoding` is JSON, CSV or BASE64.
 
-Left to others: what may be kept of a body (`redacted`), when, and where to (`captures`, `writer`).
+Left to others: what may be kept of a body (`redacted`, `stream`), when, and where to (`captures`, `writer`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from base64 import b64encode
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from gateway.captures.redacted import Redactor, Stream, dumped, mended, parse_json, selected
+from gateway.captures.redacted import Redactor, dumped, mended, parse_json, selected
 from gateway.captures.redaction import Pause, Turns, no_pause
+from gateway.captures.stream import Stream
 from gateway.config.types import Capture
 from gateway.records import RequestRecord
 

@@ -1,14 +1,13 @@
-"""Bodies as they may be kept: cut to what was asked for, and with secrets and personal data replaced in every string.
+"""JSON as it may be kept: cut to what was asked for, and with secrets and personal data replaced in every string.
 
 The idea: what is searched is what was meant, not how it was written: JSON is read first, so an address that was written
-with escapes is found; a body that was cut off is closed where it ends and then read like any other. In a stream a
-secret comes in pieces of a few letters, so the texts of one place in its events (`delta.content` of one choice) are
-searched as one text, and what is found is taken out of the events it lies in: the first keeps the mask, the others lose
-their part. Events in which nothing was found stay byte for byte as they came.
+with escapes is found, and so is JSON in a string of JSON (the arguments of a call). What goes by a secret's name is
+replaced, whatever it is. What says a text again token by token is left out: no part of it would show a secret. A body
+that was cut off is closed where it ends and then read like any other.
 
 What cannot be searched is not kept where redaction is asked for, and what has no fields not where fields are.
 
-Left to others: what a secret looks like (`redaction`), the record around it (`record`).
+Left to others: what a secret looks like (`redaction`), texts in pieces (`stream`), the record around them (`record`).
 """
 
 from __future__ import annotations
@@ -19,22 +18,21 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gateway.captures.redaction import Pause, Span, find, no_pause, redact, replaced
+from gateway.captures.redaction import Pause, Span, find, is_secret, no_pause, redact, replaced
 
-# Values of these members are secrets whatever they look like.
-_SECRET = frozenset(("password", "passwd", "passphrase", "api_key", "apikey", "api-key", "access_token", "auth_token",
-                     "refresh_token", "client_secret", "secret", "secret_key", "private_key", "authorization",
-                     "x-api-key"))  # fmt: skip
-# Members that carry an answer's text piece by piece.
-_PIECES = frozenset(("content", "reasoning_content", "reasoning", "text", "refusal", "arguments", "partial_json",
-                     "thinking", "delta", "text_output", "transcript", "input"))  # fmt: skip
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\],:]|[^\s{}\[\],:"]++|"', re.DOTALL)
+_WHOLE = re.compile(r"(?:[^\\]|\\(?:u[0-9A-Fa-f]{4}|[^u]))*+", re.DOTALL)  # characters of a string, none of them cut
 _SHORT = 64  # characters of a text that is remembered
 _OFTEN = 64  # tokens between two chances for a pause
-_EVENT_END = re.compile(r"\r\n\r\n|\n\n|\r\r")
-_DATA = re.compile(r"(?m)^data:[ ]?")
-
-Path = tuple[str | int, ...]
+_JSON = re.compile(r'\s*+[{\["]')
+_DEEP, _LARGE = 4, 1 << 18  # strings inside of strings that are read as JSON, and characters of one
+_LONG = 10**11  # the least number with the digits of a card
+_SURE = ("[secret]", "[email]", "[iban]", "[card]")  # of what texts side by side make, the rest may be chance
+# Members, beside `…logprobs` and `…token_ids`, that say again what a text says, token by token; and those that may.
+_SPELLED = frozenset(("completion_probabilities", "input_ids", "output_ids", "prefill", "token_strs", "top_tokens"))
+_MAYBE_IDS = frozenset(("input", "prompt", "tokens"))
+# What the schema of a parameter consists of, which is no value of it.
+_DECLARING = frozenset(("type", "title", "description", "format", "minLength", "maxLength", "pattern", "anyOf"))
 
 
 def selected(value: Any, fields: Sequence[str]) -> Any:
@@ -62,21 +60,57 @@ class Redactor:
     def __init__(self, pause: Pause = no_pause):
         self._pause = pause
         self._known: dict[str, str] = {}
+        self._secret: dict[str, bool] = {}
+        self._depth = 0
 
     def value(self, value: Any) -> Any:
-        """The JSON value with every string redacted, the names of members too."""
+        """The JSON value with every string redacted, the names of members too, without what spells texts out."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, list):
-            return [self.value(item) for item in value]
+            return self._apart([self.value(item) for item in value])
         if isinstance(value, dict):
-            return {self.text(name): self._member(name, member) for name, member in value.items()}
+            called = [(name, _called(value, name), member) for name, member in value.items()]
+            return {self.text(name): self._member(by, member) for name, by, member in called if not _spells(by, member)}
+        if type(value) is int and abs(value) >= _LONG:
+            found = redact(str(value))
+            return found if "[" in found else value
         return value
 
     def _member(self, name: str, member: Any) -> Any:
-        return "[secret]" if isinstance(member, str) and name.lower() in _SECRET else self.value(member)
+        if member is None or isinstance(member, bool):
+            return member
+        if name == "token" and isinstance(member, dict) and "logprob" in member:  # one of an answer's
+            return self.value({name: one for name, one in member.items() if name != "id"})
+        if self._is_secret(name):
+            return "[secret]"
+        if name == "properties" and isinstance(member, dict):  # parameters of a tool, not arguments
+            return {self.text(name): self.value(one) if _declares(one) else self._member(name, one)
+                    for name, one in member.items()}  # fmt: skip
+        return self.value(member)
+
+    def _is_secret(self, name: str) -> bool:
+        known = self._secret.get(name)
+        if known is None:
+            known = self._secret[name] = is_secret(name)
+        return known
+
+    def _apart(self, items: list[Any]) -> list[Any]:
+        """The members of a list without what only several strings of it make, each of which has been searched."""
+        texts = [item for item in items if isinstance(item, str)]
+        spans = find("".join(texts), self._pause) if len(texts) > 1 else []
+        sure = [span for span in spans if span.mask in _SURE]
+        if not sure:
+            return items
+        parts = shared_out(texts, sure)
+        return [next(parts) if isinstance(item, str) else item for item in items]
 
     def text(self, text: str) -> str:
+        """The text redacted; one that is JSON is read, so that it does not matter how it is written."""
+        if _JSON.match(text):
+            inside = self.inside(text)
+            if inside is not None:
+                return inside
         if len(text) > _SHORT:
             return redact(text, self._pause)
         known = self._known.get(text)
@@ -85,12 +119,51 @@ class Redactor:
             known = self._known[text] = redact(text)
         return known
 
+    def inside(self, text: str) -> str | None:
+        """The text redacted as JSON; None where it is none, or nothing was found."""
+        if self._depth == _DEEP or len(text) > _LARGE or not _JSON.match(text):
+            return None
+        self._depth += 1
+        try:
+            value = parse_json(text)
+            found = self.value(value)
+            return None if found == value else dumped(found)
+        except (ValueError, RecursionError):
+            return None
+        finally:
+            self._depth -= 1
+
+
+def _called(holder: dict[str, Any], name: str) -> str:
+    """What a member goes by: a tensor's data, and the value of a pair, have their name beside them."""
+    beside = holder.get("name") if name in ("data", "value") else None
+    return beside if isinstance(beside, str) else name
+
+
+def _spells(name: str, member: Any) -> bool:
+    """Whether a member says token by token what a text says: a secret would be in no single part of it."""
+    if not isinstance(member, list | dict) or not member:
+        return False
+    if name in _MAYBE_IDS:
+        return isinstance(member, list) and any(map(_is_token, member))
+    return name in _SPELLED or name.endswith(("logprobs", "token_ids"))
+
+
+def _is_token(item: Any) -> bool:
+    """Whether a member of a list is a token's number, several, or a token with what is said of it."""
+    first = item[0] if isinstance(item, list) and item else item
+    return type(first) is int or (isinstance(first, dict) and "logprob" in first)
+
+
+def _declares(value: Any) -> bool:
+    """Whether it is the schema of something, without any value of it."""
+    return isinstance(value, dict) and all(name in _DECLARING for name, said in value.items() if said is not None)
+
 
 def mended(text: str, pause: Pause = no_pause) -> str:
     """JSON that was cut off anywhere, closed where it ends: what was begun and says nothing yet is left out."""
     closing: list[str] = []
     good = 0  # up to here, and with what is still open closed, it is JSON
-    open_at_good = ""
     is_key = False
     for number, match in enumerate(_TOKEN.finditer(text)):
         token, at = match[0], match.end()
@@ -100,8 +173,9 @@ def mended(text: str, pause: Pause = no_pause) -> str:
             closing.append("}" if token == "{" else "]")
             is_key = token == "{"
         elif token in ("}", "]"):
-            if not closing or closing.pop() != token:
+            if closing[-1:] != [token]:
                 break
+            closing.pop()
             is_key = False
         elif token in (",", ":"):
             is_key = token == "," and closing[-1:] == ["}"]
@@ -109,94 +183,15 @@ def mended(text: str, pause: Pause = no_pause) -> str:
         elif token == '"':  # a string that does not end
             if is_key:
                 break
-            rest = re.sub(r"\\(?:u[0-9A-Fa-f]{0,3})?\Z", "", text[at:])
-            return text[:at] + rest + '"' + "".join(reversed(closing))
+            whole = _WHOLE.match(text, at)
+            return text[: whole.end() if whole else at] + '"' + "".join(reversed(closing))
         elif is_key:
             is_key = False
             continue
         elif at == len(text) and token[0] != '"':  # a number or word that may go on
             break
-        good, open_at_good = at, "".join(reversed(closing))
-    return text[:good] + open_at_good
-
-
-class Stream:
-    """The events of a stream's text. A last one that is not whole is left out."""
-
-    def __init__(self, text: str, is_cut: bool, pause: Pause = no_pause):
-        self._pause = pause
-        self._events: list[str] = []
-        at = 0
-        for end in _EVENT_END.finditer(text):
-            self._events.append(text[at : end.end()])
-            at = end.end()
-        if text[at:].strip() and not is_cut:
-            self._events.append(text[at:])
-        self._values: dict[int, Any] = {}
-        for number, event in enumerate(self._events):
-            data = _data_of(event)
-            if data is not None:
-                self._values[number] = data
-            pause()
-
-    def select(self, fields: Sequence[str]) -> None:
-        """Keep these members of every event's JSON; events without any of them, and those that are no JSON, go."""
-        kept = {number: selected(value, fields) for number, value in self._values.items()}
-        self._values = {number: value for number, value in kept.items() if value not in ({}, [])}
-        self._events = [_with_data(event, self._values[number]) if number in self._values else ""
-                        for number, event in enumerate(self._events)]  # fmt: skip
-
-    def redact(self) -> None:
-        """Replace what is secret or personal in every event, also where it lies across several."""
-        changed, redactor = self._redact_pieces(), Redactor(self._pause)
-        for number, event in enumerate(self._events):
-            self._pause()
-            if number not in self._values:
-                self._events[number] = redactor.text(event)
-                continue
-            value = redactor.value(self._values[number])
-            if number in changed or value != self._values[number]:
-                self._values[number] = value
-                self._events[number] = _with_data(event, value)
-
-    def _redact_pieces(self) -> set[int]:
-        """Search what comes in pieces as one text. The numbers of the events that have changed."""
-        places: dict[Path, list[tuple[int, Any, str | int]]] = {}
-        for number, value in self._values.items():
-            for path, holder, name in _pieces(value, ()):
-                places.setdefault(path, []).append((number, holder, name))
-        changed = set()
-        for found in places.values():
-            texts = [holder[name] for _, holder, name in found]
-            spans = find("".join(texts), self._pause)
-            if spans and len(texts) > 1:
-                for (number, holder, name), text in zip(found, _shared_out(texts, spans), strict=True):
-                    if holder[name] != text:
-                        holder[name] = text
-                        changed.add(number)
-        return changed
-
-    @property
-    def text(self) -> str:
-        return "".join(self._events)
-
-
-def _data_of(event: str) -> Any:
-    """The JSON object that is an event's data; None where it has none."""
-    parts = _DATA.split(event)[1:]
-    if not parts:
-        return None
-    try:
-        value = parse_json("\n".join(part.partition("\n")[0].rstrip("\r") for part in parts))
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict | list) else None
-
-
-def _with_data(event: str, value: Any) -> str:
-    """The event with other data, in one line."""
-    others = [line for line in event.splitlines() if line and not line.startswith("data:")]
-    return "\n".join((*others, "data: " + dumped(value))) + "\n\n"
+        good = at
+    return text[:good] + "".join(reversed(closing))
 
 
 def parse_json(text: str) -> Any:
@@ -216,28 +211,18 @@ def dumped(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def _pieces(value: Any, path: Path) -> Iterator[tuple[Path, Any, str | int]]:
-    """Every string that may go on in the next event: its place, and what holds it. Choices keep apart by `index`."""
-    if isinstance(value, dict):
-        index = value.get("index")
-        here = (*path, index) if isinstance(index, int) else path
-        for name, member in value.items():
-            if isinstance(member, str):
-                if name in _PIECES:
-                    yield (*here, name), value, name
-            else:
-                yield from _pieces(member, (*here, name))
-    elif isinstance(value, list):
-        for member in value:
-            yield from _pieces(member, path)
-
-
-def _shared_out(texts: Sequence[str], spans: Sequence[Span]) -> Iterator[str]:
+def shared_out(texts: Sequence[str], spans: Sequence[Span]) -> Iterator[str]:
     """The texts with the parts of their joined text replaced; a mask goes where its part begins."""
-    start = 0
+    start = at = 0
     for text in texts:
         end = start + len(text)
-        own = [Span(max(0, span.start - start), min(span.end, end) - start, span.mask if span.start >= start else "")
-               for span in spans if span.start < end and span.end > start]  # fmt: skip
+        own: list[Span] = []
+        while at < len(spans) and spans[at].start < end:
+            span = spans[at]
+            mask = span.mask if span.start >= start else ""
+            own.append(Span(max(0, span.start - start), min(span.end, end) - start, mask))
+            if span.end > end:  # it goes on in the next
+                break
+            at += 1
         yield replaced(text, own)
         start = end

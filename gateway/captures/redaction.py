@@ -7,9 +7,10 @@ beginning and length, and Luhn's check digit), IBANs (the country's length, and 
 other than a machine's own. What looks like none of these stays as it is: a redactor that eats dates and versions is
 switched off by those who need the text. A name, a street or a password in a sentence has no shape, and stays too.
 
-Every pattern takes time linear in the text, whatever it is: runs are taken possessively or from their beginning alone,
-repetition is bounded. A text is read in pieces of `PIECE` characters (and `OVER` more, for what lies across an end),
-each by those finders alone whose marks are in it; between two pieces whoever else wants the interpreter may have it.
+Every pattern takes time linear in the text, whatever it is: runs are taken from their beginning alone, and whole also
+where they are nothing, so that no other try begins inside of them; repetition is bounded. A text is read in pieces of
+`PIECE` characters (and `OVER` more, for what lies across an end), each by those finders alone whose marks are in it;
+between two pieces whoever else wants the interpreter may have it.
 
 Left to others: where the texts are (`redacted`).
 Sources: ISO/IEC 7812-1 (Luhn), ISO 13616 (lengths of IBANs), RFC 7519, RFC 7468, ITU-T E.164 (15 digits).
@@ -64,31 +65,38 @@ Finder = Callable[[str, int, int], Spans]
 """What there is in a text from one place to another."""
 
 _MARKS = ("sk-", "hw-", "_live_", "_test_", "ghp_", "gho_", "ghr_", "ghs_", "ghu_", "github_pat_", "glpat-", "xox",
-          "AIza", "hf_", "npm_", "pypi-", "ya29.", "AKIA", "ASIA", "ABIA", "ACCA", "eyJ")  # fmt: skip
+          "AIza", "hf_", "npm_", "pypi-", "ya29.", "AKIA", "ASIA", "ABIA", "ACCA")  # fmt: skip
 _KEYS = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"(?:sk|hw)-(?=[A-Za-z_-]{0,99}\d)[\w-]{16,}|[prs]k_(?:live|test)_[A-Za-z0-9]{16,}|gh[oprsu]_[A-Za-z0-9]{30,}"
     r"|github_pat_\w{22,}|glpat-[\w-]{20,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|AIza[\w-]{30,}|hf_[A-Za-z0-9]{20,}"
-    r"|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{50,}|ya29\.[\w-]{20,}|A(?:KI|SI|BI|CC)A[A-Z0-9]{16}(?![A-Za-z0-9])"
-    r"|eyJ[\w-]{10,}\.[\w-]{10,}(?:\.[\w-]*)?)"
+    r"|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{50,}|ya29\.[\w-]{20,}|A(?:KI|SI|BI|CC)A[A-Z0-9]{16}(?![A-Za-z0-9]))"
 )
+# A run that is no token is taken whole too, without the group: its end would be sought from each `-eyJ` in it.
+_JWT = re.compile(r"(?<![A-Za-z0-9])(?:(eyJ[\w-]{10,}+\.[\w-]{10,}+(?:\.[\w-]*+)?)|eyJ[\w-]*+)")
 _BESIDE_AWS = re.compile(  # the secret that goes with an AWS key's id has no mark of its own
-    r"(?<![A-Za-z0-9/+=])(?=[^A-Z\s]{0,39}[A-Z])(?=[^a-z\s]{0,39}[a-z])(?=[^\d\s]{0,39}\d)[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])"
+    r"(?<![A-Za-z0-9/+=])(?=[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=]))"
+    r"(?=[^A-Z]{0,39}[A-Z])(?=[^a-z]{0,39}[a-z])(?=\D{0,39}\d).{40}"
 )
 _BEARER = re.compile(r"(?i:bearer)\s{1,4}((?=[A-Za-z._~+/-]{0,99}\d)[\w.~+/-]{16,}=*)")
 _NAMES = ("ey", "EY", "oken", "OKEN", "ecret", "ECRET", "assw", "ASSW", "pwd", "PWD", "assphrase", "ASSPHRASE",
           "uthorization", "UTHORIZATION")  # fmt: skip
-_NAMED = re.compile(
-    r"(?i:(?:api|access|account)[_-]?key|secret(?:[_-]?key)?|(?:access|auth|refresh|session|api|bot|private)[_-]?token"
-    r"|passw(?:or)?d|pwd|passphrase|authorization)[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?i:(?:basic|token)\s{1,3})?"
-    r"(?=[A-Za-z]{0,99}[\d!#$%^&*+/=~])([^\s\"',;<>(){}\[\]]{6,})"
+_STEMS = (
+    r"(?:api|access|account|private)[_-]?key|secret(?:[_-]?key)?"
+    r"|(?:access|auth|refresh|session|api|bot|private)[_-]?token|passw(?:or)?d|pwd|passphrase|authorization"
 )
+_NAMED = re.compile(  # quotes inside of a string in JSON have backslashes before them
+    r"(?i:" + _STEMS + r")\\{0,16}[\"']?\s{0,3}[:=]\s{0,3}\\{0,16}[\"']?(?i:(?:basic|token)\s{1,3})?"
+    r"(?=[A-Za-z]{0,99}[\d!#$%^&*+/=~])((?:[^\s\"',;<>(){}\[\]\\]|\\++(?![\"'])){6,})"
+)
+_BETWEEN = re.compile(r"[\W_]+")
+_SECRET_NAME = re.compile(r"(?i)(?:" + _STEMS + r")(?:(?<!token)s)?\d*\Z|\Atoken\Z")  # several tokens are a count
 _PRIVATE = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
     r"(?:.*?-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|.*)",
     re.DOTALL,
 )
-_IN_URL = re.compile(r"://(?![/\s])[^\s/?#@:\"'<>]{0,200}:([^\s/?#@\"'<>]{1,200})@")
+_IN_URL = re.compile(r":(?:\\{0,16}/){2}(?![/\s])[^\s/?#@:\"'<>]{0,200}+:([^\s/?#@\"'<>]{1,200}+)@")
 _EMAIL = re.compile(r"(?<![\w.%+'-])(?!git@)[\w.%+'-]++@(?:[\w-]{1,63}\.){1,10}[^\W\d_]{2,24}(?![\w-])")
 # A pattern that begins with a set of characters is searched ten times as fast as one that begins by looking back.
 _CARD = re.compile(r"[2-6](?<!\w.)(?<!\d[.,-].)(?=\d\d)(?=(\d{2,18}(?:[ -]\d{2,6}){0,5}))")
@@ -115,7 +123,8 @@ _IPV4 = re.compile(r"\d(?<![\w.].)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\d)")
 _COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
 _IPV6 = re.compile(r"[0-9A-Fa-f:](?<![\w:.].)[0-9A-Fa-f:]{2,38}+(?![\w:])")
 _REST = re.compile(r"\S*")
-_ANY = re.compile(r"[\d@_-]|://|A(?:[KSB]I|CC)A|[:=]\s{0,3}[\"']?[^\s\"']{6}")  # one of these is in all that is found
+# One of these is in all that is found.
+_ANY = re.compile(r"[\d@_-]|://|A(?:[KSB]I|CC)A|[:=]\s{0,3}\\{0,16}[\"']?[^\s\"']{6}")
 
 
 def find(text: str, pause: Pause = no_pause) -> list[Span]:
@@ -125,21 +134,24 @@ def find(text: str, pause: Pause = no_pause) -> list[Span]:
         return []
     if "-----BEGIN" in text:  # they are longer than a piece
         found += [Span(*match.span(), "[secret]") for match in _PRIVATE.finditer(text)]
+    behind = 0  # where a run goes on to that a piece's end has cut; one may be longer than many pieces
     for pos in range(0, length, PIECE):
         end = min(length, pos + PIECE + OVER)
         for mask, marks, spans in _FINDERS:
             if not marks or any(text.find(mark, pos, end) >= 0 for mark in marks):
-                found += [Span(start, _whole(text, to, end), mask) for start, to in spans(text, pos, end)]
+                for start, to in spans(text, pos, end):
+                    if to == end < length:
+                        behind = behind if behind >= to else _behind(text, to)
+                        to = behind
+                    found.append(Span(start, to, mask))
             pause()
     return _apart(found) if len(found) > 1 else found
 
 
-def _whole(text: str, to: int, end: int) -> int:
-    """Where what was found ends: behind the end of the piece, where it was cut there."""
-    if to < end or end == len(text):
-        return to
-    rest = _REST.match(text, to)
-    return to if rest is None else rest.end()
+def _behind(text: str, at: int) -> int:
+    """Where the run that goes on here ends."""
+    rest = _REST.match(text, at)
+    return at if rest is None else rest.end()
 
 
 def _apart(found: list[Span]) -> list[Span]:
@@ -152,6 +164,11 @@ def _apart(found: list[Span]) -> list[Span]:
         else:
             apart.append(span)
     return apart
+
+
+def is_secret(name: str) -> bool:
+    """Whether what goes by this name, however that is written, is a secret whatever it looks like."""
+    return _SECRET_NAME.search(_BETWEEN.sub("", name)) is not None
 
 
 def redact(text: str, pause: Pause = no_pause) -> str:
@@ -175,8 +192,8 @@ def replaced(text: str, spans: list[Span]) -> str:
 
 
 def _all(pattern: re.Pattern[str], group: int = 0) -> Finder:
-    """All that a pattern matches, or one group of it."""
-    return lambda text, pos, end: (match.span(group) for match in pattern.finditer(text, pos, end))
+    """All that a pattern matches, or one group of it where there is one."""
+    return lambda text, pos, end: (match.span(group) for match in pattern.finditer(text, pos, end) if match[group])
 
 
 def _cards(text: str, pos: int, end: int) -> Spans:
@@ -252,10 +269,11 @@ def _ipv6(text: str, pos: int, end: int) -> Spans:
 # What it becomes, of what a text must have one for it at all, and who finds it: the surest first.
 _FINDERS: tuple[tuple[str, tuple[str, ...], Finder], ...] = (
     ("[secret]", _MARKS, _all(_KEYS)),
+    ("[secret]", ("eyJ",), _all(_JWT, 1)),
     ("[secret]", ("AKIA", "ASIA"), _all(_BESIDE_AWS)),
     ("[secret]", ("earer", "EARER"), _all(_BEARER, 1)),
     ("[secret]", _NAMES, _all(_NAMED, 1)),
-    ("[secret]", ("://",), _all(_IN_URL, 1)),
+    ("[secret]", ("://", "\\/"), _all(_IN_URL, 1)),
     ("[email]", ("@",), _all(_EMAIL)),
     ("[iban]", (), _ibans),
     ("[card]", (), _cards),

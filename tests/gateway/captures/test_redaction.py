@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.captures.redaction import OVER, PIECE, _luhn, find, redact
+from gateway.captures.redaction import _JWT, OVER, PIECE, _all, _luhn, find, redact
 
 TOKEN = "q7Zk2mX9wL4pT8vB3nR6"
 PRIVATE = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nabc+/=\n-----END RSA PRIVATE KEY-----"
@@ -33,6 +33,8 @@ BESIDE = [  # (text, what must not stay)
     ("password=hunter2!", "hunter2"), ("my passwd: 's3cret-word'", "s3cret"), ("DB_PASSWORD=pa55w0rd;", "pa55w0rd"),
     ("postgres://admin:p4ss:word@db.example.com/x", "p4ss"), ("see https://bob:secretword@host/path", "secretword"),
     ("redis://:letmein@cache:6379/0", "letmein"),
+    (r'{"body": "{\"password\": \"hunter2x9\"}"}', "hunter2x9"), (r'"{\\\"pwd\\\":\\\"abcdef!\\\"}"', "abcdef"),
+    (r"https:\/\/bob:secretword@host\/", "secretword"), ("PRIVATE_KEY=abc123def", "abc123"),
 ]  # fmt: skip
 PERSONAL = [
     "ada.lovelace@example.com", "o'neil+tag@mail.example.co.uk", "müller@bücher.example", "a_b@x-y.io",
@@ -90,6 +92,11 @@ def test_a_secret_is_known_by_what_stands_beside_it(text: str, secret: str) -> N
     said = redact(text)
     assert secret not in said and "[secret]" in said
     assert text.startswith(said.partition("[secret]")[0]) and text.endswith(said.rpartition("[secret]")[2])
+
+
+def test_backslashes_before_quotes_stay_with_them() -> None:
+    assert redact(r"{\"password\": \"hunter2x9\"}") == r"{\"password\": \"[secret]\"}"
+    assert redact(r"password=a1\b\c1\d;") == "password=[secret];"
 
 
 def test_what_is_replaced_says_what_it_was() -> None:
@@ -154,7 +161,9 @@ def test_random_numbers_are_cards_as_seldom_as_luhn_says() -> None:
 
 ENDLESS = ["a", "1", "4 4 ", "a@", "a:", ":", "1.", "-----BEGIN PRIVATE KEY-----", "://", "a://b:", "a_", "api_key=",
     "bearer ",
-           "eyJ", "eyJaaaaaaaaaa.", "+1 ", "DE12 ", "sk-", "-", "x@a.", "pwd: ", "0", "(000) ", "4444 ", "44-",
+           "eyJ", "eyJaaaaaaaaaa.", "-eyJ", "-eyJaaaaaaaaaa",
+           "sk-1aaaaaaaaaaaaaa", "pwd:\\\\", ":\\/\\/a:", "sk-a-",
+           "+1 ", "DE12 ", "sk-", "-", "x@a.", "pwd: ", "0", "(000) ", "4444 ", "44-",
            "\\"]  # fmt: skip
 
 
@@ -162,3 +171,16 @@ ENDLESS = ["a", "1", "4 4 ", "a@", "a:", ":", "1.", "-----BEGIN PRIVATE KEY-----
 def test_no_text_takes_more_than_its_share_of_steps(text: str) -> None:
     """A backtracking pattern would not end within the time any test has."""
     find(text * (100_000 // len(text)))
+
+
+def test_a_run_that_is_no_token_is_read_once() -> None:
+    """From each of its beginnings to its end takes minutes."""
+    text = "-eyJ" * 300_000
+    assert not any(True for _ in _all(_JWT, 1)(text, 0, len(text)))
+    assert redact("-eyJ-eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0.abc") == "-[secret]"
+    assert redact("eyJaaaaaaaaaaaa-sk-q7Zk2mX9wL4pT8vB3nR6") == "eyJaaaaaaaaaaaa-[secret]"
+
+
+def test_a_run_longer_than_many_pieces_goes_whole() -> None:
+    """Looking for its end from each of them takes minutes."""
+    assert redact("x sk-1" + "a-sk-1" * 500_000 + " end") == "x [secret] end"

@@ -27,6 +27,7 @@ def made(upstream: Upstream, file: Path, **rule: Any) -> Config:
 
 async def written(gateway: Running, file: Path, count: int) -> list[dict[str, Any]]:
     await gateway.settled()
+
     def read() -> list[bytes]:
         return file.read_bytes().splitlines() if file.exists() else []
 
