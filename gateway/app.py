@@ -281,8 +281,8 @@ class Gateway:
         self._metrics.watch(self.gauges)
         await self._remember(FILE)
         await self._pools.ready()
-        self.canaries.catch_up()
         tls = listener_tls(config.listen.tls) if config.listen.tls is not None else None
+        self.canaries.catch_up()  # as late as can be: the process before decides no more from here on
         await self.server.start(client_socket, tls)
         self._admin = Admin(self)
         await self._admin.start(admin_socket)
