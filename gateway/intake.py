@@ -25,9 +25,10 @@ from gateway.core.lengths import Lengths
 from gateway.core.types import UNKNOWN, Request
 from gateway.dialects import TRITON
 from gateway.fields import Forwarder, Slos, asked_deadline, asked_slos, digest, presented_key, tighter
-from gateway.form import form_model, replace_form_model
+from gateway.form import form_model
 from gateway.paths import Path, Paths
 from gateway.peek import Peek, peek, rewrite, worded
+from gateway.renames import named_in_head, renamed, with_model
 from gateway.routers import Routers, drawn_of, forced_arm, reading
 from gateway.wire.head import RequestHead
 from policies.routing import Asked, Way
@@ -140,15 +141,18 @@ class Intake:
         asked = self._asked_model(path, in_path, head, body, seen)
         route, session = head.path.decode("latin-1"), _session(head, seen)
         prompt = seen.text
-        question = Asked(asked, route, key.tenant, self._shown.get(key.digest, ""), "", UNKNOWN,
-                         bool(seen.stream) or path.streams, session, seen.user or "", reading(head), time.time())
+        question = Asked(
+            asked, route, key.tenant, self._shown.get(key.digest, ""), "", UNKNOWN, bool(seen.stream) or path.streams,
+            session, seen.user or "", reading(head), time.time(),
+        )  # fmt: skip
         model, klass, lengths, question, way = self._find_way(screened, head, seen, question)
         if seen.answers > ANSWERS:
             raise BadRequest(f"at most {ANSWERS} answers to one request", code="invalid_value", param="n")
         upstream = way.as_ or model.upstream_name(asked)
-        target = head.target
+        target, fields = head.target, self._forwarder.lines(head, peer, request_id)
         if upstream != asked:
-            body, target = self._rename(path, head, body, upstream)
+            body, target = renamed(path, self.paths, head, body, upstream)
+            fields = with_model(path, fields, upstream)
         # What a model promises, it promises to those who wait for an answer; filler waits for a gap.
         promised = model.slo if klass.filler is None else _NOTHING
         request = Request(
@@ -159,10 +163,10 @@ class Intake:
         )  # fmt: skip
         asks_usage = seen.stream_options is not None and bool(seen.stream_options.include_usage)
         may_inject = seen.stream and not asks_usage and path.dialect.name == "openai"
-        return Ask(request, model, asked, upstream, target, self._forwarder.lines(head, peer, request_id), body,
-                   path.dialect.event, received, inject_usage if may_inject else None, route,
-                   seen.answers, seen.limit, key, path.generates, question, way, self.routers.share(model.name, way),
-                   self.routers.looked_at(model.name), asked_klass or "")  # fmt: skip
+        return Ask(request, model, asked, upstream, target, fields, body, path.dialect.event, received,
+                   inject_usage if may_inject else None, route, seen.answers, seen.limit, key, path.generates, question,
+                   way, self.routers.share(model.name, way), self.routers.looked_at(model.name),
+                   asked_klass or "")  # fmt: skip
 
     def _find_way(self, screened: Screened, head: RequestHead, seen: Peek,
                   question: Asked) -> tuple[Model, TrafficClass, Lengths, Asked, Way]:  # fmt: skip
@@ -184,16 +188,24 @@ class Intake:
         return model, klass, lengths, question, way if pools is way.pools else way._replace(pools=pools)
 
     def way_now(self, ask: Ask) -> Way | None:
-        """The way of a request that was checked before the last reload; None where it has none that fits its body."""
+        """The way of a request that was checked before the last reload; None where it has none that fits its body.
+
+        Neither has it one where its prompt is too long for all of the pools.
+        """
         model = self.names.find(ask.client_model)
         if model is None:
             return None
         try:
             way = self.routers.way(model, ask.asked, ask.key, ask.way.arm if ask.way.forced else None,
                                    drawn_of(ask.way))  # fmt: skip
+            name, prompt = way.as_ or model.upstream_name(ask.client_model), ask.request.prompt
+            if name != ask.upstream_model:
+                return None
+            pools = fitting(way.pools, name, model.max_context, self._longest, ask.asked.prompt_tokens, ask.limit,
+                            lambda: certain(prompt, ask.generates))  # fmt: skip
         except BadRequest:
             return None
-        return way if (way.as_ or model.upstream_name(ask.client_model)) == ask.upstream_model else None
+        return way if pools is way.pools else way._replace(pools=pools)
 
     def _model(self, key: Key, asked: str) -> Model:
         model = self.names.find(asked)
@@ -220,30 +232,17 @@ class Intake:
         """Body and target of a checked request for model servers that call the model by this name."""
         screened = head.found
         assert isinstance(screened, Screened)
-        return self._rename(screened.path, head, body, upstream)
-
-    def _rename(self, path: Path, head: RequestHead, body: bytes, upstream: str) -> tuple[bytes, bytes]:
-        """Body and target with the model's name as the model server knows it."""
-        if path.source == "body":
-            return rewrite(body, {"model": upstream}), head.target
-        if path.source == "path":
-            return body, self.paths.renamed(head.path, upstream) + head.query
-        if path.source == "form":
-            return replace_form_model(head.named.get(b"content-type", b""), body, upstream), head.target
-        return body, head.target
+        return renamed(screened.path, self.paths, head, body, upstream)
 
     def _asked_model(self, path: Path, in_path: str | None, head: RequestHead, body: bytes, seen: Peek) -> str:
         if path.source == "body":
             asked = seen.model
         elif path.source == "path":
             asked = in_path
-        elif path.source == "header":
-            named = head.named.get((path.name or "").lower().encode())
-            asked = named.decode("utf-8", "replace") if named else None
         elif path.source == "form":
             asked = form_model(head.named.get(b"content-type", b""), body)
         else:
-            asked = path.name
+            asked = named_in_head(path, head)
         if not asked:
             raise BadRequest("the request names no model", code="model_missing", param="model")
         return asked

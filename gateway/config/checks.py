@@ -200,6 +200,20 @@ def _check_paths(draft: Draft) -> None:
         if source and ("{model}" in path.split("/")) != (source.get("source") == "path"):
             hint = "`{model}` in the path and `model_from: path` go together"
             reader.error(where, f"contradictory: where the model of {told} is named", hint)
-        if "default" in source and source["default"] not in draft.raw["models"]:
-            mark = reader.value_at("paths", row, "model_from", "default")
-            reader.warn(mark, f"model {shown(source['default'])} does not exist: {told} answers 404")
+        if "default" in source:
+            _check_default(draft, row, path, source["default"])
+
+
+def _check_default(draft: Draft, row: int, path: str, name: str) -> None:
+    """A path that has one model: its requests need not name any, so model servers may hear of none."""
+    mark, told = draft.reader.value_at("paths", row, "model_from", "default"), shown(path)
+    if name not in draft.raw["models"]:
+        draft.reader.warn(mark, f"model {shown(name)} does not exist: {told} answers 404")
+    model = draft.config.models.get(name)
+    if model is None:
+        return
+    names = {model.upstream_name(name, arm) for route in model.routes for arm in route.arms}
+    if model.lora is not None or len(names) > 1:
+        what = "adapter" if model.lora is not None else "`as`"
+        hint = "take the model from the body or from a header"
+        draft.reader.warn(mark, f"{what} of {shown(name)} is unheard where a body on {told} names no model", hint)

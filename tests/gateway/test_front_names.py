@@ -90,6 +90,48 @@ async def test_a_model_is_found_in_path_header_form_or_default() -> None:
     assert (said.status, said.error["code"]) == (400, "model_missing")
 
 
+BY_HEADER = (PathRule("/h", ModelFrom("header", "X-Model")),)
+BY_DEFAULT = (PathRule("/h", ModelFrom("default", "m")),)
+
+
+@pytest.mark.parametrize(
+    ("body", "sent"),
+    [
+        (b' {"model": "m", "x":1.0}', b' {"model": "theirs", "x":1.0}'),
+        (b'{"model": "another"}', b'{"model": "another"}'),
+        (b'{"model": {"kind": "m"}}', b'{"model": {"kind": "m"}}'),
+        (b'{"model": "m"', b'{"model": "m"'),
+        (b'{"x": 1}', b'{"x": 1}'),
+        (b"any \xff bytes", b"any \xff bytes"),
+        (b"", b""),
+    ],
+)
+@pytest.mark.parametrize("rules", [BY_HEADER, BY_DEFAULT])
+def test_where_a_header_or_the_path_names_the_model_it_is_renamed_where_it_stands(
+    body: bytes, sent: bytes, rules: tuple[PathRule, ...]
+) -> None:
+    """The server was told the client's spelling, and did not know it."""
+
+    @on_uvloop
+    async def run() -> None:
+        up = Upstream(whole(answer(b'{"model":"theirs"}')))
+        raw = post(body, "/h", "X-Model: m", "X-Other: m")
+        said, _ = await one(raw, upstream=up, paths=rules, models=[model_to("m", "p", as_="theirs")])
+        assert said.json() == {"model": "m"}
+        (request,) = up.requests
+        assert request.body == sent and request.named[b"x-other"] == b"m"
+        assert request.named[b"x-model"] == (b"theirs" if rules is BY_HEADER else b"m")
+
+    run()
+
+
+@on_uvloop
+async def test_an_alias_in_a_header_is_the_models_own_name_for_its_servers() -> None:
+    up = Upstream()
+    await one(post(b'{"model":"alias"}', "/h", "X-Model: alias"), upstream=up, paths=BY_HEADER, models=[ALIASED])
+    assert up.requests[0].named[b"x-model"] == b"real" and up.requests[0].body == b'{"model":"real"}'
+
+
 # --- usage --------------------------------------------------------------------------------------------------------
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}'

@@ -1,11 +1,15 @@
-"""Whose limits hold for work that outlives its key."""
+"""Whose limits hold for work that outlives its key, and where one goes whose pool a reload has taken away."""
 
 from __future__ import annotations
 
-from gateway.config.types import Config, Key, KeyLimits
+from types import SimpleNamespace
+from typing import Any
+
+from gateway.config.types import Config, Key, KeyLimits, model_to
 from gateway.core.lengths import Lengths
 from gateway.fields import digest
 from gateway.intake import ANYONE, Intake
+from policies.routing import Asked, Way
 from tests.support.jobs_api import settings
 
 OLD, FREE, LIMITED = (Key(digest(name), "acme", frozenset(("m",)), limits=limits) for name, limits in (
@@ -31,3 +35,23 @@ def test_work_whose_key_is_gone_is_held_to_the_limits_of_its_tenant() -> None:
 
 def test_without_keys_everybody_is_anonymous() -> None:
     assert intake().key_of(None) is ANYONE and intake().standing_in("acme") is None
+
+
+def moved(prompt: int) -> tuple[str, ...] | None:
+    """The pools of a request with a prompt of so many tokens, when its own pool has left."""
+    config = Config({}, {"m": model_to("m", "short", fallback=("long",))})
+    made = Intake(config, lambda name: Lengths(), longest=lambda pool, name: {"short": 1000, "long": 8000}[pool])
+    asked = Asked("m", "/v1/completions", "t", "", "interactive", prompt, False, "", "", lambda name: None, 0.0)
+    ask: Any = SimpleNamespace(
+        client_model="m", upstream_model="m", asked=asked, key=ANYONE, way=Way("", ("gone",), 0.0, None, ""),
+        request=SimpleNamespace(prompt=b'"word"'), limit=None, generates=True,
+    )  # fmt: skip
+    way = made.way_now(ask)
+    return way.pools if way is not None else None
+
+
+def test_who_is_sent_another_way_goes_where_its_prompt_fits() -> None:
+    """Only the new rules were asked, so a long prompt came to servers that cannot take it."""
+    assert moved(10) == ("short", "long")
+    assert moved(5000) == ("long",)
+    assert moved(50_000) is None

@@ -94,6 +94,22 @@ def test_what_cannot_be_is_refused_at_its_line(faults: Faults, good: str, text: 
 
 
 @pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        ("to: p, lora: {path: /adapters/a}", "adapter"),
+        ("routes: [{split: [{arm: a, to: p, as: a-1, weight: 1}, {arm: b, to: p, as: a-2, weight: 1}]}]", "`as`"),
+        ("to: p, as: theirs", ""),
+    ],
+)
+def test_a_path_whose_bodies_need_not_name_a_model_cannot_tell_servers_which(read: Read, model: str, what: str) -> None:
+    pools = "pools: {p: {endpoints: [http://a]}}\n"
+    text = f"{pools}models: {{m: {{{model}}}}}\npaths: [{{path: /predict, model_from: {{default: m}}}}]\n"
+    told = [f"{what} of `m` is unheard where a body on `/predict` names no model"] if what else []
+    found = [warning for warning in read(text).warnings if "unheard" in warning.message]
+    assert [warning.message for warning in found] == told and [warning.line for warning in found] == [3] * len(told)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("listen: 0.0.0.0:1\n", "no keys: every client is tenant `anonymous`"),
