@@ -125,13 +125,23 @@ class Redactor:
             return None
         self._depth += 1
         try:
-            value = parse_json(text)
+            value = self._parsed(text)
             found = self.value(value)
             return None if found == value else dumped(found)
         except (ValueError, RecursionError):
             return None
         finally:
             self._depth -= 1
+
+    def _parsed(self, text: str) -> Any:
+        """Also what was cut off. Raises ValueError and RecursionError like `parse_json`."""
+        try:
+            return parse_json(text)
+        except ValueError:
+            closed = text if text.lstrip()[:1] == '"' else mended(text, self._pause)
+            if text.startswith(closed):  # nothing is open at its end: it is no JSON, or more than that
+                raise
+            return parse_json(closed)
 
 
 def _called(holder: dict[str, Any], name: str) -> str:

@@ -164,6 +164,17 @@ def test_json_in_strings_of_json_is_read(inner: str, kept: str) -> None:
     assert json.loads(again["arguments"]) == {"body": kept}
 
 
+@pytest.mark.parametrize(("inner", "kept"), [
+    ('{"password":"hunt', '{"password":"[secret]"}'), ('[{"pwd": 12, "mor', '[{"pwd":"[secret]"}]'),
+    (r'{"body":"{\"password\":\"x', r'{"body":"{\"password\":\"[secret]\"}"}'),
+    ('{"a": 1, "b": tr', '{"a": 1, "b": tr'),
+    ("[1] ada@example.com {x}", "[1] [email] {x}"), ('"ada@example.com" it', '"[email]" it'), ('"a', '"a'),
+    (f"[a](b) {{x}} {SECRET}", "[a](b) {x} [secret]"), (f'["a" b {SECRET}', '["a" b [secret]'),
+])  # fmt: skip
+def test_json_in_a_string_may_have_been_cut_off(inner: str, kept: str) -> None:
+    assert Redactor().value({"arguments": inner}) == {"arguments": kept}
+
+
 def test_json_too_deep_to_be_read_is_searched_as_text() -> None:
     text = json.dumps({"password": "hunter2x9", "url": "https://bob:pw@host/", "mail": SECRET})
     for _ in range(4):
