@@ -27,6 +27,7 @@ from policies.admission.desk import Desk, Filling
 from policies.picking.base import Policy
 
 _LEAST = 0.001  # seconds: what the loop's timers can tell apart
+_ENOUGH = 1 << 30  # times: more than any class may be stopped to make room
 
 
 class Visit:
@@ -52,8 +53,8 @@ class Visit:
 
     @property
     def aborted(self) -> int:
-        """How often it had to give way."""
-        return self._facts.aborted
+        """How often it had to give way; who cannot has done so often enough, whatever the limit is."""
+        return _ENOUGH if self._facts.stays else self._facts.aborted
 
     def chosen(self, decision: Decision, snapshot: Snapshot) -> None:
         """Note the choice that is about to be taken, and what it was made from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,8 @@ class Facts:
     relay: Relay | None = None
     candidates: Candidates | None = None
     tried: tuple[str, ...] = ()
-    on_sent: Callable[[], None] | None = None  # called when it has got its turn
+    on_turn: Callable[[], Awaitable[None]] | None = None  # of a job: called when it has its place; may refuse it
+    stays = False  # its answer is streamed to a client: once that has begun it cannot be begun again
     is_copy = False  # of another request: nothing is learnt from it of what a model's answers are like
     copy: Copy | None = None  # what its mirror sends
     taking: Taking | None = None  # what is captured of it

@@ -164,6 +164,7 @@ class Front:
             facts.taking = self._captures.take(ask.model.name)
         outlet: Outlet = reply if facts.taking is None else facts.taking.outlet(reply)
         try:
+            facts.stays = ask.request.stream
             if ask.key.limits is not None:
                 await self._limit(ask)
             if ask.way.mirror is not None and self._mirrors is not None:
@@ -207,13 +208,19 @@ class Front:
         """
         head = RequestHead.made(path.encode("latin-1"), fields)
         at, received, facts = time.time(), time.monotonic(), Facts()
-        facts.on_sent, facts.aborted = sent, aborted
+        facts.aborted = aborted
         ask: Ask | None = None
         error: HeadwayError | None = None
+
+        async def on_turn() -> None:
+            # Not before: what waits for its turn, perhaps for a day, must not use up its tenant's limits meanwhile.
+            if ask is not None and ask.grant is None and key.limits is not None:
+                await self._limit(ask)
+            sent()
+
+        facts.on_turn = on_turn
         try:
             ask = self.intake.of_job(head, body, key, klass, request_id, deadline)
-            if key.limits is not None:
-                await self._limit(ask)
             await in_a_task(self._proxy.serve(ask, reply, facts))
         except asyncio.CancelledError:
             facts.ended = "cancelled"

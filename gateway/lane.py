@@ -186,7 +186,7 @@ class Lane:
         return outcome
 
     def give_back(self, reservation: Reservation, request: Request, now: float) -> None:
-        """A place that nobody came for: its client left in the moment it was called."""
+        """A place that nobody came for: its client left in the moment it was called, or its limits do not let it go."""
         reservation.settle(now)
         self.desk.ended(reservation, request, None, now)
         self.admission.changed()
@@ -231,11 +231,14 @@ class Lane:
         self.admission.sweep(now)
 
     def _displace(self, victims: list[Reservation]) -> None:
-        """Take filler off its endpoints: a connection that closes ends the request there."""
+        """Take filler off its endpoints: a connection that closes ends the request there.
+
+        A plain answer that has begun to come has been written: there is nothing left to stop.
+        """
         by_place = {relay.reservation: relay for relay in self.relays}
         for reservation in victims:
             relay = by_place.get(reservation)
-            if relay is not None:
+            if relay is not None and (relay.stream or not relay.reply.started):
                 relay.fail(Displaced(), "cancelled")
 
     def learn_pace(self) -> None:

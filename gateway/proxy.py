@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from math import isfinite
 
 from backends.base import Backend
@@ -81,8 +81,8 @@ class Proxy:
                 if not facts.tries:  # else that try has told of it already
                     self._witness.missed(ask, facts, refusal.code, time.monotonic())
                 raise
-            if facts.on_sent is not None:
-                facts.on_sent()
+            if facts.on_turn is not None:
+                await self._take_turn(facts.on_turn, ask, facts, lane, place)
             relay = await self._try(ask, reply, facts, lane, place)
             error = relay.error
             if error is None:
@@ -121,9 +121,21 @@ class Proxy:
         ask.way = way
         return True
 
+    async def _take_turn(self, on_turn: Callable[[], Awaitable[None]], ask: Ask, facts: Facts, lane: Lane,
+                         place: Reservation) -> None:  # fmt: skip
+        """A job has a place. Where its tenant's limits do not let it go now, the place goes to somebody else."""
+        try:
+            await on_turn()
+        except BaseException:
+            lane.give_back(place, ask.request, time.monotonic())
+            facts.tries -= 1
+            facts.tried = facts.tried[:-1]
+            facts.pool, facts.endpoint, facts.forecast, facts.candidates = "", "", None, None
+            raise
+
     def _displaced(self, facts: Facts, reply: Outlet, error: UpstreamError) -> None:
         """Filler that gave way waits again, unless its answer has begun; a job's goes back to where it is kept."""
-        if reply.started or facts.on_sent is not None:
+        if reply.started or facts.on_turn is not None:
             raise error
         facts.aborted, facts.relay = facts.aborted + 1, None
         facts.tries -= 1

@@ -7,7 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import pytest
+
 from gateway.config.types import EndpointSpec, FillerRule, QueueRule, TrafficClass
+from gateway.core.fleet import Fleet
+from gateway.core.reservation import Reservation
 from gateway.core.snapshot import Snapshot
 from gateway.core.types import Request
 from policies.admission.filler import Filler
@@ -187,3 +191,30 @@ async def test_a_stream_that_had_begun_when_it_gave_way_ends_with_an_error() -> 
         assert b"error" in body and b"[DONE]" not in body
         await gateway.settled(1)
         assert gateway.last.ended == "cancelled" and up.posts == 1
+
+
+@on_uvloop
+async def test_an_answer_that_streams_to_a_client_is_not_stopped_to_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    admitted, seen = Filler.admitted, []
+
+    def admit(self: Filler, reservation: Reservation, request: Request, now: float, aborted: int = 0) -> None:
+        seen.append((reservation, aborted))
+        admitted(self, reservation, request, now, aborted)
+
+    def victims(self: Filler, fleet: Fleet, now: float) -> list[Reservation]:
+        """Somebody is always in the way."""
+        return [place for place, aborted in seen if aborted < self.rule.aborts and not place.settled]
+
+    async def slowly(line: Line, _: Received) -> bool:
+        await line.send(SSE_HEAD + chunk(TOKEN))
+        await asyncio.sleep(0.6)  # several sweeps
+        await line.send(chunk(TOKEN) + b"0\r\n\r\n")
+        return True
+
+    monkeypatch.setattr(Filler, "admitted", admit)
+    monkeypatch.setattr(Filler, "victims", victims)
+    async with Upstream(slowly) as up, Running(config(pool([up]))) as gateway, gateway.client() as client:
+        said = await client.ask(PATH, chat(stream=True), "x-headway-class: async")
+        assert said.status == 200 and said.whole and b"error" not in said.body
+        await gateway.settled(1)
+        assert gateway.last.admission is None or gateway.last.admission.displaced == 0
