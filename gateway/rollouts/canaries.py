@@ -307,7 +307,11 @@ class Canaries:
         rollout, unix = self._named(name), self._wall()
         if rollout.yielded:
             raise CanaryError(TAKEN_OVER, 409, "taken_over")
-        said = self._do(rollout, verb, unix, by[:100] or "an operator", why[:500])
+        refusal = None
+        try:
+            said = self._do(rollout, verb, unix, by[:100] or "an operator", why[:500])
+        except CanaryError as error:
+            said, refusal = "", error
         kept = rollout.keep(self._store)
         try:
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(kept)), PATIENCE)
@@ -318,6 +322,8 @@ class Canaries:
         rollout.keep_up(rollout.clock, self._store)
         if rollout.yielded:  # (what was done here is undone as soon as the other's state is read)
             raise CanaryError(TAKEN_OVER, 409, "taken_over")
+        if refusal is not None:
+            raise refusal
         return {"said": said, "canary": rollout.view(self._wall())}
 
     def _do(self, rollout: Rollout, verb: str, unix: float, by: str, why: str) -> str:

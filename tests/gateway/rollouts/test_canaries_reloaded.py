@@ -174,6 +174,15 @@ def test_a_process_that_was_taken_over_says_so_and_what_it_did_is_forgotten(tmp_
     assert {"abort", "promote", "restarted"}.isdisjoint(point["kind"] for point in history)
 
 
+def test_a_process_that_was_taken_over_does_not_say_what_is_possible(tmp_path: Path) -> None:
+    w = world(tmp_path)
+    before = w.canaries
+    w.boot().catch_up()
+    command(w, "pause", NAME)
+    with pytest.raises(CanaryError, match="another process"):
+        asyncio.run(before.command("resume", NAME))
+
+
 def test_a_process_that_stops_obeys_nobody(tmp_path: Path) -> None:
     w = world(tmp_path)
     w.canaries.stop_obeying()
