@@ -4,6 +4,9 @@ What the gateway checked must be what the model server reads. So a body that two
 is refused: not UTF-8, a repeated key that the gateway reads (escaped spellings included), nesting deeper than 64,
 bytes after the value. The typed decoder skips what is not asked for (64 KiB: about 11 us, json.loads 27 us), and the
 strict checks run at C speed over the part of the body that is not the prompt.
+
+A prompt is more than its messages: engines write tools and system prompts before them, and a ranking reads a query and
+documents. All of it is work and lies in caches, so all of it is counted and hashed, as raw JSON.
 """
 
 from __future__ import annotations
@@ -19,9 +22,20 @@ from gateway.core.errors import BadRequest
 
 DEPTH = 64
 _READ = ("model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "messages", "prompt", "input",
-         "user", "prompt_cache_key", "stream_options", "n", "text_input")  # fmt: skip
-_KEYS = re.compile(b'"(' + b"|".join(name.encode() for name in _READ) + rb')"\s*:')
-_VALUE_OF = re.compile(rb'"(?:messages|prompt|input|text_input)"\s*:\s*\Z')
+         "user", "prompt_cache_key", "stream_options", "n", "text_input", "tools", "system",
+         "instructions")  # fmt: skip
+_ASKED, _RANKED = ("query", "queries", "text_1", "data_1"), ("documents", "items", "text_2", "data_2")
+
+
+def _keys(names: tuple[str, ...]) -> re.Pattern[bytes]:
+    return re.compile(b'"(' + b"|".join(name.encode() for name in names) + rb')"\s*:')
+
+
+# The names of a ranking are read of nothing else: as properties of JSON Schemas they come in many chats, repeatedly.
+_READ_OF_RANKING = (*_READ, *_ASKED, *_RANKED)
+_KEYS, _KEYS_OF_RANKING = _keys(_READ), _keys(_READ_OF_RANKING)
+_USUALLY = (b'"messages":', b'"messages": ', b'"prompt":', b'"prompt": ', b'"input":', b'"input": ')
+_VALUE_OF = re.compile(rb'"(?:messages|prompt|input|text_input)"\s*:\s*\Z')  # however it is spaced
 _ESCAPED_ASCII = re.compile(rb"\\u00[2-7][0-9A-Fa-f]")
 _STRING = re.compile(rb'"[^"]*"')
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
@@ -37,8 +51,11 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class Peek(msgspec.Struct):
-    """What was read. Prompt fields are raw JSON; absent ones are empty."""
+class Peek(msgspec.Struct, gc=False):
+    """What was read. Prompt fields are raw JSON; absent ones are empty.
+
+    `query` to `data_2` are the names of what is asked and of what is ranked, in the order of the ways to ask for it.
+    """
 
     model: str | None = None
     stream: bool | None = None
@@ -53,11 +70,36 @@ class Peek(msgspec.Struct):
     stream_options: StreamOptions | None = None
     n: int | None = None
     best_of: int | None = None
+    tools: msgspec.Raw = _NONE
+    system: msgspec.Raw = _NONE
+    instructions: msgspec.Raw = _NONE
+    query: msgspec.Raw = _NONE
+    queries: msgspec.Raw = _NONE
+    text_1: msgspec.Raw = _NONE
+    data_1: msgspec.Raw = _NONE
+    documents: msgspec.Raw = _NONE
+    items: msgspec.Raw = _NONE
+    text_2: msgspec.Raw = _NONE
+    data_2: msgspec.Raw = _NONE
 
     @property
     def text(self) -> bytes:
-        """The raw JSON of the prompt, in whichever field it came."""
-        return bytes(self.messages or self.prompt or self.input or b"")
+        """The raw JSON of the prompt: its parts, one behind the other."""
+        return b"".join(self.parts)
+
+    @property
+    def parts(self) -> tuple[msgspec.Raw, ...]:
+        """What the prompt is made of, in whichever fields it came, in the order in which a template writes it."""
+        if self.messages:
+            if not self.tools and not self.system:
+                return (self.messages,)
+            return _said(self.tools, self.system, self.messages)
+        if self.prompt:  # of a completion, which knows no tools
+            return (self.prompt,)
+        if self.input:
+            return _said(self.tools, self.instructions, self.input)
+        return _said(self.query or self.queries or self.text_1 or self.data_1,
+                     self.documents or self.items or self.text_2 or self.data_2)  # fmt: skip
 
     @property
     def answers(self) -> int:
@@ -103,6 +145,11 @@ def peek(body: bytes, tensors: bool = False) -> Peek:
     return found
 
 
+def _said(*parts: msgspec.Raw) -> tuple[msgspec.Raw, ...]:
+    """Those that are there: clients also write `null` for what they leave out."""
+    return tuple(part for part in parts if part and not (len(part) == 4 and bytes(part) == b"null"))
+
+
 def worded(text: bytes) -> int:
     """How many bytes of a prompt are words, where images and sounds are counted as the few that they are worth."""
     size = len(text)
@@ -136,22 +183,36 @@ def _may_be_too_deep(body: bytes) -> bool:
 
 def _check_repeats(body: bytes, found: Peek) -> None:
     """Refuse repeated keys. Only the part outside the prompt is searched; any doubt goes to a full parse."""
-    rest = body
-    prompt = found.messages or found.prompt or found.input
-    if prompt and len(prompt) > 64:
-        # The value's place is found by its beginning: searching for all of it costs more than parsing it.
-        raw = bytes(prompt)
-        at = body.find(raw[:64])
+    rest = _without_prompt(body, found.parts)
+    others = found.messages or found.prompt or found.input
+    keys = (_KEYS if others else _KEYS_OF_RANKING).findall(rest)
+    if len(keys) != len(set(keys)) or (rest.find(b"\\u") >= 0 and _ESCAPED_ASCII.search(rest)):
+        _parse_strictly(rest, _READ if others else _READ_OF_RANKING)
+
+
+def _without_prompt(body: bytes, parts: tuple[msgspec.Raw, ...]) -> bytes:
+    """The body with `null` where the prompt is."""
+    if len(parts) == 1:
+        # The value's place is found by its beginning: searching for all of it costs more than parsing it, and where it
+        # lies in memory costs more to find out than this.
+        raw = bytes(parts[0])
+        at = body.find(raw[:64]) if len(raw) > 64 else -1
         # The same bytes may also lie across keys (from one string's closing quote to another's opening one): cutting
         # those out would hide a key. Only behind its own key is it surely the value.
-        if body.startswith(raw, at) and _VALUE_OF.search(body, max(0, at - 32), at):
-            rest = body[:at] + b"null" + body[at + len(raw) :]
-    keys = _KEYS.findall(rest)
-    if len(keys) != len(set(keys)) or (rest.find(b"\\u") >= 0 and _ESCAPED_ASCII.search(rest)):
-        _parse_strictly(rest)
+        if at < 0 or not body.startswith(raw, at):
+            return body
+        if body.endswith(_USUALLY, 0, at) or _VALUE_OF.search(body, max(0, at - 32), at):
+            return body[:at] + b"null" + body[at + len(raw) :]
+        return body
+    pieces: list[bytes] = []
+    end = 0
+    for at, part in sorted((offset_in(body, part), part) for part in parts):
+        pieces += (body[end:at], b"null")
+        end = at + len(part)
+    return b"".join((*pieces, body[end:]))
 
 
-def _parse_strictly(rest: bytes) -> None:
+def _parse_strictly(rest: bytes, names: tuple[str, ...]) -> None:
     """A full parse, for the repeated keys of the top level alone. On the loop, so what it may be given is bounded."""
     if len(rest) > _STRICT:
         raise BadRequest(f"more than {_STRICT >> 10} KiB besides the prompt, in which a key may be repeated: write "
@@ -164,9 +225,9 @@ def _parse_strictly(rest: bytes) -> None:
         top = json.loads(rest, object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
-    names = [name for name, _ in top]
-    for name in _READ:
-        if names.count(name) > 1:
+    found = [name for name, _ in top]
+    for name in names:
+        if found.count(name) > 1:
             raise BadRequest(f"the key `{name}` is repeated in the body", code="repeated_key", param=name)
 
 
