@@ -250,13 +250,15 @@ class Front:
               request_id: str | None = None, ask: Ask | None = None) -> None:  # fmt: skip
         request_id = request_id or own_request_id(head) or self._new_id()
         if not reply.started:
-            self._write_error(error, self.intake.paths.dialect(head.path), reply, request_id)
+            limits = ask.reply_fields if ask is not None else b""
+            self._write_error(error, self.intake.paths.dialect(head.path), reply, request_id, limits)
         elif not reply.ended:
             reply.cut()
         self._note(head, reply, at, received, facts, ask, error, request_id)
 
-    def _write_error(self, error: HeadwayError, dialect: Dialect, reply: Outlet, request_id: str) -> None:
-        fields = b"x-request-id: %b\r\n" % request_id.encode()
+    def _write_error(self, error: HeadwayError, dialect: Dialect, reply: Outlet, request_id: str,
+                     limits: bytes) -> None:  # fmt: skip
+        fields = b"x-request-id: %b\r\n%b" % (request_id.encode(), limits)
         if isinstance(error, TryFailed) and error.answer is not None:
             # The engine's own words, when no other try is left.
             status, own_fields, body = error.answer

@@ -78,16 +78,16 @@ class Metrics(Collector):
             cells = self._find_cells(*key)
         requests, ttft, tpot, e2e, queue, prompt, cached, completion = cells
         requests[0] += 1.0
+        value = record.queued
+        if 0.0 < value < math.inf or (record.tries and value == 0.0):  # who waited in vain has waited too
+            queue[bisect_left(QUEUE, value)] += 1.0
+            queue[-1] += value
         if not record.tries:
             return
         value = record.duration
         if 0.0 <= value < math.inf:
             e2e[bisect_left(E2E, value)] += 1.0
             e2e[-1] += value
-        value = record.queued
-        if 0.0 <= value < math.inf:
-            queue[bisect_left(QUEUE, value)] += 1.0
-            queue[-1] += value
         # Comparing with NaN is false, so what is not known is not counted.
         value = record.overhead
         if 0.0 <= value < math.inf:

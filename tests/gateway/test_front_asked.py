@@ -1,6 +1,5 @@
 """The client side: limits, classes, deadlines and promises, and what happens when something goes wrong."""
 
-
 from __future__ import annotations
 
 import hashlib
@@ -10,11 +9,21 @@ from typing import Any
 
 import pytest
 
-from gateway.config.types import Key, KeyLimits, Model, Rate, Slo, model_to
+from gateway.config.types import (
+    EndpointSpec,
+    Key,
+    KeyLimits,
+    Model,
+    QueueRule,
+    Rate,
+    Slo,
+    TrafficClass,
+    model_to,
+)
 from tests.support.client import chat, post
 from tests.support.gateway import Running, config, one, pool
-from tests.support.loop import on_uvloop
-from tests.support.upstream import Upstream, answer, whole
+from tests.support.loop import on_uvloop, until
+from tests.support.upstream import Upstream, answer, hang, whole
 
 # --- limits ------------------------------------------------------------------------------------------------------
 
@@ -52,6 +61,23 @@ async def test_a_request_that_fails_is_not_charged() -> None:
             await gateway.settled(1)
             (reading,) = gateway.gateway.limiter.readings(time.monotonic())
             assert (reading.charged, reading.running) == (0.0, 0)
+
+
+@on_uvloop
+async def test_refusals_and_errors_tell_what_is_left_of_the_limits_too() -> None:
+    line = "Authorization: Bearer sk-limited"
+    classes = {"interactive": TrafficClass("interactive", True, 10, QueueRule(1, 0.0, "fifo"))}
+    async with Upstream(whole(answer(b"{}", 500))) as up:
+        narrow = pool([up], endpoints=(EndpointSpec(up.url, max_concurrency=1),))
+        made = config(narrow, keys=(limited(requests=Rate(100, 60.0)),), classes=classes)
+        async with Running(made) as gateway, gateway.client() as client, gateway.client() as other:
+            engines = await client.ask("/v1/chat/completions", chat(), line)
+            up.script[0] = hang()
+            other.send(post(chat(), "/v1/chat/completions", line))
+            await until(lambda: up.posts == 2)
+            full = await client.ask("/v1/chat/completions", chat(), line)
+    assert (engines.status, full.status, full.error["code"]) == (500, 429, "queue_timeout")
+    assert [said.named["x-ratelimit-remaining-requests"] for said in (engines, full)] == ["99", "97"]
 
 
 # --- classes and deadlines ---------------------------------------------------------------------------------------

@@ -195,6 +195,15 @@ def test_a_finished_request_is_counted_once_in_each_of_its_metrics() -> None:
         )
 
 
+def test_who_waited_in_vain_counts_among_those_who_waited_and_who_did_not_wait_does_not() -> None:
+    metrics = Metrics()
+    for queued in (0.0, 12.0):
+        metrics.finished(replace(RECORD, tries=0, queued=queued, status=429))
+    assert value(metrics, "headway_queue_seconds_count", class_="interactive") == 1.0
+    assert value(metrics, "headway_queue_seconds_sum", class_="interactive") == 12.0
+    assert value(metrics, "headway_e2e_seconds_count", model="llama", pool="gpu", class_="interactive") is None
+
+
 def test_what_is_not_known_or_makes_no_sense_is_not_counted() -> None:
     metrics = Metrics()
     for odd in (math.nan, math.inf, -1.0):
