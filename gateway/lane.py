@@ -124,7 +124,9 @@ class Lane:
 
     def with_priority(self, body: bytes, klass: str, backend: Backend) -> bytes:
         """A JSON body that tells an engine which schedules by priority how urgent it is, whatever its client said."""
-        told = backend.priority(self._priorities[klass], max(self._priorities.values()))
+        known = self._priorities
+        own = known[klass] if klass in known else min(known.values())  # a reload took its class away while it waited
+        told = backend.priority(own, max(known.values()))
         if told is None or (told == backend.unsaid_priority and b'"priority"' not in body):
             return body
         return rewrite(body, {"priority": told})

@@ -185,6 +185,9 @@ class Proxy:
         except asyncio.CancelledError:
             relay.abandon()
             raise
+        except Exception:  # a bug of ours: what it had begun to use must not stay open
+            relay.fail(UpstreamError("an internal error", cause="internal"), "cancelled")
+            raise
         finally:
             lane.relays.discard(relay)
             if self.adapters is not None:
@@ -212,6 +215,7 @@ class Proxy:
     def _send(self, ask: Ask, facts: Facts, lane: Lane, relay: Relay, backend: Backend, connections: EndpointPool,
               connection: UpstreamConnection) -> None:  # fmt: skip
         """Write the request afresh, with the endpoint's own host and key."""
+        relay.connection = connection
         body, report = ask.body, b""
         if ask.inject_usage is not None and lane.config.usage == "inject" and backend.injects_usage:
             body = ask.inject_usage(body)
@@ -222,7 +226,6 @@ class Proxy:
         head = b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%b%b%bcontent-length: %d\r\n\r\n" % (
             connections.prefix, ask.target, connections.netloc, ask.fields, lane.authorization, report, len(body),
         )  # fmt: skip
-        relay.connection = connection
         relay.was_reused = connection.reused
         reply = relay.reply
         reply.on_pause, reply.on_resume = relay.pause, connection.resume

@@ -169,3 +169,35 @@ async def test_connections_of_an_endpoint_that_left_are_closed() -> None:
         lane.fleet.update([], gateway.gateway.now())
         lane.reap(gateway.gateway.now())
         await until(lambda: one.lines[-1].closed.is_set())
+
+
+@on_uvloop
+async def test_one_whose_class_a_reload_took_away_is_told_to_engines_as_least_urgent() -> None:
+    async with Upstream() as up, Running(config(pool([up], engine="vllm", priority=True))) as gateway:
+        lane = lane_of(gateway)
+        backend = lane.backend_for(up.url)
+        assert (
+            lane.with_priority(b"{}", "gone", backend)
+            == lane.with_priority(b"{}", "async", backend)
+            == b'{"priority":10}'
+        )
+
+
+@on_uvloop
+async def test_a_bug_of_ours_while_a_request_is_sent_leaves_no_connection_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with (
+        Upstream() as up,
+        Running(config(pool([up], engine="vllm", priority=True))) as gateway,
+        gateway.client() as client,
+    ):
+        assert (await client.ask()).status == 200
+
+        def fail(*_: object) -> bytes:
+            raise KeyError("a bug")
+
+        monkeypatch.setattr(lane_of(gateway), "with_priority", fail)
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        assert (await client.ask()).status == 500
+        await until(lambda: up.lines[0].closed.is_set(), "the end of the connection that was taken")
+        await gateway.settled(2)
+        assert (gateway.last.ended, up.posts) == ("cancelled", 1)
