@@ -33,11 +33,11 @@ from gateway.rollouts.words import ANY
 from policies.routing import CannotDo, Transition
 
 LOOK_EVERY = 1.0  # seconds
-PATIENCE = 5.0  # seconds that a command waits for the disk
+PATIENCE = 5.0  # seconds that a command, or a hand-over, waits for the disk
 COMMANDS = ("pause", "resume", "promote", "abort", "restart")
 REFUSALS_OF_OURS = ("tenant_limit", "deadline")
 """Reasons of a refusal that say nothing of the arm."""
-TAKEN_OVER = "another process has taken over from this one; ask it again"
+TAKEN_OVER = "another process has taken over from this one, and may have heard this or not; ask it again"
 STOPPING = "this process is stopping and changes nothing any more; ask again, for the one that goes on"
 
 Key = tuple[str, str]  # a model and a rule of its
@@ -91,7 +91,7 @@ class Canaries:
             with suppress(OSError, ValueError, KeyError, TypeError):  # (nothing is kept, or nobody here wrote it)
                 rollout.catch_up(store.read(rollout.name), store.history(rollout.name), unix)
             rollout.keep(store)
-        store.wait_for_idle()  # from here on the process before is refused what it writes, and says so
+        store.wait_for_idle(PATIENCE)  # from here on the process before is refused what it writes, and says so
         for rollout in self._rollouts.values():
             with suppress(ValueError, KeyError, TypeError):
                 rollout.take_over(store.history(rollout.name))
