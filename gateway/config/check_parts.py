@@ -125,7 +125,6 @@ def _check_forced(raw: Mapping[str, Any], reader: Reader) -> None:
                 hint = did_you_mean(name, arms) or f"there are {', '.join(sorted(arms)[:10])}"
                 reader.error(where, f"arm {shown(name)} does not exist", hint)
 
-
     if "*" not in asked:
         _check_dark(raw, asked, reader)
 
