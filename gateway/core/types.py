@@ -9,7 +9,7 @@ What is made anew for every request is a named tuple: frozen too, and a quarter 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -108,6 +108,10 @@ class Forecast:
     pace_level: float
 
 
+def nothing() -> None:
+    """For a policy that remembers nothing of where it sent a request."""
+
+
 class Decision(NamedTuple):
     """A policy's answer: `row` is a fleet row, `reason` is for a log reader.
 
@@ -116,6 +120,8 @@ class Decision(NamedTuple):
     `forecast` is what was predicted for the chosen one, by a policy that predicts; `terms` is its table for the record,
     of shape (len(policy.TERMS), candidates). `wait` > 0 says that a choice made later, up to so many seconds from now,
     is expected to be better; who cannot wait takes this one, and says so beforehand with `Request.may_wait`.
+    `taken` is to be called when the request goes there: what the policy then remembers. Many choices come to nothing,
+    since the request waits or is refused, and of those it remembers nothing.
     """
 
     row: int
@@ -125,6 +131,7 @@ class Decision(NamedTuple):
     forecast: Forecast | None = None
     terms: Floats | None = None
     wait: float = 0.0
+    taken: Callable[[], None] = nothing
 
 
 class Outcome(NamedTuple):

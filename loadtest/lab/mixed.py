@@ -146,6 +146,7 @@ class Mixed(Simulation):
                 return
             decision = self.router.policy.pick(request, open_)
             flight = FillFlight(place, item, request, self.router, aborted)
+            decision.taken()
             flight.reservation = fleet.reserve(decision, request, now)
             flight.at = now
             self._filling[flight.reservation] = flight

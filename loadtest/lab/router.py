@@ -91,6 +91,7 @@ class Router:
             flight.held_until = min(flight.held_until, now + decision.wait)
             self.holding.push(flight, request, flight.held_until)
             return False
+        decision.taken()
         flight.reservation = fleet.reserve(decision, request, now)
         flight.cost += perf_counter() - began
         flight.at = now

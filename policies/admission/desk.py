@@ -155,6 +155,7 @@ class Desk(Generic[G]):
         if not verdict.goes:
             return verdict
         guest.chosen(decision, snapshot)
+        decision.taken()
         reservation = fleet.reserve(decision, request, now)
         self._admitted(guest, reservation, request, now, gives_way)
         return reservation

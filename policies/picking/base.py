@@ -34,7 +34,11 @@ class Policy(ABC):
 
     @abstractmethod
     def pick(self, request: Request, snapshot: Snapshot) -> Decision:
-        """Choose one candidate. Returns a fleet row (`int(snapshot.rows[i])`), not a position in the snapshot."""
+        """Choose one candidate. Returns a fleet row (`int(snapshot.rows[i])`), not a position in the snapshot.
+
+        The request may yet wait or be refused, and be asked about again. So what is remembered of where it goes is not
+        remembered here, but when the decision's `taken` is called.
+        """
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from how a try ended. Called once per reservation, after the fleet has settled it."""

@@ -15,6 +15,8 @@ counted once; here each has its own).
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -49,12 +51,15 @@ class DynamoKv(Policy):
         costs = (self.overlap_weight * prefill + self._held.tokens(snapshot) + request.prompt_tokens) / self.block
         position = self._draw(costs, snapshot)
         row = int(snapshot.rows[position])
-        self._caches.send(request, warmth, position, row)
-        self._held.add(request, row)
+        taken = partial(self._goes, request, row, self._caches.sender(request, warmth, position, row))
         blocks = float(prefill[position]) / self.block
         reason = f"cost {float(costs[position]):.0f} blocks, {blocks:.0f} of them to prefill: "
         reason += f"lowest of {len(costs)}" if self.temperature == 0.0 else f"drawn of {len(costs)}"
-        return Decision(row, reason, costs, float(cached[position]))
+        return Decision(row, reason, costs, float(cached[position]), taken=taken)
+
+    def _goes(self, request: Request, row: int, send: Callable[[], None]) -> None:
+        send()
+        self._held.add(request, row)
 
     def observe(self, outcome: Outcome) -> None:
         self._caches.observe(outcome)

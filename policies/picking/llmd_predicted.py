@@ -73,10 +73,10 @@ class LlmdPredicted(Policy):
             why += tier
         position = self._best(scores, snapshot)
         row = int(snapshot.rows[position])
-        self._caches.send(request, warmth, position, row)
+        taken = self._caches.sender(request, warmth, position, row)
         seen = f"TTFT {float(ttft[position]) * 1e3:.0f} ms, TPOT {float(tpot[position]) * 1e3:.1f} ms: "
         forecast = predictor.forecast(prediction, position)
-        return Decision(row, seen + why, scores, float(cached[position]), forecast)
+        return Decision(row, seen + why, scores, float(cached[position]), forecast, taken=taken)
 
     def observe(self, outcome: Outcome) -> None:
         self._caches.observe(outcome)

@@ -36,10 +36,10 @@ class Lmetric(Policy):
         scores = prefill * batch
         position = lowest(scores, snapshot.random)
         row = int(snapshot.rows[position])
-        self._caches.send(request, warmth, position, row)
+        taken = self._caches.sender(request, warmth, position, row)
         tokens, people = float(prefill[position]), float(batch[position])
         reason = f"{tokens:.0f} prompt tokens x {people:.0f} requests, lowest of {len(scores)}"
-        return Decision(row, reason, scores, float(cached[position]))
+        return Decision(row, reason, scores, float(cached[position]), taken=taken)
 
     def observe(self, outcome: Outcome) -> None:
         self._caches.observe(outcome)

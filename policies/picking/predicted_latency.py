@@ -39,6 +39,7 @@ lost its calibration is not asked: power of two choices decides then, or the war
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -47,7 +48,7 @@ from gateway.core.formula import LONGEST_RHO
 from gateway.core.prediction import Prediction
 from gateway.core.predictor import Predictor
 from gateway.core.snapshot import Snapshot
-from gateway.core.types import Decision, Floats, Outcome, Request
+from gateway.core.types import Decision, Floats, Outcome, Request, nothing
 from policies.picking.base import Policy
 from policies.picking.options import number, whole
 from policies.picking.power_of_two import PowerOfTwo
@@ -141,13 +142,11 @@ class PredictedLatency(Policy):
         position, why = self._lowest(scores, snapshot, cached)
         row = snapshot.rows.item(position)
         wait = self._wait(request, snapshot, predictor, terms.item(0, position))
-        if warmth is not None and not wait:
-            self._caches.send(request, warmth, position, row)
         forecast = predictor.forecast(prediction, position)
         held = 0.0 if cached is None else cached.item(position)
         each = forecast.tpot * 1e3
         reason = f"first token in {forecast.ttft:.3f} s, then {each:.1f} ms each; {why}, of {len(scores)}"
-        return Decision(row, reason, scores, held, forecast, terms, wait)
+        return Decision(row, reason, scores, held, forecast, terms, wait, self._sender(request, warmth, position, row))
 
     def _wait(self, request: Request, snapshot: Snapshot, predictor: Predictor, ttft: float) -> float:
         """Seconds for which a later choice is worth waiting for; 0: choose now."""
@@ -217,12 +216,14 @@ class PredictedLatency(Policy):
         position = int((snapshot.rows == choice.row).nonzero()[0][0])
         if warmth is not None:
             choice, position = self._or_warmest(choice, position, warmth, snapshot)
-        held = 0.0
-        if warmth is not None:
-            self._caches.send(request, warmth, position, choice.row)
-            held = float(warmth.cached[position])
+        held = float(warmth.cached[position]) if warmth is not None else 0.0
+        taken = self._sender(request, warmth, position, choice.row)
         reason = f"predictions are not calibrated; {choice.reason}"
-        return Decision(choice.row, reason, choice.scores, held, predictor.forecast(prediction, position))
+        forecast = predictor.forecast(prediction, position)
+        return Decision(choice.row, reason, choice.scores, held, forecast, taken=taken)
+
+    def _sender(self, request: Request, warmth: Warmth | None, position: int, row: int) -> Callable[[], None]:
+        return self._caches.sender(request, warmth, position, row) if warmth is not None else nothing
 
     def _or_warmest(self, choice: Decision, position: int, warmth: Warmth,
                     snapshot: Snapshot) -> tuple[Decision, int]:  # fmt: skip

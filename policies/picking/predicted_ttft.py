@@ -44,10 +44,10 @@ class PredictedTtft(Policy):
         scores = prediction.ttft.copy()
         position = self._choose(scores, snapshot)
         row = int(snapshot.rows[position])
-        self._caches.send(request, warmth, position, row)
+        taken = self._caches.sender(request, warmth, position, row)
         reason = f"first token predicted in {float(scores[position]) * 1e3:.0f} ms there, shortest of {len(scores)}"
         forecast = predictor.forecast(prediction, position)
-        return Decision(row, reason, scores, float(cached[position]), forecast)
+        return Decision(row, reason, scores, float(cached[position]), forecast, taken=taken)
 
     def observe(self, outcome: Outcome) -> None:
         self._caches.observe(outcome)

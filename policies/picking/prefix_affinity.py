@@ -41,9 +41,8 @@ class PrefixAffinity(Policy):
         scores = tokens - self.weight * cached
         position = self._least.choose(scores, snapshot)
         row, held = int(snapshot.rows[position]), float(cached[position])
-        self._caches.send(request, warmth, position, row)
         reason = f"{float(tokens[position]):.0f} tokens left to do there, {held:.0f} cached: best of {len(scores)}"
-        return Decision(row, reason, scores, held)
+        return Decision(row, reason, scores, held, taken=self._caches.sender(request, warmth, position, row))
 
     def observe(self, outcome: Outcome) -> None:
         self._caches.observe(outcome)

@@ -50,8 +50,8 @@ class SglangCacheAware(Policy):
             scores, why = requests.copy(), f"{best:.0%} of the prompt matches at best: fewest requests"
         position = lowest(scores, snapshot.random)
         row = int(snapshot.rows[position])
-        self._caches.send(request, warmth, position, row)
-        return Decision(row, f"{why} of {len(scores)}", scores, float(warmth.cached[position]))
+        taken = self._caches.sender(request, warmth, position, row)
+        return Decision(row, f"{why} of {len(scores)}", scores, float(warmth.cached[position]), taken=taken)
 
     def observe(self, outcome: Outcome) -> None:
         self._caches.observe(outcome)

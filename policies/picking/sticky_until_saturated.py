@@ -64,8 +64,8 @@ class StickyUntilSaturated(Policy):
         else:
             why = f"warm, {float(prefill[position]) - least:.0f} prompt tokens ahead of the least loaded"
         row = int(snapshot.rows[position])
-        self._caches.send(request, warmth, position, row)
-        return Decision(row, why, scores.copy(), float(warmth.cached[position]))
+        taken = self._caches.sender(request, warmth, position, row)
+        return Decision(row, why, scores.copy(), float(warmth.cached[position]), taken=taken)
 
     def observe(self, outcome: Outcome) -> None:
         self._caches.observe(outcome)

@@ -35,10 +35,9 @@ class UncachedTokens(Policy):
         scores = snapshot.prefill + np.maximum(request.prompt_tokens - cached, 1.0)
         position = fewest_of_lowest(scores, snapshot.requests, snapshot.random)
         row, held = int(snapshot.rows[position]), float(cached[position])
-        self._caches.send(request, warmth, position, row)
         todo = float(scores[position])
         reason = f"{todo:.0f} prompt tokens to prefill there, {held:.0f} cached: least of {len(scores)}"
-        return Decision(row, reason, scores, held)
+        return Decision(row, reason, scores, held, taken=self._caches.sender(request, warmth, position, row))
 
     def observe(self, outcome: Outcome) -> None:
         self._caches.observe(outcome)

@@ -1,18 +1,20 @@
 """How warm each candidate's cache is for a prompt: what the prefix policies share.
 
 A `PrefixIndex` and what it was asked for each request in flight, so that the answers can teach it. Sent prompts are
-entered at once, before the engine has seen them: that is what keeps a burst of equal prompts together.
+entered at once, before the engine has seen them: that is what keeps a burst of equal prompts together. Prompts that are
+looked at and not sent are not entered: a decision's `taken` enters them.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from gateway.core.prefixes import PrefixIndex, hash_blocks
 from gateway.core.snapshot import Snapshot
-from gateway.core.types import Floats, Outcome, Request
+from gateway.core.types import Floats, Outcome, Request, nothing
 
 # Predictions that are kept for answers that never come. Each outcome takes its own away, so this is not reached.
 MOST_PENDING = 16_384
@@ -49,10 +51,12 @@ class Caches:
         trust = snapshot.column(self._index.reliability(size))
         return Warmth(chains, share, trust, request.prompt_tokens)
 
-    def send(self, request: Request, warmth: Warmth, position: int, row: int) -> None:
-        """The request goes to this candidate: from now on that one is taken to hold its prompt."""
-        if not warmth.chains:
-            return
+    def sender(self, request: Request, warmth: Warmth, position: int, row: int) -> Callable[[], None]:
+        """What is to be called when the request goes to this candidate: see `Decision.taken`."""
+        return partial(self._send, request, warmth, position, row) if warmth.chains else nothing
+
+    def _send(self, request: Request, warmth: Warmth, position: int, row: int) -> None:
+        """From now on this candidate is taken to hold its prompt."""
         self._index.insert(warmth.chains, row)
         self._pending[request.id, row] = (warmth.chains, float(warmth.share[position]))
         if len(self._pending) > MOST_PENDING:

@@ -69,7 +69,9 @@ def decide(name: str, size: int, decisions: int) -> float:
         which = draw.randrange(CONVERSATIONS)
         request = Request(str(number), "m", now, prompts[which], 1000.0, 200.0, True, f"session-{which}")
         began = time.perf_counter()
-        reservation = fleet.reserve(policy.pick(request, fleet.snapshot(now)), request, now)
+        decision = policy.pick(request, fleet.snapshot(now))
+        decision.taken()
+        reservation = fleet.reserve(decision, request, now)
         spent.append(time.perf_counter() - began)
         flying.append((reservation, request))
         if len(flying) > WAITING:

@@ -58,7 +58,9 @@ def spread(name: str, seed: int, burst: list[Request], endpoints: int = ENDPOINT
     if policy.predicts:
         fleet.predictor = Predictor()
     for request in burst:
-        fleet.reserve(policy.pick(request, fleet.snapshot(0.0)), request, 0.0)
+        decision = policy.pick(request, fleet.snapshot(0.0))
+        decision.taken()
+        fleet.reserve(decision, request, 0.0)
     ours = fleet.ours[:endpoints]
     return float(ours.max() / ours.mean())
 

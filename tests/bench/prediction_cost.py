@@ -47,6 +47,7 @@ def picks(size: int, decisions: int) -> tuple[float, float]:
         hash_blocks(prompt, "m")
         hashed = time.perf_counter()
         decision = policy.pick(request, snapshot)
+        decision.taken()
         picked = time.perf_counter()
         hashing.append(hashed - began)
         picking.append(picked - hashed)

@@ -33,7 +33,10 @@ def load(fleet: Fleet, row: int, requests: int, tokens: float = 100.0, started: 
 
 
 def pick(policy, fleet: Fleet, request: Request) -> Decision:
-    return policy.pick(request, fleet.snapshot(0.0))
+    """One choice, and the request goes there."""
+    decision = policy.pick(request, fleet.snapshot(0.0))
+    decision.taken()
+    return decision
 
 
 def serve(policy, fleet: Fleet, request: Request, cached: float = UNKNOWN) -> Decision:

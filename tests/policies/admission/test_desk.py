@@ -9,6 +9,8 @@ import pytest
 from gateway.core.errors import NoEndpoint, Refused
 from gateway.core.health import Evidence
 from gateway.core.reservation import Reservation
+from gateway.core.snapshot import Snapshot
+from gateway.core.types import Decision, Request
 from policies.admission.base import ClassRule, Waiting
 from tests.support.desks import Least, desk_of, fill, fleet_of, give_back, must_wait, refusal
 from tests.support.waiting import Caller, ask
@@ -58,6 +60,28 @@ def test_a_promise_that_cannot_be_kept_any_more_is_refused_when_its_time_is_over
     desk.serve(waiting.until)
     assert isinstance(caller.error, Refused) and caller.error.code == "slo" and len(desk) == 0
     assert caller.error.retry_after is not None and caller.error.retry_after >= 1.0 and caller.error.should_retry
+
+
+def test_a_policy_remembers_only_a_choice_by_which_a_request_goes() -> None:
+    remembered, least = list[str](), Least()
+
+    def pick(request: Request, snapshot: Snapshot) -> Decision:
+        return least(request, snapshot)._replace(taken=lambda: remembered.append(request.id))
+
+    desk = desk_of(fleet_of(1), pick)
+    places = fill(desk, 13, tpot_slo=0.025)
+    assert len(remembered) == 13
+    must_wait(desk, Caller(), ask("waits", tpot_slo=0.025, ttft_slo=0.5), 0.0)
+    assert refusal(desk, ask("late", deadline=0.01), 0.0).reason == "deadline"
+    for step in range(5):  # it is asked about again and may still not go
+        desk.changed()
+        desk.serve(step * 0.01)
+    asked = [request.id for request in least.asked]
+    assert asked.count("waits") > 5 and "late" in asked and len(remembered) == 13
+    give_back(desk, places[0], 0.1)
+    give_back(desk, places[1], 0.1)
+    desk.serve(0.1)
+    assert remembered[13:] == ["waits"]
 
 
 def test_or_it_is_served_late_after_those_who_can_still_make_it() -> None:

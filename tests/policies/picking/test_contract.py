@@ -46,6 +46,7 @@ def serve(policy: Policy, fleet: Fleet, request: Request, now: float = 0.0, avoi
     assert decision.scores is None or decision.scores.shape == (len(snapshot),)
     assert decision.forecast is None or policy.predicts
     assert decision.terms is None or decision.terms.shape == (len(policy.TERMS), len(snapshot))
+    decision.taken()
     return fleet.reserve(decision, request, now)
 
 
@@ -69,6 +70,20 @@ def test_a_policy_is_made_with_its_defaults(name):
 def test_every_policy_names_its_source_and_its_options(name):
     assert POLICIES[name].__doc__
     assert __import__(POLICIES[name].__module__, fromlist=["x"]).__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_choice_that_comes_to_nothing_is_not_remembered(name):
+    """The desk may refuse the request then, or let it wait and ask about it again."""
+    policy, fleet = create(name, {}), make_fleet(name, 2)
+    for i in range(20):
+        policy.pick(make_request(i, b"the same words " * 100), fleet.snapshot(0.0))
+    decision = policy.pick(make_request(99, b"the same words " * 100), fleet.snapshot(0.0))
+    assert decision.cached_tokens == 0.0
+    learnt = getattr(policy, "_caches", None)
+    assert learnt is None or not (learnt._pending or len(learnt._index))
+    held = getattr(policy, "_held", None)
+    assert held is None or not (held._open or held._booked.any())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -36,7 +36,11 @@ def tell(fleet: Fleet, ttft: Sequence[float], tpot: Sequence[float] = (), tpot_n
 
 
 def pick(policy: PredictedLatency, fleet: Fleet, request=None, now: float = 0.0) -> Decision:
-    return policy.pick(request or ask(**SLO), fleet.snapshot(now))
+    """One choice, and the request goes there unless it waits."""
+    decision = policy.pick(request or ask(**SLO), fleet.snapshot(now))
+    if not decision.wait:
+        decision.taken()
+    return decision
 
 
 # --- the formula -----------------------------------------------------------------------------------------------------

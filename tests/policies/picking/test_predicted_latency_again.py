@@ -15,7 +15,11 @@ SLO = {"ttft_slo": 0.5, "tpot_slo": 0.02}
 
 
 def pick(policy: PredictedLatency, fleet: Fleet, request: Request, now: float = 0.0) -> Decision:
-    return policy.pick(request, fleet.snapshot(now))
+    """One choice, and the request goes there unless it waits."""
+    decision = policy.pick(request, fleet.snapshot(now))
+    if not decision.wait:
+        decision.taken()
+    return decision
 
 
 def arrive(policy: PredictedLatency, fleet: Fleet, rate: float, until: float) -> None:

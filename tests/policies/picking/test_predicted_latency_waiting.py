@@ -23,7 +23,11 @@ SLO = {"ttft_slo": 0.5, "tpot_slo": 0.02}
 
 
 def pick(policy: PredictedLatency, fleet: Fleet, request=None, now: float = 0.0) -> Decision:
-    return policy.pick(request or ask(**SLO), fleet.snapshot(now))
+    """One choice, and the request goes there unless it waits."""
+    decision = policy.pick(request or ask(**SLO), fleet.snapshot(now))
+    if not decision.wait:
+        decision.taken()
+    return decision
 
 
 # --- waiting ---------------------------------------------------------------------------------------------------------

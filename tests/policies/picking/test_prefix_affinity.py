@@ -26,6 +26,7 @@ def make_fleet(count: int = 4) -> Fleet:
 def serve(policy, fleet, request, cached=UNKNOWN, ended="complete") -> Decision:
     """One request from pick to end, alone."""
     decision = policy.pick(request, fleet.snapshot(0.0))
+    decision.taken()
     reservation = fleet.reserve(decision, request, 0.0)
     reservation.settle()
     ttft = 0.1 if ended == "complete" else UNKNOWN
@@ -54,6 +55,7 @@ def test_a_burst_with_one_prefix_sticks_until_the_lead_is_worth_more_than_the_ca
     for i in range(60):
         request = make_request(i)
         decision = policy.pick(request, fleet.snapshot(0.0))
+        decision.taken()
         fleet.reserve(decision, request, 0.0)
         rows.append(decision.row)
     first = rows[0]
@@ -108,7 +110,7 @@ def test_predictions_of_requests_that_never_end_are_bounded(monkeypatch):
     monkeypatch.setattr("policies.picking.warmth.MOST_PENDING", 50)
     policy, fleet = PrefixAffinity(max_blocks=1000), make_fleet()
     for i in range(300):
-        policy.pick(make_request(i), fleet.snapshot(0.0))
+        policy.pick(make_request(i), fleet.snapshot(0.0)).taken()
     assert len(policy._caches._pending) == 50
 
 

@@ -24,7 +24,9 @@ def make_fleet(count: int = 4) -> Fleet:
 
 
 def pick(policy, fleet, request) -> Decision:
-    return policy.pick(request, fleet.snapshot(0.0))
+    decision = policy.pick(request, fleet.snapshot(0.0))
+    decision.taken()
+    return decision
 
 
 def test_a_warm_endpoint_is_chosen_though_it_is_busier():
