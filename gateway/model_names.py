@@ -88,6 +88,8 @@ class ModelNames:
             if self._engine_of(endpoint.id) not in SILENT:
                 with contextlib.suppress(Exception):  # whatever a server can think of: its names stay what they were
                     served = parse_models(await self._get(endpoint.url + PATH, endpoint))
+                    if again.is_set():  # something was done meanwhile that this list may not show yet
+                        continue
                     self._names[endpoint.id] = tuple(one.name for one in served)
                     self._told(endpoint.id, served)
             with contextlib.suppress(TimeoutError):  # (not `wait_for`: that of 3.11 may swallow a cancellation)

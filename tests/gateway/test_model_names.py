@@ -121,3 +121,21 @@ async def test_an_engine_without_such_a_page_is_not_asked(engine):
         for _ in range(5):
             await asyncio.sleep(0)
         assert not asked.urls
+
+
+async def test_a_list_that_was_asked_for_before_something_changed_is_asked_for_again():
+    told = []
+    asked = Asked(page("m"), page("m", "loaded"))
+
+    async def get(url: str, endpoint: Endpoint) -> bytes:
+        if not asked.urls:
+            names.ask_again("a")  # a command is answered while this list is on its way
+        return await asked.get(url, endpoint)
+
+    names = ModelNames(get, lambda endpoint_id: "vllm", Random(1),
+                       lambda endpoint_id, served: told.append([one.name for one in served]))  # fmt: skip
+    async with watching(names), asyncio.timeout(20):
+        names.is_alive("a")
+        while names.names.get("a") != ("m", "loaded"):
+            await asyncio.sleep(0)
+    assert told == [["m", "loaded"]]
