@@ -59,6 +59,9 @@ class Ledger:
         running = self.rows.get(row)
         if running is None or running.pop(reservation, None) is None:
             return False
+        ahead = self._ahead.get(row, [])
+        if reservation in ahead:
+            ahead.remove(reservation)  # engines that tell no load bring no news by which it would go
         self.requests[row] -= 1.0
         self.context[row] = max(0.0, self.context[row] - reservation.prompt - reservation.written)
         if not running:

@@ -20,6 +20,18 @@ def test_what_has_ended_is_in_no_count() -> None:
     assert ledger.requests[0] == ledger.context[0] == 0.0
 
 
+def test_of_what_has_ended_nothing_is_kept_where_engines_never_say_what_waits() -> None:
+    pool, ledger = Pool(1), Ledger()
+    for _ in range(50):
+        one, two = pool.send(0), pool.send(0)
+        for each in (one, two):
+            ledger.add(each, 0, 0.04, 0.06, True, 0.0)
+        assert ledger.remove(one)
+        assert ledger.rows_ahead() == [0]
+        assert ledger.remove(two)
+        assert ledger.rows_ahead() == []
+
+
 def test_what_was_written_is_context_once_it_is_counted() -> None:
     pool, ledger = Pool(1), Ledger()
     one = pool.send(0)
