@@ -73,13 +73,17 @@ class Batches:
             raise BadRequest("output_expires_after.anchor is 'created_at'", code="invalid_value",
                              param="output_expires_after.anchor")  # fmt: skip
         life = None if expiry is None else checked_life(expiry.seconds, "output_expires_after.seconds")
-        await self._check_input(visit, wish.input_file_id)
-        at = time.time()
-        batch, is_new = await in_time(self._store.create_batch(
-            visit.tenant, klass, wish.input_file_id, wish.endpoint, wish.completion_window, at + hours * HOUR, at,
-            metadata=metadata, output_expires_after=life, key_digest=visit.key.digest or None,
-            idempotency_key=idempotency_key(visit.head),
-        ))  # fmt: skip
+        once = idempotency_key(visit.head)
+        try:
+            # The repeat of one that was made gets that one, whether or not its file is still there.
+            await self._check_input(visit, wish.input_file_id, once is None)
+            at = time.time()
+            batch, is_new = await in_time(self._store.create_batch(
+                visit.tenant, klass, wish.input_file_id, wish.endpoint, wish.completion_window, at + hours * HOUR, at,
+                metadata=metadata, output_expires_after=life, key_digest=visit.key.digest or None, idempotency_key=once,
+            ))  # fmt: skip
+        except NotFound as error:
+            raise BadRequest(error.message, code="file_not_found", param="input_file_id") from None
         if is_new:
             self._made()
         return Said(batch_object(batch))
@@ -100,11 +104,14 @@ class Batches:
         self._cancelled()
         return Said(batch_object(batch))
 
-    async def _check_input(self, visit: Visit, id_: str) -> None:
+    async def _check_input(self, visit: Visit, id_: str, must_be_there: bool) -> None:
+        """Raises BadRequest, and NotFound where it must be there."""
         try:
             file = await in_time(self._store.file(visit.tenant, id_))
-        except NotFound as error:
-            raise BadRequest(error.message, code="file_not_found", param="input_file_id") from None
+        except NotFound:
+            if must_be_there:
+                raise
+            return
         if file.purpose != PURPOSE:
             raise BadRequest(f"the purpose of the input file is '{file.purpose}', not '{PURPOSE}'",
                              code="invalid_value", param="input_file_id")  # fmt: skip

@@ -31,6 +31,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from random import Random
 from typing import Any
@@ -43,7 +44,7 @@ from gateway import VERSION
 from gateway.config.types import Jobs
 from gateway.jobs.base import Store, StoreUnavailable
 from gateway.jobs.insist import Insistence
-from gateway.jobs.model import Job
+from gateway.jobs.model import Call, Job
 from gateway.jobs.objects import job_object
 from gateway.jobs.wishes import host_of, is_listed
 
@@ -131,8 +132,7 @@ class Callbacks:
 
     async def _begin(self, wanted: int) -> int:
         """Begin calls that are due; how many."""
-        at = time.time()
-        calls = await self._insist.on(lambda: self._store.due_callbacks(wanted, at + LEASE, at))
+        calls = await self._insist.on(partial(self._due, wanted))
         for call in calls:
             job = call.job
             begun = asyncio.get_running_loop().create_task(
@@ -141,6 +141,10 @@ class Callbacks:
             self._calls.add(begun)
             begun.add_done_callback(self._over)
         return len(calls)
+
+    async def _due(self, wanted: int) -> list[Call]:
+        at = time.time()  # of this try: by the end of an outage, a lease from its beginning would be over
+        return await self._store.due_callbacks(wanted, at + LEASE, at)
 
     def _over(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)

@@ -271,9 +271,10 @@ class Dispatcher:
                     await self._cancelled.wait()
             self._cancelled.clear()
             there = tuple(self.hands)
-            renewal = await self._insist.on(partial(self._renew_all, there))
-            for held in there:
-                held.is_lost = held.claim.key in renewal.lost
+            latest = {held.claim.key: held for held in sorted(there, key=_attempt)}
+            renewal = await self._insist.on(partial(self._renew_all, latest.values()))
+            for held in there:  # of one that is here twice, the earlier claim was lost when it was given out again
+                held.is_lost = held is not latest[held.claim.key] or held.claim.key in renewal.lost
                 if (held.is_lost or held.claim.key in renewal.stop) and held.state != DONE and held.task is not None:
                     held.task.cancel()
             await asyncio.sleep(LEAST_BETWEEN)
@@ -300,6 +301,10 @@ class Dispatcher:
                     is_first = held.state == IN_LINE and not held.is_promoted
                     if is_first and held.klass != self._classes.class_of(held.claim, at):
                         held.hurry()
+
+
+def _attempt(held: Held) -> int:
+    return held.claim.attempt
 
 
 def _earliest(queue: Queue) -> float:

@@ -201,6 +201,16 @@ class BatchesContract:
         assert told[running.custom_id]["error"]["code"] == "batch_expired"
         assert told[done.custom_id]["response"]["status_code"] == 200
 
+    async def test_a_gateway_whose_clock_is_behind_ends_what_another_has_closed(self, store: Store) -> None:
+        batch = await batch_of(store, ["a", "b"], window=100.0)
+        running = await claim_one(store)
+        await clear_up(store, NOW + 100)
+        assert (await store.batch("acme", batch.id)).left == 1
+        assert await store.release(running, NOW + 99)
+        await clear_up(store, NOW + 99)
+        ended = await store.batch("acme", batch.id)
+        assert (ended.status, ended.failed) == ("expired", 2)
+
     async def test_a_batch_that_was_never_validated_expires(self, store: Store) -> None:
         batch = await validating(store, line("a"), window=100.0)
         await store.add_items(batch.id, [Item(1, "a", 0, 10)])

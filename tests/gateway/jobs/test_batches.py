@@ -169,6 +169,11 @@ def test_an_idempotency_key_gives_the_first_batch_again(tmp_path: Path) -> None:
         first = await sdk.batches.create(**wish, extra_headers=headers)
         assert (await sdk.batches.create(**wish, extra_headers=headers)).id == first.id
         assert (await sdk.batches.create(**wish)).id != first.id
+        await sdk.files.delete(file)
+        assert (await sdk.batches.create(**wish, extra_headers=headers)).id == first.id
+        for fields in ({}, {"Idempotency-Key": "new"}):
+            with pytest.raises(openai.BadRequestError):
+                await sdk.batches.create(**wish, extra_headers=fields)
         with pytest.raises(openai.BadRequestError):
             await sdk.batches.create(**wish, extra_headers={"Idempotency-Key": "a b"})
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from math import inf
 from random import Random
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -19,7 +21,7 @@ from openai import OpenAI
 from gateway.config.types import Jobs, Secret
 from gateway.jobs import callbacks as module
 from gateway.jobs.base import Store, StoreUnavailable
-from gateway.jobs.callbacks import LARGEST, TRIES, Callbacks, event, headers_of, is_internal, signature
+from gateway.jobs.callbacks import LARGEST, LEASE, TRIES, Callbacks, event, headers_of, is_internal, signature
 from gateway.jobs.model import Call, Job, Result
 from tests.support.loop import until
 
@@ -95,7 +97,7 @@ async def test_a_callback_brings_the_job_and_openais_client_can_tell_it_is_ours(
     async with Receiver() as receiver:
         due = Due(job(f"http://127.0.0.1:{receiver.port}/done?x=1"))
         caller = await called(due, rules("127.0.0.1", secret=SECRET), lambda: due.said)
-    (headers, body), = receiver.got
+    ((headers, body),) = receiver.got
     assert due.said == [("job_1", None)] and caller.told == {"delivered": 1}
     told = json.loads(body)
     assert (told["object"], told["type"], told["data"]["id"]) == ("event", "job.completed", "job_1")
@@ -125,6 +127,22 @@ async def test_what_is_not_2xx_is_tried_again_later(status: int) -> None:
         caller = await called(due, rules("127.0.0.1"), lambda: due.said)
     assert len(receiver.got) == 1, "no redirect is followed"
     assert due.said[0][1] is not None and caller.told == {"failed": 1}
+
+
+async def test_after_an_outage_a_lease_begins_when_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, leases = [1000.0], []
+
+    class Back(Due):
+        async def due_callbacks(self, limit: int, lease_until: float, at: float) -> list[Call]:
+            leases.append((lease_until, at))
+            if len(leases) == 1:
+                now[0] += 300.0
+                raise StoreUnavailable("away")
+            return []
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now[0], monotonic=time.monotonic))
+    await called(Back(), rules(), lambda: len(leases) > 1)
+    assert leases[1] == (1300.0 + LEASE, 1300.0)
 
 
 async def test_who_says_gone_is_not_called_again() -> None:

@@ -103,6 +103,34 @@ async def test_a_lost_lease_stops_the_work_and_nothing_is_written() -> None:
         await until(lambda: run.stage.now == 3, "its first run stopped")
 
 
+async def test_one_that_was_lost_and_claimed_again_here_goes_on() -> None:
+    go = asyncio.Event()
+
+    async def tough(claim: Claim, sent: Callable[[], None]) -> End:
+        """The first run of it does not stop when it is told to."""
+        sent()
+        while claim.attempt == 1 and not go.is_set():
+            try:
+                await go.wait()
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                assert task is not None
+                task.uncancel()
+        await asyncio.sleep(3600)
+        return OK
+
+    async with running(Run(shelf_of(1), tough, lease=1.0)) as run:
+        await until(lambda: run.stage.now == 1)
+        run.shelf.lose(run.shelf.pieces["0"])
+        await until(lambda: run.stage.runs["0"] == 2, "the lost one again")
+        renewed = run.shelf.asked["renew"]
+        await until(lambda: run.shelf.asked["renew"] >= renewed + 3 or run.stage.now == 1, "more renewals")
+        both, held = run.stage.now == 2, run.shelf.pieces["0"].held
+        go.set()
+        assert both and held and run.shelf.released["0"] == 0
+        await until(lambda: run.stage.now == 1, "its first run stopped")
+
+
 async def test_what_was_cancelled_is_stopped_and_given_back() -> None:
     async with running(Run(shelf_of(3), for_ever, lease=1.0)) as run:
         await until(lambda: run.stage.now == 3, "all of them")

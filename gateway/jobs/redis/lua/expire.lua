@@ -37,7 +37,7 @@ local function end_unwanted()
   for _, batch in ipairs(call('SMEMBERS', P .. 'closing')) do
     for _, member in ipairs(lines_without_worker(batch)) do
       local key = key_of(batch, member)
-      give_up(key, over(key, at), at)
+      give_up(key, over(key, at) or 'expired', at)  -- who closed it had a clock that is ahead of this one
       left = left - 1
     end
     if left <= 0 then return end
