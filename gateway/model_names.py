@@ -29,6 +29,7 @@ MAX_CONTEXT = 1 << 40
 # Kinds of servers that have no such page.
 SILENT = frozenset({"http", "triton", "jetstream"})
 
+
 class Served(NamedTuple):
     """A model as its server describes it; `context` is the most tokens of prompt and answer together (0: not said)."""
 

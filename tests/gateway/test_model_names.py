@@ -136,6 +136,6 @@ async def test_a_list_that_was_asked_for_before_something_changed_is_asked_for_a
                        lambda endpoint_id, served: told.append([one.name for one in served]))  # fmt: skip
     async with watching(names), asyncio.timeout(20):
         names.is_alive("a")
-        while names.names.get("a") != ("m", "loaded"):
-            await asyncio.sleep(0)
+        await asked.done.wait()
+        await asyncio.sleep(0)
     assert told == [["m", "loaded"]]
