@@ -144,27 +144,29 @@ class Adapters:
         if name in self._managed:
             self._uses.begins((pool, endpoint, name))
 
-    def ends(self, pool: str, endpoint: str, name: str, status: int = 200) -> None:
-        """It has ended, with this status."""
+    def ends(self, pool: str, endpoint: str, name: str) -> None:
+        """It has ended."""
         self._uses.ends((pool, endpoint, name))
-        if status == 404 and name in self._managed:
-            self._doubt(pool, endpoint, name)
 
-    def _doubt(self, pool: str, endpoint: str, name: str) -> None:
-        """The endpoint answered that something is not there, and that may be the adapter: it is loaded anew.
+    def is_forgotten(self, pool: str, endpoint: str, name: str) -> bool:
+        """The endpoint answered that something is not there: whether that may be the adapter (it is loaded anew then).
 
         Clients can ask for other things that are not there, so that is done now and then only.
         """
         fleet, now, place = self._fleets().get(pool), self._clock(), (pool, endpoint, name)
         row = fleet.row_of(endpoint) if fleet is not None else None
-        if fleet is None or row is None or name not in fleet.offers.of(row):
-            return
-        if now >= self._doubted.get(place, -math.inf) + FORGET:
-            self._doubted = {known: at for known, at in self._doubted.items() if now < at + FORGET}
-            self._doubted[place] = now
-            fleet.offers.unlearn(row, name)
-            self._uses.forget(place)
-            self._events.log("warning", "adapter_missing", pool=pool, endpoint=endpoint, adapter=name)
+        if fleet is None or row is None:
+            return False
+        if name not in fleet.offers.of(row):
+            return True  # somebody else has been told so already
+        if now < self._doubted.get(place, -math.inf) + FORGET:
+            return False
+        self._doubted = {known: at for known, at in self._doubted.items() if now < at + FORGET}
+        self._doubted[place] = now
+        fleet.offers.unlearn(row, name)
+        self._uses.forget(place)
+        self._events.log("warning", "adapter_missing", pool=pool, endpoint=endpoint, adapter=name)
+        return True
 
     # --- loading -------------------------------------------------------------------------------------------------
 

@@ -90,6 +90,10 @@ class Proxy:
             if error.cause == "displaced":
                 self._displaced(facts, reply, error)
                 continue
+            if error.cause == "forgotten" and self.adapters is not None:
+                self._not_tried(facts)
+                await self.adapters.wait_for(ask.way.pools, ask.upstream_model)
+                continue
             may_try_again = self._see_failure(lane, relay, error, facts)
             if reply.started:
                 return
@@ -107,7 +111,7 @@ class Proxy:
             raise NoEndpoint("no place is free at once")
         relay = await self._try(ask, reply, facts, lane, found)
         if relay.error is not None:
-            if relay.error.cause != "displaced":
+            if relay.error.cause not in ("displaced", "forgotten"):
                 self._see_failure(lane, relay, relay.error, facts)
             raise relay.error
 
@@ -137,7 +141,12 @@ class Proxy:
         """Filler that gave way waits again, unless its answer has begun; a job's goes back to where it is kept."""
         if reply.started or facts.on_turn is not None:
             raise error
-        facts.aborted, facts.relay = facts.aborted + 1, None
+        facts.aborted += 1
+        self._not_tried(facts)
+
+    def _not_tried(self, facts: Facts) -> None:
+        """The last try says nothing of its server, which may be asked again."""
+        facts.relay = None
         facts.tries -= 1
         facts.tried = facts.tried[:-1]
 
@@ -191,7 +200,7 @@ class Proxy:
         finally:
             lane.relays.discard(relay)
             if self.adapters is not None:
-                self.adapters.ends(lane.name, endpoint.id, ask.upstream_model, relay.status)
+                self.adapters.ends(lane.name, endpoint.id, ask.upstream_model)
             self._settle(ask, facts, lane, relay, queued_tokens)
         return relay
 
@@ -249,6 +258,10 @@ class Proxy:
         relay = facts.relay = Relay(reply, backend, reservation, lane.config.timeouts, fields, ask.error_event,
                                     ask.request.stream, self._editor(ask, lane, backend))  # fmt: skip
         relay.on_first = lane.admission.changed
+        adapters = self.adapters
+        if adapters is not None and adapters.is_ours(ask.upstream_model):
+            place = lane.name, reservation.endpoint.id, ask.upstream_model
+            relay.is_forgotten = lambda: adapters.is_forgotten(*place)
         lane.relays.add(relay)
         return relay
 

@@ -40,6 +40,7 @@ class Relay:
     was_reused = False
     heard = False  # a byte of the answer came
     on_first: Callable[[], None] | None = None  # told of the first token
+    is_forgotten: Callable[[], bool] | None = None  # asked whether a 404 means an adapter that is not there any more
     _fields: Fields = ()
     _length: int | None = None
     _held = b""
@@ -75,7 +76,7 @@ class Relay:
     def head(self, status: int, fields: Fields, length: int | None) -> None:
         # A head is no sign of life: vLLM sends it while its engine hangs.
         self.status, self._fields, self._length = status, fields, length
-        if status >= 500 or status == 429 or 300 <= status < 400:
+        if status >= 500 or status == 429 or 300 <= status < 400 or (status == 404 and self.is_forgotten is not None):
             self.piece = self._piece_judged
             return
         named = dict(fields)
@@ -248,12 +249,17 @@ class Relay:
         self._done("complete")
 
     def _judge(self) -> None:
-        """A 3xx, 429 or 5xx: what does this engine mean by it?"""
+        """A 3xx, 429 or 5xx, or a 404 for an adapter: what does this engine mean by it?"""
         status, body = self.status, self._held
+        if status == 404 and self.is_forgotten is not None and self.is_forgotten():
+            self.status = 0  # nobody's answer, and nobody's failure
+            self._fail(TryFailed("the model server has forgotten the adapter", cause="forgotten",
+                                 answer=(status, self._fields, body)), "cancelled")  # fmt: skip
+            return
         if status < 400:
             self._fail(TryFailed("the model server answered with a redirect", cause="redirect"), "upstream_failed")
             return
-        meaning = self._backend.meaning(status, body)
+        meaning = Meaning.CLIENT if status == 404 else self._backend.meaning(status, body)
         if meaning is Meaning.CLIENT:
             self.reply.start(status, self._reply_fields + forwardable(self._fields), len(body), body)
             self.reply.end()

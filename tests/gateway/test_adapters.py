@@ -206,7 +206,8 @@ def test_a_server_that_has_forgotten_it_gets_it_again_and_a_client_cannot_ask_fo
         await bench.want("a")
         for _ in range(5):
             bench.adapters.begins("p", "e0", "a")
-            bench.adapters.ends("p", "e0", "a", 404)
+            bench.adapters.is_forgotten("p", "e0", "a")
+            bench.adapters.ends("p", "e0", "a")
             await bench.want("a")
         assert [post[1] for post in bench.posts] == [LOAD, LOAD]
         assert not bench.adapters._uses._running, "names and endpoints come and go"
