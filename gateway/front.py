@@ -18,12 +18,12 @@ import msgspec
 from gateway.answers import TryFailed, forwardable
 from gateway.ask import Ask, Facts
 from gateway.captures.captures import Captures
+from gateway.charge import reserve, settle, take_in
 from gateway.config.types import Config, Key
 from gateway.core.errors import BadRequest, HeadwayError, UpstreamError
-from gateway.core.types import UNKNOWN
 from gateway.dialects import Dialect
 from gateway.fields import own_request_id, request_ids
-from gateway.grants import Grant, TenantLimit
+from gateway.grants import TenantLimit
 from gateway.intake import Intake, may_use
 from gateway.jobs.collected import Collected
 from gateway.jobs.http import JobsApi
@@ -147,7 +147,7 @@ class Front:
         try:
             ask = self.intake.of_request(head, body, peer, request_id, received)
             if self._is_for_later(head, ask.key):
-                return self._jobs_api().submit(head, ask.key, ask, body, reply)
+                return self._jobs_api().submit(head, ask, body, reply, partial(take_in, self._limiter, ask))
         except HeadwayError as error:
             self._fail(error, head, reply, at, received, facts, request_id)
             return None
@@ -166,7 +166,7 @@ class Front:
         try:
             facts.stays = ask.request.stream
             if ask.key.limits is not None:
-                await self._limit(ask)
+                await reserve(self._limiter, ask)
             if ask.way.mirror is not None and self._mirrors is not None:
                 rename = partial(self.intake.renamed, head, ask.body)
                 facts.copy = self._mirrors.offer(ask, ask.way.rule, rename)
@@ -182,15 +182,6 @@ class Front:
             _report_bug(error)
         else:
             self._note(head, outlet, at, ask.received, facts, ask, None)
-
-    async def _limit(self, ask: Ask) -> None:
-        """Reserve of its tenant's limits what the request will use. Raises Refused or BadRequest."""
-        request, most = ask.request, ask.limit
-        output = request.output_tokens if ask.generates else 0.0
-        most = (most * ask.answers if most is not None else None) if ask.generates else 0
-        ask.grant = await self._limiter.wait_for_grant(ask.key, request.prompt_tokens, output, most, time.monotonic(),
-                                                       len(ask.body))  # fmt: skip
-        ask.reply_fields = ask.grant.headers()
 
     # --- work that is done later ---------------------------------------------------------------------------------
 
@@ -215,7 +206,7 @@ class Front:
         async def on_turn() -> None:
             # Not before: what waits for its turn, perhaps for a day, must not use up its tenant's limits meanwhile.
             if ask is not None and ask.grant is None and key.limits is not None:
-                await self._limit(ask)
+                await reserve(self._limiter, ask)
             sent()
 
         facts.on_turn = on_turn
@@ -284,20 +275,6 @@ class Front:
         if facts.taking is not None and ask is not None:
             facts.taking.ended(record, record.finish, head.named.get(b"content-type", b""), ask.body)
         self._record(record)
-
-
-def settle(grant: Grant, facts: Facts, reply: Outlet) -> None:
-    """Charge a tenant for what a request used: all that was written, also of an answer whose client left."""
-    now, relay = time.monotonic(), facts.relay
-    if relay is None:
-        grant.cancel(now)
-    elif reply.status >= 400 or (not reply.started and facts.ended != "client_gone"):
-        grant.settle(0.0, 0.0, False, now)  # it failed, and nothing of it came
-    else:
-        meter = relay.meter
-        # Of a plain answer without usage nobody knows how much was written: the estimate is charged.
-        written = float(meter.tokens) if relay.stream or meter.completion >= 0 else UNKNOWN
-        grant.settle(float(meter.prompt), written, meter.completion < 0, now)
 
 
 def _report_bug(error: BaseException) -> None:

@@ -32,10 +32,15 @@ from gateway.wire.reply import Reply
 
 _LONGEST = 30 * 86_400.0  # seconds a job may be kept waiting, as a batch's longest window
 LARGE = 1 << 20  # bytes of a response
+_FULL = 10.0  # seconds after which a queue that is full may have room
 _READS = 16  # of jobs at once: how large they are shows when they are there
 _OF_ONE = 2  # large responses to one tenant at once
 _KNOWN = 4096  # jobs whose response was seen to be large
 _OWN_FIELDS = frozenset((b"x-request-id",))  # of a forwarded request: a job has its own
+
+
+WaitingOf = Callable[[str, str], int]
+"""How many jobs of a class wait for a model, lines of batches not counted; about a second old."""
 
 
 class AsyncRequests:
@@ -45,12 +50,13 @@ class AsyncRequests:
     """
 
     def __init__(self, store: Store, config: Config, made: Callable[[], None], cancelled: Callable[[], None],
-                 eta: EtaOf):  # fmt: skip
+                 eta: EtaOf, waiting: WaitingOf):  # fmt: skip
         self._store = store
         self.config = config
         self._made = made
         self._cancelled = cancelled
         self._eta = eta
+        self._waiting = waiting
         self._reads = asyncio.Semaphore(_READS)
         self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_OF_ONE))
         self._large: dict[str, None] = {}  # ids, the oldest first
@@ -61,7 +67,7 @@ class AsyncRequests:
         idempotency_key(visit.head)
         callback(visit.head, self._hosts())
 
-    async def submit(self, visit: Visit, ask: Ask, body: bytes) -> Said:
+    async def submit(self, visit: Visit, ask: Ask, body: bytes, charge: Callable[[], Awaitable[None]]) -> Said:
         """202 and where to look; the first job again for an idempotency key that was used before."""
         request = ask.request
         if request.stream:
@@ -79,11 +85,17 @@ class AsyncRequests:
         if left > _LONGEST:
             raise BadRequest("the deadline of a job is at most 720h away", code="invalid_value",
                              param=DEADLINE.decode())  # fmt: skip
+        await charge()
+        visit.fields = ask.reply_fields
+        rule = self.config.classes[klass]
+        if not rule.shadow and self._waiting(klass, request.model) >= rule.queue.limit:
+            raise Refused(f"{rule.queue.limit} jobs of this class wait already", reason="queue_full",
+                          retry_after=_FULL)  # fmt: skip
         at = time.time()
         once = idempotency_key(visit.head)
         stored = self._store.submit(Submission(
             visit.tenant, klass, request.model, ask.route, body,
-            at + (self.config.classes[klass].queue.wait if math.isnan(left) else left), _sent_on(ask.fields),
+            at + (rule.queue.wait if math.isnan(left) else left), _sent_on(ask.fields),
             visit.key.digest or None, once, callback(visit.head, self._hosts()),
         ), at)  # fmt: skip
         job, is_new = await in_time(stored if once is None else self._read(stored))

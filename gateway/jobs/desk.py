@@ -19,6 +19,7 @@ from gateway.config.types import Key
 from gateway.core.errors import BadRequest, HeadwayError, Refused
 from gateway.dialects import OPENAI
 from gateway.fields import own_request_id, request_ids
+from gateway.grants import TenantLimit
 from gateway.jobs.base import StoreUnavailable
 from gateway.records import RequestRecord
 from gateway.wire.above import Answering, Sink, Unwanted, Verdict
@@ -46,7 +47,7 @@ Work = Callable[[], Awaitable[Said | None]]
 class Visit:
     """One request: its head, whose it is, and when it came (`at`: Unix time; `received`: monotonic)."""
 
-    __slots__ = ("head", "key", "request_id", "at", "received", "bytes_in")
+    __slots__ = ("head", "key", "request_id", "at", "received", "bytes_in", "fields")
 
     def __init__(self, head: RequestHead, key: Key, request_id: str):
         self.head = head
@@ -55,6 +56,7 @@ class Visit:
         self.at = time.time()
         self.received = time.monotonic()
         self.bytes_in = 0
+        self.fields = b""  # header lines for its answer, whatever that is
 
     @property
     def tenant(self) -> str:
@@ -103,7 +105,7 @@ class Desk:
             asyncio.get_running_loop().call_exception_handler({"message": "a request failed", "exception": error})
         else:
             if said is not None:
-                fields = _JSON + b"x-request-id: %b\r\n" % visit.request_id.encode() + said.fields
+                fields = _JSON + b"x-request-id: %b\r\n" % visit.request_id.encode() + visit.fields + said.fields
                 reply.send(said.status, fields, msgspec.json.encode(said.value))
             self._note(visit, reply, "complete", None)
 
@@ -112,11 +114,13 @@ class Desk:
         if reply.started:
             reply.cut()
         else:
-            fields = _JSON + b"x-request-id: %b\r\n" % visit.request_id.encode()
+            fields = _JSON + b"x-request-id: %b\r\n" % visit.request_id.encode() + visit.fields
             if error.retry_after is not None:
                 fields += b"retry-after: %d\r\n" % max(1, round(error.retry_after))
             elif not error.should_retry and error.status == 429:
                 fields += b"x-should-retry: false\r\n"
+            if isinstance(error, TenantLimit):
+                fields += error.fields
             if isinstance(error, Refused):
                 fields += b"x-headway-reason: %b\r\n" % error.code.encode()
             reply.send(error.status, fields, OPENAI.body(error))

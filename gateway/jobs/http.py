@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gateway.ask import Ask
 from gateway.config.types import Config, Key
 from gateway.core.errors import BadRequest, HeadwayError
 from gateway.intake import Intake
-from gateway.jobs.async_requests import AsyncRequests
+from gateway.jobs.async_requests import AsyncRequests, WaitingOf
 from gateway.jobs.base import Store, StoreUnavailable
 from gateway.jobs.batches import Batches
 from gateway.jobs.desk import Desk, Visit
@@ -53,6 +53,11 @@ async def _unknown(work: Batch | Job) -> Eta | None:
     return None
 
 
+def _none(klass: str, model: str) -> int:
+    """How many jobs wait where nobody counts."""
+    return 0
+
+
 class JobsApi:
     """One per process; `reconfigure` after a reload. `record` gets one record a request; `made` hears of new work,
     `cancelled` that some of it is to stop.
@@ -63,12 +68,12 @@ class JobsApi:
 
     def __init__(self, store: Store, config: Config, intake: Intake, record: Callable[[RequestRecord], None], *,
                  made: Callable[[], None] = _nobody, cancelled: Callable[[], None] = _nobody,
-                 eta: EtaOf = _unknown):  # fmt: skip
+                 eta: EtaOf = _unknown, waiting: WaitingOf = _none):  # fmt: skip
         self._desk = Desk(record)
         self._files = Files(store, self._desk, config)
         self._new_batch = asyncio.Event()
         self._batches = Batches(store, config, intake, self._new_batch.set, cancelled, eta)
-        self._requests = AsyncRequests(store, config, made, cancelled, eta)
+        self._requests = AsyncRequests(store, config, made, cancelled, eta, waiting)
         self._made = made
         self._validator = Validator(store, f"validator-{secrets.token_hex(8)}", lambda: self._batches.intake,
                                     lambda: self._files.config.limits.body)  # fmt: skip
@@ -134,11 +139,15 @@ class JobsApi:
         self._requests.check(self._desk.visit(head, key))
         return True
 
-    def submit(self, head: RequestHead, key: Key, ask: Ask, body: bytes, reply: Reply) -> Answering:
-        """Make a job of a checked request; `body` is as the client wrote it. Answers 202, or with an error."""
-        visit = Visit(head, key, ask.request.id)
+    def submit(self, head: RequestHead, ask: Ask, body: bytes, reply: Reply,
+               charge: Callable[[], Awaitable[None]]) -> Answering:  # fmt: skip
+        """Make a job of a checked request; `body` is as the client wrote it. Answers 202, or with an error.
+
+        `charge` is called once it is known to be wanted; it may refuse it.
+        """
+        visit = Visit(head, ask.key, ask.request.id)
         visit.bytes_in = len(body)
-        return self._desk.begin(visit, reply, lambda: self._requests.submit(visit, ask, body))
+        return self._desk.begin(visit, reply, lambda: self._requests.submit(visit, ask, body, charge))
 
     # --- beside the requests -------------------------------------------------------------------------------------
 

@@ -250,6 +250,7 @@ class Queue:
     waiting: int  # may be claimed now or, after a failed try, soon
     claimed: int
     earliest: float
+    jobs: int = 0  # of those that wait: single ones, not lines of batches
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,16 @@ class JobsService:
         self._dispatcher = Dispatcher(self.store, Execution(front), owner, self._observe, random, self._promotion,
                                       hands=hands)  # fmt: skip
         self._callbacks = Callbacks(self.store, self._rules, random)
-        self.api = JobsApi(self.store, config, intake, record, made=self._dispatcher.wake, eta=self._eta,
-                           cancelled=self._dispatcher.heed)
+        self.api = JobsApi(
+            self.store,
+            config,
+            intake,
+            record,
+            made=self._dispatcher.wake,
+            eta=self._eta,
+            cancelled=self._dispatcher.heed,
+            waiting=self._waiting,
+        )
 
     def _rules(self) -> Jobs:
         assert self._config.jobs is not None
@@ -149,6 +157,10 @@ class JobsService:
 
     async def _eta(self, work: Batch | Job) -> Eta | None:
         return await self._etas.of(work, time.time())
+
+    def _waiting(self, klass: str, model: str) -> int:
+        queues = self._dispatcher.stats.queues if self._dispatcher.stats is not None else ()
+        return sum(queue.jobs for queue in queues if (queue.klass, queue.model) == (klass, model))
 
     def stats(self) -> Stats | None:
         """What the store holds, about a second old; None until it was seen."""

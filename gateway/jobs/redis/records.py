@@ -106,9 +106,9 @@ def _bytes(value: bytes | int) -> bytes:
 
 def stats(queues: Sequence[Sequence[bytes | int]], statuses: Sequence[bytes], counters: Sequence[bytes]) -> Stats:
     told = []
-    for name, waiting, claimed, earliest in queues:
+    for name, waiting, claimed, earliest, jobs in queues:
         klass, _, model = _bytes(name).decode().partition(BETWEEN)
-        told.append(Queue(klass, model, int(waiting), int(claimed), float(earliest or "nan")))
+        told.append(Queue(klass, model, int(waiting), int(claimed), float(earliest or "nan"), int(jobs)))
     counts = {name: int(n) for name, n in pairs(statuses)}
     known = {name: int(n) for name, n in pairs(counters)}
     return Stats(

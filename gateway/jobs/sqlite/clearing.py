@@ -151,20 +151,21 @@ def stats(db: sqlite3.Connection) -> Stats:
     )
     queues: dict[tuple[str, str], Queue] = {}
     rows = [
-        (klass, model, left - held.get(seq, 0), held.get(seq, 0), deadline)
+        (klass, model, left - held.get(seq, 0), held.get(seq, 0), deadline, 0)
         for klass, model, left, deadline, seq in db.execute(
             "SELECT klass, model, total - completed - failed, expires_at, seq FROM batches WHERE ended_at IS NULL "
             "AND status <> 'validating'"
         ).fetchall()
     ]
     rows += db.execute(
-        "SELECT klass, model, sum(state <> 2), sum(state = 2), min(deadline) FROM items WHERE job IS NOT NULL "
-        "GROUP BY klass, model"
+        "SELECT klass, model, sum(state <> 2), sum(state = 2), min(deadline), sum(state <> 2) FROM items "
+        "WHERE job IS NOT NULL GROUP BY klass, model"
     ).fetchall()
-    for klass, model, waiting, claimed, deadline in rows:
+    for klass, model, waiting, claimed, deadline, single in rows:
         known = queues.get((klass, model), Queue(klass, model, 0, 0, nan))
         earliest = deadline if known.earliest != known.earliest else min(known.earliest, deadline)
-        queues[klass, model] = Queue(klass, model, known.waiting + waiting, known.claimed + claimed, earliest)
+        queues[klass, model] = Queue(klass, model, known.waiting + waiting, known.claimed + claimed, earliest,
+                                     known.jobs + single)  # fmt: skip
     statuses = db.execute("SELECT status, count(*) FROM batches GROUP BY status ORDER BY status").fetchall()
     counters = dict(db.execute("SELECT name, n FROM counters").fetchall())
     return Stats(tuple(queues[key] for key in sorted(queues)), tuple(statuses), **counters)

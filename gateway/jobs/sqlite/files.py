@@ -45,13 +45,18 @@ def append_upload(db: sqlite3.Connection, seq: int, rows: list[bytes], folder: s
     Raises StoreUnavailable where the disk under `folder` is nearly full: an upload that filled it to the end would
     leave no room for the results of work that runs, nor even for its own removal, which is a write like any other.
     """
-    disk = os.statvfs(folder)
-    if disk.f_bavail * disk.f_frsize < min(SPARE, SPARE_SHARE * disk.f_blocks * disk.f_frsize):
-        raise StoreUnavailable("job store: the disk is nearly full; no more uploads", retry_after=60.0)
+    check_spare(folder)
     if db.execute("SELECT 1 FROM files WHERE seq = ? AND state = ?", (seq, WRITING)).fetchone() is None:
         return False
     append(db, seq, rows)
     return True
+
+
+def check_spare(folder: str) -> None:
+    """Raises StoreUnavailable where the disk under `folder` is nearly full."""
+    disk = os.statvfs(folder)
+    if disk.f_bavail * disk.f_frsize < min(SPARE, SPARE_SHARE * disk.f_blocks * disk.f_frsize):
+        raise StoreUnavailable("job store: the disk is nearly full; nothing more is taken in", retry_after=60.0)
 
 
 def publish(db: sqlite3.Connection, seq: int, at: float) -> File | None:

@@ -7,6 +7,7 @@ import sqlite3
 from gateway.jobs.base import NotFound
 from gateway.jobs.model import Call, Job, Result, Submission, new_id
 from gateway.jobs.packed import pack_fields, pack_head, unpack_result
+from gateway.jobs.sqlite.files import check_spare
 from gateway.jobs.sqlite.schema import Row
 
 _BEFORE = (
@@ -25,7 +26,8 @@ def _job(row: Row) -> Job:
     return Job(**dict(zip(_BEFORE, values, strict=True)), result=result)
 
 
-def submit(db: sqlite3.Connection, work: Submission, at: float) -> tuple[Job, bool]:
+def submit(db: sqlite3.Connection, work: Submission, at: float, folder: str) -> tuple[Job, bool]:
+    """Raises StoreUnavailable where the disk under `folder` is nearly full: work that runs needs it for its results."""
     if work.idempotency_key is not None:
         row = db.execute(
             f"SELECT {_COLUMNS} FROM {_FROM} WHERE tenant = ? AND idempotency_key = ?",
@@ -33,6 +35,7 @@ def submit(db: sqlite3.Connection, work: Submission, at: float) -> tuple[Job, bo
         ).fetchone()
         if row is not None:
             return _job(row), False
+    check_spare(folder)
     id_ = new_id("job_")
     seq = db.execute(
         "INSERT INTO jobs (id, tenant, klass, model, path, state, created_at, deadline, callback, key_digest, fields, "

@@ -154,7 +154,7 @@ class SqliteStore(Store):
         return await self._worker.call(batches.fail, batch_id, errors, at)
 
     async def submit(self, work: Submission, at: float) -> tuple[Job, bool]:
-        return await self._worker.call(jobs.submit, work, at)
+        return await self._worker.call(jobs.submit, work, at, self._folder)
 
     async def job(self, tenant: str, id_: str) -> Job:
         return await self._worker.call(jobs.get, tenant, id_)

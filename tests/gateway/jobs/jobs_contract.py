@@ -8,7 +8,7 @@ import pytest
 
 from gateway.jobs.base import NotFound, Store
 from gateway.jobs.model import Result
-from tests.gateway.jobs.making import DAY, ENDPOINT, NOW, answer, claim_one, clear_up, work
+from tests.gateway.jobs.making import DAY, ENDPOINT, NOW, answer, batch_of, claim_one, clear_up, work
 
 
 class JobsContract:
@@ -29,6 +29,16 @@ class JobsContract:
         assert await store.finish(claim, result, NOW + 2)
         done = await store.job("acme", job.id)
         assert (done.state, done.ended_at, done.result) == ("completed", NOW + 2, result)
+
+    async def test_waiting_jobs_are_counted_beside_lines_of_batches(self, store: Store) -> None:
+        await batch_of(store, ["a", "b", "c"])
+        for _ in range(5):
+            await store.submit(work(), NOW)
+        (queue,) = (await store.stats()).queues
+        assert (queue.waiting, queue.claimed, queue.jobs) == (8, 0, 5)
+        claims = await store.claim("w1", 10, NOW + 30, NOW)
+        (queue,) = (await store.stats()).queues
+        assert (queue.claimed, queue.jobs) == (len(claims), 5 - sum(claim.batch_id is None for claim in claims))
 
     async def test_a_job_that_failed_says_how(self, store: Store) -> None:
         for result in (Result(400, b"{}"), Result(error=("upstream_failed", "it broke"))):

@@ -173,6 +173,8 @@ async def test_a_disk_that_is_nearly_full_takes_no_uploads_but_all_results(
     with pytest.raises(StoreUnavailable) as refused:
         await file_of(store, b"content")
     assert "nearly full" in refused.value.detail and refused.value.retry_after == 60.0
+    with pytest.raises(StoreUnavailable, match="store"):
+        await store.submit(work(), NOW)
     assert await store.finish(claim, answer(), NOW)
     await store.close()
 
