@@ -45,5 +45,10 @@ class Ledger:
                 put(record)
             if record.ended == "client_gone":
                 self._metrics.client_gone(record.klass or "none")
-            elif not record.tries and record.status in (429, 503):
+            elif not record.tries and (record.status in (429, 503) or _is_refused_job(record)):
                 self._metrics.refused(record.klass or "none", record.code)
+
+
+def _is_refused_job(record: RequestRecord) -> bool:
+    """A run of a job has no client that gets a status."""
+    return not record.status and record.admission is not None and bool(record.admission.why)

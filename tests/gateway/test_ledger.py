@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.decisions import DecisionRing
 from gateway.ledger import MOST, Ledger
 from gateway.metrics import Metrics
-from gateway.records import RequestRecord
+from gateway.records import Admission, RequestRecord
 
 
 class Log:
@@ -55,8 +55,12 @@ def test_our_refusals_and_clients_that_left_are_counted():
     ledger.note(record(status=503, tries=0, ended="rejected", code="no_endpoint"))
     ledger.note(record(status=429, tries=1, code=""))  # the engine's own
     ledger.note(record(status=0, ended="client_gone"))
+    why = Admission((), why="no room")
+    ledger.note(record(status=0, tries=0, ended="rejected", code="tenant_limit", klass="async", admission=why))
+    ledger.note(record(status=0, tries=0, ended="rejected", code="model_not_found", klass="async"))
     ledger.settle()
     page = metrics.text().decode()
     assert 'headway_refused_total{class="interactive",reason="no_endpoint"} 1.0' in page
-    assert page.count("headway_refused_total{") == 1
+    assert 'headway_refused_total{class="async",reason="tenant_limit"} 1.0' in page and "model_not_found" not in page
+    assert page.count("headway_refused_total{") == 2
     assert 'headway_client_gone_total{class="interactive"} 1.0' in page
