@@ -249,7 +249,8 @@ async def over_a_kill(one: Killable, load: Load, before: dict[str, Any], rate: f
     then = await one.view()
     if then["share"] == after["share"] == before["share"]:
         found.moved += sum(users.arms[user] != arm for user, arm in was.items())
-    found.fell += after["step"] < before["step"] or after["share"] < before["share"]
+    # (A step takes effect, and raises the share, when it is on disk; until then the page says that it is not.)
+    found.fell += after["share"] < before["share"] or (before["durable"] and after["step"] < before["step"])
     found.restarted += after["began"] != before["began"] or (seen(before) > 100 and seen(after) == 0)
     found.left += users.moved["next"] - left
     found.lost = max(found.lost, (seen(before) - seen(after)) / max(rate, 1.0))
