@@ -32,6 +32,7 @@ from gateway.front import Front
 from gateway.gauges import Filled, Gauges, Queued
 from gateway.grants import Reading
 from gateway.history import FILE, ROLLBACK, History
+from gateway.interference import InterferenceLog
 from gateway.ledger import Ledger
 from gateway.limits import Limiter
 from gateway.logs import Events, RequestLog
@@ -70,6 +71,7 @@ class Gateway:
         self.events = events
         self._state = StateFolder(None, events)
         self._calibration = CalibrationWatch(events)
+        self._interference = InterferenceLog(events)
         self._source = source
         self._history = History(config.state)
         self._request_log = request_log
@@ -305,6 +307,7 @@ class Gateway:
                 lane.learn_pace()
                 lane.reap(now)
             self._calibration.look(self.fleets())
+            self._interference.look(self._fillers(), now)
             self._state.keep(self._keepers(), now)
             self._pools.forget_idle()
         self._ledger.settle()
