@@ -113,7 +113,7 @@ class Output:
                 for piece in (data,) if whole else _pieces(data):
                     self._write_all(self._target, piece)
             else:
-                fd = os.open(self._target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fd = self._open(self._target, len(data))
                 try:
                     self._write_all(fd, data)
                 finally:
@@ -121,6 +121,10 @@ class Output:
         except (OSError, ValueError):
             return False
         return True
+
+    def _open(self, file: Path, size: int) -> int:
+        """The file for one more batch of so many bytes. Raises OSError."""
+        return os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def _write_all(self, fd: int, data: bytes) -> None:
         # A batch that was cut in the middle of a line leaves a torn one; what follows starts on a fresh line.

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.logs import Batch, Output
+from gateway.logs import Output
 
 WAITING = 16 << 20  # bytes of bodies that wait to be written
 _HOW = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -67,19 +67,7 @@ class _File(Output):
         self._rotate = rotate
         self._keep = keep
 
-    def _try_to_write(self, batch: Batch) -> bool:
-        try:
-            data = batch if isinstance(batch, bytes) else batch()
-            fd = self._with_room(len(data))
-            try:
-                self._write_all(fd, data)
-            finally:
-                os.close(fd)
-        except (OSError, ValueError):
-            return False
-        return True
-
-    def _with_room(self, size: int) -> int:
+    def _open(self, file: Path, size: int) -> int:
         """The file, open, its owner's alone and with room for so many bytes. Raises OSError."""
         fd = self._opened()
         try:
