@@ -23,15 +23,10 @@ from pathlib import Path
 
 from tests.bench.client import KEY
 from tests.bench.machine import tree
+from tests.support.ports import free_port, free_ports
 
 RECORDS = "BENCH_RECORDS"
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +103,7 @@ def headway(port: int, ports: Sequence[int], where: Path) -> list[str]:
     config = {
         "version": 1,
         "listen": f"127.0.0.1:{port}",
-        "admin": f"127.0.0.1:{free_port()}",
+        "admin": f"127.0.0.1:{next(free for free in free_ports(2) if free != port)}",
         "drain": {"delay": "0s", "timeout": "2s"},
         "pools": {
             "main": {

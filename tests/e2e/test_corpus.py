@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.upstream import free_port
+from tests.support.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT.parent / "shared" / "http_corpus"
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(not (CORPUS / "run_cases.py").is_file(), reason=
 @pytest.mark.slow
 @pytest.mark.parametrize("group", QUICK)
 def test_every_case_of_a_quick_group_passes(group: str, tmp_path: Path) -> None:
-    port, admin, upstream = free_port(), free_port(), free_port()
+    port, admin, upstream = free_ports(3)
     file = tmp_path / "headway.yaml"
     file.write_text(FILE.format(port=port, admin=admin, upstream=upstream))
     command = f"{sys.executable} -m gateway serve -c {file}"

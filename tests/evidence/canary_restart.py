@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.rounds import Bar
-from tests.bench.subjects import free_port, start, stop, wait_until_listening
+from tests.bench.subjects import start, stop, wait_until_listening
 from tests.evidence.support import (
     MODEL,
     Gateway,
@@ -41,6 +41,7 @@ from tests.evidence.support import (
     simulators,
     wait_for,
 )
+from tests.support.ports import free_ports
 
 STEPS = (0.1, 0.2, 0.3, 0.4, 0.5)
 HOLD = 4.0  # seconds
@@ -160,7 +161,7 @@ class Killable:
 
     def __init__(self, urls: Sequence[str], where: Path):
         where.mkdir(parents=True)
-        port, admin = free_port(), free_port()
+        port, admin = free_ports(2)
         file = where / "headway.yaml"
         file.write_text(json.dumps(configuration(port, admin, urls, where / "state"), indent=1))  # JSON is YAML
         self.command = [sys.executable, "-m", "gateway", "serve", "-c", str(file)]

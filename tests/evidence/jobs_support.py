@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench.subjects import ROOT, Running, free_port, start, stop, wait_until_listening
+from tests.bench.subjects import ROOT, Running, start, stop, wait_until_listening
 from tests.evidence.support import configuration, fetch
+from tests.support.ports import free_ports
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 
@@ -51,7 +52,7 @@ class Gateway:
     def made(cls, where: Path, server: str, store: str, interactive: str | None = None, **pool: Any) -> Gateway:
         """The model `m` of the batch is at `server`; with `interactive`, the model `bench` is there."""
         where.mkdir(parents=True, exist_ok=True)
-        port, admin = free_port(), free_port()
+        port, admin = free_ports(2)
         said = configuration(port, admin, [server], "m", engine="http", **pool)
         said["jobs"] = {"store": store}
         if interactive is not None:

@@ -20,8 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.bench.subjects import ROOT, free_port, start, stop, wait_until_listening
+from tests.bench.subjects import ROOT, start, stop, wait_until_listening
 from tests.evidence.support import fetch, simulators, wait_for
+from tests.support.ports import free_ports
 
 KEYS = {name: "sha256:" + hashlib.sha256(name.encode()).hexdigest() for name in ("acme", "globex", "testers")}
 MODELS = ("chat", "gpt-4o-mini", "sticky", "rolled", "any-7b", "any-70b", "work", "nowhere")
@@ -66,7 +67,7 @@ def content(port: int, admin: int, one: Sequence[str], two: Sequence[str], recor
 def running(where: Path, urls: Sequence[str]) -> Iterator[tuple[int, int, Path]]:
     """The gateway with that file: its port, its admin port, its file."""
     where.mkdir(parents=True, exist_ok=True)
-    port, admin, file = free_port(), free_port(), where / "headway.yaml"
+    (port, admin), file = free_ports(2), where / "headway.yaml"
     half = len(urls) // 2
     file.write_text(json.dumps(content(port, admin, urls[:half], urls[half:], where / "records.jsonl"), indent=1))
     process = start("headway", [sys.executable, "-m", "gateway", "serve", "-c", str(file)], port, where)

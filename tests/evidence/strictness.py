@@ -16,18 +16,19 @@ import sys
 from collections.abc import Sequence
 
 from tests.bench.rounds import Bar
-from tests.bench.subjects import ROOT, free_port
+from tests.bench.subjects import ROOT
 from tests.evidence.support import SHARED, conclude, folder, parse
+from tests.support.ports import free_ports
 
 RUNNER = SHARED / "http_corpus" / "run_cases.py"
 
 
-def configuration(port: int, upstream: int) -> dict[str, object]:
+def configuration(port: int, admin: int, upstream: int) -> dict[str, object]:
     """As the corpus asks for it: one plain server by name, its model, its key; times as they are by default."""
     return {
         "version": 1,
         "listen": f"127.0.0.1:{port}",
-        "admin": f"127.0.0.1:{free_port()}",
+        "admin": f"127.0.0.1:{admin}",
         "drain": {"delay": "0s", "timeout": "1s"},
         "pools": {"main": {"engine": "http", "endpoints": [f"http://localhost:{upstream}"],
                            "health": {"path": "/health"}}},
@@ -44,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not RUNNER.exists():
         print("the corpus is not on this machine: nothing was judged")
         return conclude([Bar("cases not judged", 1, 0)])
-    port, upstream = free_port(), free_port()
+    port, admin, upstream = free_ports(3)
     with folder() as where:
         file = where / "headway.yaml"
-        file.write_text(json.dumps(configuration(port, upstream), indent=1))
+        file.write_text(json.dumps(configuration(port, admin, upstream), indent=1))
         serve = shlex.join([sys.executable, "-m", "gateway", "serve", "-c", str(file)])
         command = [sys.executable, str(RUNNER), "--gateway", f"127.0.0.1:{port}", "--upstream-port", str(upstream),
                    "--cmd", serve, "-q"]  # fmt: skip

@@ -24,7 +24,8 @@ from typing import Any
 
 from tests.bench.machine import cpu_seconds, machine, resident_mib
 from tests.bench.rounds import BUSIEST, LAG, Bar
-from tests.bench.subjects import ROOT, Running, free_port, start, stop, wait_until_listening
+from tests.bench.subjects import ROOT, Running, start, stop, wait_until_listening
+from tests.support.ports import free_port, free_ports
 
 PROFILE = "a100_llama-3.1-8b_bf16_tp1"
 MODEL = "llama-3.1-8b"
@@ -235,7 +236,7 @@ def gateway(where: Path, urls: Sequence[str], model: str = MODEL, file: Path | N
             **pool: object) -> Iterator[Gateway]:  # fmt: skip
     """A gateway in front of these servers, ready."""
     where.mkdir(parents=True, exist_ok=True)
-    port, admin = free_port(), free_port()
+    port, admin = free_ports(2)
     file = file or where / "headway.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(configuration(port, admin, urls, model, slo, top, **pool), indent=1))  # JSON is YAML

@@ -16,7 +16,8 @@ from gateway.config.types import Admin, HealthCheck, Listen
 from tests.support.client import Answer, chat
 from tests.support.gateway import Running
 from tests.support.loop import on_uvloop, until
-from tests.support.upstream import Upstream, answer, free_port, whole
+from tests.support.ports import free_port
+from tests.support.upstream import Upstream, answer, whole
 
 BOOK = Path(__file__).parents[2] / "config" / "examples" / "cookbook"
 SERVERS = ("GPU_1", "GPU_2", "L4_1", "H100_1", "STABLE_1", "STABLE_2", "NEXT_1", "OURS_1", "RENTED_1", "NEW_1",

@@ -8,6 +8,7 @@ from gateway.config.types import Eject, Retry, Timeouts
 from tests.support.client import Answer, chat, post
 from tests.support.gateway import Running, config, pool
 from tests.support.loop import on_uvloop
+from tests.support.ports import free_port
 from tests.support.upstream import (
     OK,
     SSE_HEAD,
@@ -18,7 +19,6 @@ from tests.support.upstream import (
     answer,
     chunk,
     cut,
-    free_port,
     hang,
     pieces,
     reset,

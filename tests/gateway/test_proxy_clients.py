@@ -14,7 +14,8 @@ from policies.admission.base import ClassRule
 from tests.support.client import chat, post
 from tests.support.gateway import Running, config, pool
 from tests.support.loop import on_uvloop, until
-from tests.support.upstream import SSE_HEAD, Behaviour, Line, Received, Upstream, answer, chunk, free_port, hang
+from tests.support.ports import free_port
+from tests.support.upstream import SSE_HEAD, Behaviour, Line, Received, Upstream, answer, chunk, hang
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}'
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tests.support.client import Client, chat, post
 from tests.support.loop import on_uvloop, until
+from tests.support.ports import free_port
 from tests.support.process import Serving, run
-from tests.support.upstream import SSE_HEAD, Line, Received, Upstream, chunk, free_port
+from tests.support.upstream import SSE_HEAD, Line, Received, Upstream, chunk
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}'
 FILE = """version: 1

@@ -15,8 +15,9 @@ from typing import Any
 
 from gateway.sockets import VARIABLE, bind
 from tests.bench.machine import tree
-from tests.bench.subjects import ROOT, Running, free_port, start, stop, wait_until_listening
+from tests.bench.subjects import ROOT, Running, start, stop, wait_until_listening
 from tests.real.ask import ask
+from tests.support.ports import free_ports
 
 DEFAULT = ROOT.parent / "shared" / "rigs"
 START = 300.0  # seconds a server may take to start
@@ -133,7 +134,7 @@ class Headway:
 @contextmanager
 def headway(where: Path, config: Mapping[str, Any]) -> Iterator[Headway]:
     """A gateway with this configuration; listeners, a quick drain and a version are added."""
-    port, admin = free_port(), free_port()
+    port, admin = free_ports(2)
     where.mkdir(parents=True, exist_ok=True)
     file = where / "headway.yaml"
     whole = {"version": 1, "listen": f"127.0.0.1:{port}", "admin": f"127.0.0.1:{admin}",

@@ -20,6 +20,8 @@ from types import TracebackType
 
 import pytest
 
+from tests.support.ports import free_port
+
 
 def binary() -> str | None:
     """The server's path, or None where this machine has none."""
@@ -61,7 +63,7 @@ class RedisServer:
     def start(self) -> None:
         """Run it and wait until it answers: again on the port it had before, if there was one."""
         for _ in range(5):
-            self._launch(self.port or _free_port())
+            self._launch(self.port or free_port())
             if self._answers():
                 return
             self.kill()  # somebody else took the port
@@ -115,12 +117,6 @@ class RedisServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

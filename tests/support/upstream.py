@@ -226,12 +226,5 @@ async def _read(line: Line) -> Received | None:
     return Received(lines[0], fields, await line.reader.readexactly(length), line.number)
 
 
-def free_port() -> int:
-    """A loopback port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def urls(upstreams: Sequence[Upstream]) -> list[str]:
     return [upstream.url for upstream in upstreams]

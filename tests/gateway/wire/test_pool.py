@@ -14,8 +14,9 @@ from gateway.core.errors import UpstreamError
 from gateway.wire.pool import EndpointPool
 from tests.gateway.wire.test_upstream import ask
 from tests.support.loop import on_uvloop, until
+from tests.support.ports import free_port
 from tests.support.tls import client_context, server_context
-from tests.support.upstream import Upstream, answer, free_port, whole
+from tests.support.upstream import Upstream, answer, whole
 
 KEEP = b"keep-alive: timeout=%d"
 
