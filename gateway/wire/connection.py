@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from gateway.wire.above import Answering, Sink, Unwanted, Verdict
-from gateway.wire.head import RequestHead, WireError, parse_head
+from gateway.wire.head import RequestHead, WireError, check_partial, parse_head
 from gateway.wire.intake import Intake, Whole
 from gateway.wire.reply import Reply
 
@@ -155,7 +155,7 @@ class ServerConnection(asyncio.Protocol):
         limits = self._server.limits
         end = buffer.find(b"\r\n\r\n")
         if end < 0 or end > limits.headers:
-            self._check_partial(buffer, end)
+            check_partial(buffer, end, limits)
             if not self._has_begun:
                 self._has_begun = True  # the first byte of a head starts its clock
                 self.since = time.monotonic()
@@ -187,16 +187,6 @@ class ServerConnection(asyncio.Protocol):
             self._buffer = rest
             self._complete(b"")
         return True
-
-    def _check_partial(self, buffer: bytes, end: int) -> None:
-        limits = self._server.limits
-        line = buffer.find(b"\r\n")
-        if (line < 0 and len(buffer) > limits.target + 64) or line > limits.target + 64:
-            raise WireError(414, f"the request line is longer than {limits.target} bytes", "target_too_long")
-        if end > limits.headers or len(buffer) > limits.headers:
-            raise WireError(431, f"the head is larger than {limits.headers} bytes", "headers_too_large")
-        if buffer.count(b"\n") != buffer.count(b"\r\n"):
-            raise WireError(400, "a line of the head does not end in CRLF")
 
     def _ask_for_body(self, head: RequestHead, rest: bytes) -> None:
         self.since = time.monotonic()

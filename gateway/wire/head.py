@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import httptools
+
+if TYPE_CHECKING:
+    from gateway.wire.above import Limits
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _HEAD = re.compile(
@@ -119,6 +123,20 @@ def parse_head(raw: bytes, header_count: int, target_limit: int) -> RequestHead:
     except httptools.HttpParserError as error:
         raise WireError(400, "the request head is not valid HTTP/1.1") from error
     return head
+
+
+def check_partial(raw: bytes, end: int, limits: Limits) -> None:
+    """What has come of a head that is not whole, or (`end`: where it ends) is too large. Raises WireError.
+
+    What can be no good head any more is refused at once, not when the rest has come.
+    """
+    line = raw.find(b"\r\n")
+    if (line < 0 and len(raw) > limits.target + 64) or line > limits.target + 64:
+        raise WireError(414, f"the request line is longer than {limits.target} bytes", "target_too_long")
+    if end > limits.headers or len(raw) > limits.headers:
+        raise WireError(431, f"the head is larger than {limits.headers} bytes", "headers_too_large")
+    if raw.count(b"\n") != raw.count(b"\r\n"):
+        raise WireError(400, "a line of the head does not end in CRLF")
 
 
 def _unusual_target(target: bytes) -> bytes:

@@ -7,15 +7,12 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.core.fleet import Fleet
-from gateway.core.health import Evidence, Rule
-from gateway.core.prediction import PredictorReport
-from gateway.core.types import Decision, Endpoint, Load, Request
-from gateway.gauges import Filled, Gauges, Queued
-from gateway.jobs.model import Queue, Stats
+from gateway.core.types import Load
+from gateway.gauges import Gauges
 from gateway.metric_table import RATIO, TABLE
 from gateway.metrics import MAX_SETS, Metrics
 from gateway.records import Forecast, RequestRecord
+from tests.support.measured import FORECAST, NOW, RECORD, Predictor, make_fleet, read, value, watching
 
 # The tables of the contract and of the operators' page, written out once more: what changes breaks a promise.
 CONTRACT = {
@@ -55,64 +52,6 @@ CONTRACT = {
     "headway_filler_inflight": ("pool",),
     "headway_filler_slowdown": ("pool", "what"),
 }
-
-RECORD = RequestRecord(
-    "r1", 1_700_000_000.0, 200, "complete", model="llama", pool="gpu", arm="stable", tenant="acme", endpoint="a",
-    tries=1, overhead=0.0001, ttft=0.3, tpot=0.02, duration=1.5, prompt_tokens=100.0, cached_tokens=40.0,
-    completion_tokens=60.0,
-)  # fmt: skip
-
-FORECAST = Forecast(0.2, 0.15, 0.3, 0.02, 0.018, 0.023)
-NOW = 10.0
-
-
-def make_fleet(*names: str) -> Fleet:
-    fleet = Fleet("gpu", Rule(), random.Random(1))
-    fleet.update([Endpoint(name, f"http://{name}", "gpu", "vllm") for name in names], NOW, fresh=True)
-    return fleet
-
-
-def watching(fleet: Fleet) -> Metrics:
-    metrics = Metrics()
-    metrics.watch(Gauges(
-        lambda: {"gpu": fleet}, lambda: {"gpu": {"interactive": Queued(2, 0.1, 900.0, 4)}},
-        lambda: {"gpu": Filled(3, 1, 1.02, 1.01, 1.0, 0.8)},
-        lambda: Stats((Queue("async", "llama", 40, 8, NOW), Queue("async", "qwen", 2, 0, NOW))),
-        lambda: {"async": 5}, lambda: 7, clock=lambda: NOW,
-    ))  # fmt: skip
-    return metrics
-
-
-def read(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Every sample of ours by name and labels, as Prometheus itself would read them."""
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(metrics.text().decode())
-        for sample in family.samples
-        if sample.name.startswith("headway_")
-    }
-
-
-def value(metrics: Metrics, name: str, **labels: str) -> float | None:
-    return read(metrics).get((name, tuple(sorted((key.rstrip("_"), label) for key, label in labels.items()))))
-
-
-class Predictor:
-    """As much of a predictor as the metrics look at."""
-
-    def __init__(self, **more: object):
-        figures = {"ttft_error": 0.08, "ttft_coverage": 0.9, "tpot_error": 0.12, "tpot_coverage": 0.88,
-                   "calibrated": True, "samples": 700, "paces": {0: 1.0, 1: 3.1}}  # fmt: skip
-        self.figures = {**figures, **more}
-
-    def report(self) -> PredictorReport:
-        return PredictorReport(**self.figures)  # type: ignore[arg-type]
-
-    def told(self, row: int, capacity: float) -> None:
-        """A scrape; nothing here."""
-
-    def see_others(self, others: object) -> None:
-        """Nor this."""
 
 
 def one_of_each() -> Metrics:
@@ -265,43 +204,6 @@ def test_label_sets_are_bounded_and_the_rest_counts_as_other() -> None:
     assert value(metrics, "headway_requests_total", code="200", **others) == 10.0
 
 
-def test_an_endpoints_gauges_are_read_from_the_fleet_when_they_are_asked_for() -> None:
-    fleet = make_fleet("a")
-    metrics = watching(fleet)
-    at = {"pool": "gpu", "endpoint": "a"}
-    assert value(metrics, "headway_endpoint_inflight", **at) == 0.0
-    fleet.observe(0, Load(NOW - 2.0, waiting=3.0, running=4.0, kv_used=0.25), 0.0)
-    request = Request("r", "m", NOW, prompt_tokens=100.0, output_tokens=50.0)
-    fleet.reserve(Decision(0, ""), request, NOW)
-    assert value(metrics, "headway_endpoint_waiting", **at) == 3.0
-    assert value(metrics, "headway_endpoint_running", **at) == 4.0
-    assert value(metrics, "headway_endpoint_kv_used", **at) == 0.25
-    assert value(metrics, "headway_endpoint_inflight", **at) == 1.0
-    assert value(metrics, "headway_endpoint_inflight_tokens", **at) == 150.0
-    assert value(metrics, "headway_endpoint_age_seconds", **at) == 2.0
-    assert value(metrics, "headway_endpoint_state", **at) == 0.0
-    assert value(metrics, "headway_connections") == 7.0
-
-
-def test_what_a_server_has_not_said_is_absent_and_not_zero() -> None:
-    names = {name for name, _ in read(watching(make_fleet("a")))}
-    for what in ("waiting", "running", "kv_used", "age_seconds"):
-        assert f"headway_endpoint_{what}" not in names
-
-
-def test_the_state_is_a_number_that_grows_with_the_trouble() -> None:
-    fleet = make_fleet("a", "b", "c")
-    metrics = watching(fleet)
-    fleet.see(0, Evidence.FAILURE, NOW)
-    fleet.see(1, Evidence.REFUSED, NOW)
-    fleet.see(1, Evidence.REFUSED, NOW)
-    assert value(metrics, "headway_endpoint_state", pool="gpu", endpoint="a") == 1.0
-    assert value(metrics, "headway_endpoint_state", pool="gpu", endpoint="b") == 4.0
-    fleet.reserve(Decision(2, ""), Request("r", "m", NOW), NOW)
-    fleet.update([fleet.endpoint(0), fleet.endpoint(1)], NOW)
-    assert value(metrics, "headway_endpoint_state", pool="gpu", endpoint="c") == 5.0
-
-
 def test_predictions_are_compared_with_what_was_seen_from_the_dispatch_on() -> None:
     metrics = Metrics()
     metrics.finished(replace(RECORD, stream=True, ttft=0.5, ttft_there=0.3, tpot=0.018, predicted=FORECAST))
@@ -322,52 +224,6 @@ def test_where_nothing_was_seen_or_predicted_nothing_is_compared() -> None:
         metrics.finished(replace(RECORD, stream=True, ttft_there=0.3, predicted=forecast))
         metrics.finished(replace(RECORD, stream=True, ttft_there=odd, tpot=odd, predicted=FORECAST))
     assert not [name for name, _ in read(metrics) if name.startswith("headway_prediction")]
-
-
-def test_how_good_a_predictor_is_and_how_the_endpoints_differ_is_read_when_asked_for() -> None:
-    fleet = make_fleet("a", "b", "c")
-    metrics = watching(fleet)
-    assert not [name for name, _ in read(metrics) if "prediction" in name or "pace" in name]
-    fleet.predictor = Predictor()  # type: ignore[assignment]
-    samples = read(metrics)
-    shown = {(name, *(label for _, label in labels)): value for (name, labels), value in samples.items()
-             if "prediction" in name or "pace" in name}  # fmt: skip
-    assert shown == {
-        ("headway_prediction_error", "gpu", "ttft"): 0.08, ("headway_prediction_error", "gpu", "tpot"): 0.12,
-        ("headway_prediction_coverage", "gpu", "ttft"): 0.9, ("headway_prediction_coverage", "gpu", "tpot"): 0.88,
-        ("headway_prediction_calibrated", "gpu"): 1.0,
-        ("headway_endpoint_pace", "a", "gpu"): 1.0, ("headway_endpoint_pace", "b", "gpu"): 3.1,
-    }  # fmt: skip
-    fleet.predictor = Predictor(calibrated=False, ttft_error=math.nan, ttft_coverage=math.nan, paces={})  # type: ignore[assignment]
-    assert value(metrics, "headway_prediction_calibrated", pool="gpu") == 0.0
-    assert value(metrics, "headway_prediction_error", pool="gpu", what="ttft") is None
-    assert value(metrics, "headway_endpoint_pace", pool="gpu", endpoint="a") is None
-
-
-def test_an_endpoint_that_left_has_no_gauges_and_loses_its_counters_one_scrape_later() -> None:
-    fleet = make_fleet("a", "b")
-    metrics = watching(fleet)
-    metrics.upstream_failed("gpu", "b")
-    metrics.scrape_failed("gpu", "b", "timeout")
-    metrics.text()
-    fleet.update([fleet.endpoint(0)], NOW)
-    last = {name for name, labels in read(metrics) if ("endpoint", "b") in labels}
-    assert last == {"headway_upstream_failures_total", "headway_scrape_failures_total"}
-    assert not [name for name, labels in read(metrics) if ("endpoint", "b") in labels]
-
-
-def test_a_thousand_endpoints_come_and_go_without_leaving_series_behind() -> None:
-    fleet = make_fleet("first")
-    metrics = watching(fleet)
-    metrics.text()
-    before = len(read(metrics))
-    for number in range(1000):
-        name = f"e{number}"
-        fleet.update([fleet.endpoint(0), Endpoint(name, f"http://{name}", "gpu", "vllm")], NOW)
-        metrics.upstream_failed("gpu", name)
-    fleet.update([fleet.endpoint(0)], NOW)
-    metrics.text()
-    assert len(read(metrics)) == before
 
 
 def test_only_the_configuration_in_use_is_shown() -> None:
